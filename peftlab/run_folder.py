@@ -1,0 +1,185 @@
+"""A run's folder on disk: built under another name, given its own when it is whole.
+
+    RUN/                     the finished run; appears in one rename
+      config.yaml            the resolved configuration, which can be run again
+      peftlab.json           what peftlab must know to load the run: task state, base model, method
+      metrics.json           {"train": ..., "validation": ..., "test": ...}
+      environment.json       versions and device
+      adapter/ | trained/    the trained part (plain PEFT, or safetensors)
+      tokenizer/  plots/  log.csv
+    RUN.unfinished/          the same while training; holds checkpoints to resume from
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from peftlab.errors import CheckFailed, ConfigError, Interrupted
+
+RECORD = "peftlab.json"
+CONFIG = "config.yaml"
+METRICS = "metrics.json"
+ENVIRONMENT = "environment.json"
+
+
+def staging_folder(final: Path) -> Path:
+    """Where a run lives until it is whole."""
+    return final.with_name(f"{final.name}.unfinished")
+
+
+def newest_checkpoint(staging: Path) -> Path | None:
+    """The checkpoint of the highest step in an unfinished run, or None."""
+    found = [p for p in staging.glob("checkpoint-*") if p.name.split("-")[-1].isdecimal()]
+    return max(found, key=lambda p: int(p.name.split("-")[-1]), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A run in the making. `resume` is the checkpoint to go on from, if any."""
+
+    final: Path
+    folder: Path
+    resume: Path | None
+
+
+def check_free(final: Path, *, overwrite: bool, resume: str | Path) -> Path | None:
+    """Refuse an output folder that is taken; return the checkpoint that `resume` names.
+
+    Raises `ConfigError` where the folder holds something else, or an unfinished run that the user
+    neither resumes nor overwrites, or where the named checkpoint does not exist.
+    """
+    staging = staging_folder(final)
+    if final.exists() and not final.is_dir():
+        raise ConfigError(f"output.dir is {final}, which is a file; choose another folder.")
+    if final.is_dir() and any(final.iterdir()):
+        if not (final / RECORD).is_file():
+            raise ConfigError(
+                f"output.dir is {final}, which holds files that are not a run; choose another folder."
+            )
+        if not overwrite:
+            raise ConfigError(
+                f"output.dir is {final}, which holds a finished run; choose another folder, "
+                "or set output.overwrite=true to replace it."
+            )
+    for parent in final.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise ConfigError(f"output.dir is {final}, but {parent} is a file; choose another folder.")
+            if not os.access(parent, os.W_OK):
+                raise ConfigError(f"output.dir is {final}, but {parent} is not writable; choose another folder.")
+            break
+    checkpoint = newest_checkpoint(staging)
+    if isinstance(resume, Path) or resume not in ("auto", "never"):
+        named = Path(resume)
+        chosen = named if named.name.startswith("checkpoint-") else newest_checkpoint(named)
+        if chosen is None or not chosen.is_dir():
+            raise ConfigError(f"--resume {named}: there is no checkpoint; --resume auto finds the newest.")
+        if chosen.resolve().parent != staging.resolve():
+            raise ConfigError(
+                f"--resume {named}: belongs to another run than output.dir={final}, "
+                f"whose checkpoints lie in {staging}."
+            )
+        return chosen
+    if checkpoint is not None and resume == "never" and not overwrite:
+        raise ConfigError(
+            f"{staging} holds an unfinished run (up to {checkpoint.name}); go on with --resume auto, "
+            "or set output.overwrite=true to start anew."
+        )
+    return checkpoint if resume == "auto" else None
+
+
+@contextlib.contextmanager
+def stage(final: Path, *, overwrite: bool, resume: str | Path) -> Iterator[Staging]:
+    """Build a run in `RUN.unfinished`, and rename it to RUN when the block ends well.
+
+    When the block raises, nothing bears the final name; the unfinished folder stays only where it
+    holds a checkpoint to resume from. Raises `ConfigError` as `check_free` does, and where another
+    process is training into the same folder.
+    """
+    checkpoint = check_free(final, overwrite=overwrite, resume=resume)
+    folder = staging_folder(final)
+    made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
+    final.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"Another process is training into {folder}; choose another output.dir.") from None
+    try:
+        if checkpoint is None and folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(exist_ok=True)
+        try:
+            yield Staging(final, folder, checkpoint)
+        except BaseException as error:
+            kept = newest_checkpoint(folder)
+            if kept is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            elif isinstance(error, Interrupted):
+                raise Interrupted(f"{error} Go on with --resume auto; it starts from {kept}.") from None
+            raise
+        _publish(folder, final)
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        for parent in made:
+            # Only folders made here, and only while empty: a failed run leaves no trace.
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+def _publish(folder: Path, final: Path) -> None:
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _fsync(path)
+    if final.exists():
+        old = final.with_name(f"{final.name}.replaced")
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+        folder.rename(final)
+        shutil.rmtree(old)
+    else:
+        folder.rename(final)
+    _fsync(final.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON with sorted structure kept as given, readable by people."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises `CheckFailed` naming the file where it is missing or broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckFailed(f"{path} is missing; is {path.parent} the folder of a finished run?") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckFailed(f"{path} is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise CheckFailed(f"{path} holds a {type(value).__name__}, not an object.")
+    return value
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a finished run."""
+    return (folder / RECORD).is_file() and (folder / CONFIG).is_file()
