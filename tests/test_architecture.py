@@ -1,0 +1,169 @@
+"""The layers, read from every import statement, and a few rules about files."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = REPOSITORY / "peftlab"
+KERNELS = REPOSITORY / "kernels"
+SOURCES = sorted(PACKAGE.rglob("*.py")) + sorted(KERNELS.rglob("*.py"))
+
+# From the left, which may import everything to its right; siblings never import each other.
+LAYERS = (
+    {"__main__"},
+    {"cli"},
+    {"demo"},
+    {"pipeline"},
+    {"training", "evaluation", "bench"},
+    {"strategies", "tasks"},
+    {"data", "model", "measure", "run_folder"},
+    {"config"},
+    {"errors"},
+)
+LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
+# The bare package is the lazy front: it may name any layer in a string, and only the outside uses it.
+FRONT = "peftlab"
+
+# Where the declared distribution's name is not the import's.
+DISTRIBUTION = {"yaml": "PyYAML", "sklearn": "scikit-learn", "liger_kernel": "liger-kernel"}
+
+
+def module_name(path: Path) -> str:
+    root = KERNELS if KERNELS in path.parents else REPOSITORY
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
+    """Every module that a file imports, inside functions and under TYPE_CHECKING too."""
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join(
+                    [*package[: len(package) - node.level + 1], *([base] if base else [])]
+                )
+            # `from peftlab import measure` names a layer as much as `import peftlab.measure`.
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def unit_of(module: str) -> str:
+    """The layer's unit of a module inside peftlab: its first part below the package."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in LEVEL else FRONT
+
+
+def violations(path: Path) -> Iterator[str]:
+    importer = module_name(path)
+    for line, module in imported_modules(path):
+        root = module.split(".")[0]
+        where = f"{path.relative_to(REPOSITORY)}:{line} imports {module}"
+        if importer.split(".")[0] == "peftlab_kernels":
+            if root in {"peftlab", "peft", "transformers"}:
+                yield f"{where}: the kernels know torch and triton only"
+        elif root == "peftlab_kernels":
+            if unit_of(importer) not in {"fusion"}:
+                yield f"{where}: only fusion imports the kernels"
+        elif root == "peftlab":
+            a, b = unit_of(importer), unit_of(module)
+            if b == FRONT:
+                yield f"{where}: the bare package is for users; import the leaf module"
+            elif a == FRONT:
+                continue
+            elif a != b and LEVEL[b] <= LEVEL[a]:
+                yield f"{where}: {b} is not to the right of {a}"
+
+
+def test_every_module_belongs_to_a_layer() -> None:
+    top = {p.stem for p in PACKAGE.glob("*.py")} | {p.parent.name for p in PACKAGE.glob("*/*.py")}
+    assert top - {"__init__"} <= LEVEL.keys(), "name the new unit's layer in LAYERS"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_imports_only_to_the_right(path: Path) -> None:
+    assert list(violations(path)) == []
+
+
+def test_the_layer_test_sees_what_it_forbids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "peftlab"
+    (package / "data").mkdir(parents=True)
+    offender = package / "data" / "leak.py"
+    offender.write_text(
+        "from ..bench import lab\n"
+        "from . import sources\n"
+        "def f():\n    from peftlab import training\n    import peftlab.model.loading\n"
+        "import peftlab_kernels.eager\n"
+    )
+    monkeypatch.setattr(sys.modules[__name__], "REPOSITORY", tmp_path)
+    found = "\n".join(violations(offender))
+    for forbidden in ("bench", "training", "model", "peftlab_kernels"):
+        assert forbidden in found
+    assert "sources" not in found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_a_file_is_short_and_prints_nothing(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 300, "a file is one idea"
+    if "cli" in path.relative_to(REPOSITORY).with_suffix("").parts:
+        return
+    calls = [
+        node.lineno
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+    ]
+    assert calls == [], "only the command line prints"
+
+
+def test_names_of_files() -> None:
+    assert not (KERNELS / "__init__.py").exists(), "it would shadow Hugging Face's `kernels`"
+    assert [p for p in SOURCES if "utils" in p.stem] == []
+    assert sorted((REPOSITORY / "tests").rglob("__init__.py")) == []
+
+
+def test_every_dependency_is_declared() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    requirements = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        requirements += extra
+    declared = {
+        r.split(";")[0].split(">")[0].split("<")[0].split("[")[0].strip().lower()
+        for r in requirements
+    }
+    used = {
+        module.split(".")[0] for path in SOURCES for _, module in imported_modules(path)
+    } - sys.stdlib_module_names - {"peftlab", "peftlab_kernels"}
+    known = packages_distributions()
+    missing = {
+        name
+        for name in used
+        if DISTRIBUTION.get(name, known.get(name, [name])[0]).lower() not in declared
+    }
+    assert missing == set(), "declare them in pyproject.toml"
+
+
+def test_importing_the_package_stays_light() -> None:
+    code = (
+        "import peftlab, sys;"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'peft', 'matplotlib') if m in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == "[]"
