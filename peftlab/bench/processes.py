@@ -33,7 +33,7 @@ SECONDS_TO_END = 5.0
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """What a job returned, or why it did not: `error` is a sentence, `kind` its exception's name."""
+    """What a job returned, or why not: `error` is a sentence, `kind` its exception's name."""
 
     value: Mapping[str, Any] | None
     error: str | None

@@ -39,7 +39,7 @@ def resolve(name: str) -> Any:
 
 
 def run_job(job: Mapping[str, Any]) -> int:
-    """Call the job's function with its configuration; write what came of it; return an exit code."""
+    """Call the job's function, write what came of it, return an exit code."""
     die_with_parent()
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(log, 1)
