@@ -121,7 +121,8 @@ def scatter(
         aside = sum(abs(at - x0) < 0.03 and abs(top - y0) < 14 for x0, y0 in dots) * 11
         dots.append((at, top))
         body.append(
-            f'<g class="s{p.colour % COLOURS}" transform="translate({-aside} 0)"><title>{escape(p.title)}</title>'
+            f'<g class="s{p.colour % COLOURS}" transform="translate({-aside} 0)">'
+            f"<title>{escape(p.title)}</title>"
             f'<line class="whisker" x1="{at:.2%}" x2="{at:.2%}" y1="{low:.1f}" y2="{high:.1f}"/>'
             f'<circle class="dot" cx="{at:.2%}" cy="{top:.1f}" r="6"/></g>'
         )

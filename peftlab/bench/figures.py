@@ -150,7 +150,7 @@ def _losses(rows: Sequence[ColouredRow]) -> str:
     key = _key((f"s{colour % charts.COLOURS}", name) for name, colour, _ in lines)
     drawn = charts.curves(lines, label=label, x_name="optimizer step")
     return _figure(
-        "Training loss", "Of the first seed. Lower is better.", drawn, plot=True, key=key
+        "Training loss", "Of the first seed. Lower is better.", drawn, plot=True, key=key, wide=True
     )
 
 

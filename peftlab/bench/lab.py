@@ -14,7 +14,7 @@ from typing import Any
 from peftlab.bench.processes import JobOutcome, JobServer
 from peftlab.bench.results import BenchResult, Row, SeedRun, read_run, run_from_metrics
 from peftlab.bench.rows import PlannedRow, describe_settings, plan_rows
-from peftlab.config.schema import RunConfig
+from peftlab.config.schema import FullMethod, RunConfig
 from peftlab.errors import ConfigError, DataError, Interrupted
 
 logger = logging.getLogger("peftlab")
@@ -96,7 +96,9 @@ def _rows(
     if config.bench.untuned:
         job += 1
         logger.info("bench %d/%d: untuned", job, total)
-        outcome = server.run(untuned, planned[0].configs[0], log=folder / LOGS / "untuned.log")
+        # The model as it is in the checkpoint: not in 8 bits, with no pooling of a method's.
+        plain = config.model_copy(update={"method": FullMethod(name="full")})
+        outcome = server.run(untuned, plain, log=folder / LOGS / "untuned.log")
         rows.append(_untuned_row(config, outcome))
         yield rows
     for plan in planned:

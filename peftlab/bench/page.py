@@ -43,7 +43,7 @@ def render_page(result: BenchResult) -> str:
     body = [
         f"<h1>{escape(title)}: methods side by side</h1>",
         f'<p class="sub">{escape(_subtitle(result))}</p>',
-        *(f'<p class="findings">{escape(sentence)}</p>' for sentence in findings(result)),
+        f'<p class="findings">{escape(" ".join(findings(result)))}</p>',
         _tiles(result),
         "<h2>Results</h2>",
         _table(result),
@@ -181,7 +181,8 @@ def _cells(row: Row, colour: int, result: BenchResult, heads: Sequence[tuple[str
         (format_bytes(mean(row.spread(lambda run: run.artifact_bytes))), "number"),
     )
     return first + "".join(
-        f'<td role="cell" class="{css}" data-name="{escape(head, quote=True)}">'
+        f'<td role="cell" class="{css}{" absent" if text == ABSENT else ""}" '
+        f'data-name="{escape(head, quote=True)}">'
         f"<span>{text}</span></td>"
         for (text, css), (head, _) in zip(cells, heads[1:], strict=True)
     )

@@ -118,12 +118,6 @@ def findings(result: BenchResult) -> list[str]:
         f"{format_quality(best, result.metric)}, "
         f"training {format_share(best.trained_share())} of the weights."
     ]
-    ties = overlapping(result, best)
-    if ties:
-        said.append(
-            f"The 95 % intervals of {', '.join(row.label for row in ties)} overlap with it: "
-            "so much data does not tell them apart."
-        )
     full = next((row for row in result.trained if row.method == "full"), None)
     best_memory = None if best is full else mean(best.memory())
     full_memory = None if full is None else mean(full.memory())
@@ -132,8 +126,13 @@ def findings(result: BenchResult) -> list[str]:
             f"Its peak memory is {format_bytes(best_memory)}, "
             f"{format_share(best_memory / full_memory)} of full fine-tuning's."
         )
+    if ties := overlapping(result, best):
+        said.append(
+            f"The 95 % intervals of {', '.join(row.label for row in ties)} overlap with that of "
+            f"{best.label}: this much data does not clearly tell them apart."
+        )
     untuned = next((row for row in result.rows if row.method == "untuned"), None)
     if untuned is not None and (value := untuned.metric(result.metric)) is not None:
         what = f" ({untuned.settings})" if untuned.settings else ""
-        said.append(f"Without training{what} it is {format_metric(value.mean)}.")
+        said.append(f"Without training{what}, the {name} is {format_metric(value.mean)}.")
     return said
