@@ -46,10 +46,12 @@ def figures(result: BenchResult, rows: Sequence[ColouredRow]) -> Iterator[str]:
             yield figure
 
 
-def _figure(caption: str, note: str, content: str, *, plot: bool, key: str = "") -> str:
+def _figure(
+    caption: str, note: str, content: str, *, plot: bool, key: str = "", wide: bool = False
+) -> str:
     body = f'<div class="plot">{content}</div>' if plot else content
     return (
-        f'<figure class="chart"><figcaption>{escape(caption)}<small>{escape(note)}</small>'
+        f'<figure class="chart{" wide" if wide else ""}"><figcaption>{escape(caption)}<small>{escape(note)}</small>'
         f"</figcaption>{key}{body}</figure>"
     )
 
@@ -122,7 +124,7 @@ def _speed(rows: Sequence[ColouredRow]) -> str:
             continue
         text = format_rate(speed.mean)
         if speed.sd is not None:
-            text += f" ± {format_rate(speed.sd)}"
+            text += f" ± {speed.sd:,.0f}"
         css = f"s{colour % charts.COLOURS}"
         parts = ((css, speed.mean, f"{row.label}: {text} tokens a second"),)
         found.append(charts.Bar(row.label, text, parts))
