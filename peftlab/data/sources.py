@@ -1,0 +1,229 @@
+"""From a source to checked splits: find them, choose columns, check every value, split, sample."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftlab.data.columns import describe_available, resolve_columns
+from peftlab.data.discover import (
+    check_one_format,
+    find_split_files,
+    find_usual,
+    is_local,
+    pick_split,
+)
+from peftlab.data.formats import RawSplit, open_files
+from peftlab.data.hub import load_hub_splits
+from peftlab.data.labels import LABELS_FILE, name_labels, read_labels_file
+from peftlab.data.rows import CheckedSplit, check_rows
+from peftlab.data.splitting import Indices, sample, split_fraction
+from peftlab.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+logger = logging.getLogger("peftlab")
+
+DEFAULT_VALIDATION_FRACTION = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Rows ready for a task: one column a role, every value text; `label` holds label names.
+
+    `names` says where each split came from, for messages; `label_names` is None for data without
+    a label column.
+    """
+
+    train: datasets.Dataset
+    validation: datasets.Dataset | None
+    test: datasets.Dataset | None
+    origin: str
+    names: Mapping[str, str]
+    columns: Mapping[str, str]
+    label_names: tuple[str, ...] | None
+
+    def get(self, split: str) -> datasets.Dataset:
+        """The split called `train`, `validation` or `test`. Raises `DataError` where it is none."""
+        rows = {"train": self.train, "validation": self.validation, "test": self.test}
+        if split not in rows:
+            raise DataError(f"there is no split {split!r}; splits are train, validation, test.")
+        found = rows[split]
+        if found is None:
+            raise DataError(
+                f"{self.origin} has no {split} split; name one with data.splits.{split}=..."
+            )
+        return found
+
+
+def load_splits(
+    source: str,
+    *,
+    roles: Mapping[str, bool],
+    subset: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    train: str = "train",
+    validation: str | float = "auto",
+    test: str | None = "auto",
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+    seed: int = 42,
+) -> Splits:
+    """Load and check a local file, a folder of split files, or a hub data set.
+
+    `roles` maps the task's column roles to whether they are required. `validation` is a split's
+    name, a fraction of train (0: none), or "auto": the split if there, else a tenth of train.
+    Raises `DataError` naming file, row or column, `ConfigError` for settings that contradict.
+    """
+    if isinstance(validation, int | float) and not 0 <= validation < 1:
+        raise ConfigError(
+            f"data.splits.validation={validation} is no fraction of train; give a number between "
+            "0 and 1, or a split's name."
+        )
+    raw, declared, label_origin = _open(source, subset)
+    chosen = _choose(raw, source, train, validation, test)
+    opened = {split: raw[name]() for split, name in chosen.items()}
+    mapping = resolve_columns(opened["train"].columns, columns or {}, roles, opened["train"].where)
+    checked: dict[str, CheckedSplit] = {}
+    for split, part in opened.items():
+        _check_columns(part, mapping)
+        rows = check_rows(part, mapping, may_lack_labels=split == "test" and test == "auto")
+        if rows is None:
+            logger.warning("%s: no row has a label; there will be no test split", part.where)
+        else:
+            checked[split] = rows
+    if checked["train"].count < 2:
+        raise DataError(f"{opened['train'].where} has one row; training needs two at least.")
+    label_names, labels = None, dict[str, list[str]]()
+    if "label" in mapping:
+        declared_here = opened["train"].class_names.get(mapping["label"])
+        if declared_here is not None:
+            declared, label_origin = declared_here, "the ClassLabel column"
+        label_names, labels = name_labels(checked, declared, label_origin)
+    limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
+    keep: dict[str, Indices | None] = dict.fromkeys(checked)
+    names = {split: rows.raw.where for split, rows in checked.items()}
+    fraction = DEFAULT_VALIDATION_FRACTION if isinstance(validation, str) else validation
+    if "validation" not in checked and fraction > 0:
+        keep["train"], keep["validation"] = split_fraction(
+            checked["train"].count, fraction, seed, labels.get("train")
+        )
+        checked["validation"], names["validation"] = (
+            checked["train"],
+            (f"{fraction:g} of {names['train']}"),
+        )
+        if "train" in labels:
+            labels["validation"] = labels["train"]
+    built = {
+        split: _build(rows, labels.get(split), keep[split], limits[split], seed, stream)
+        for stream, (split, rows) in enumerate(checked.items(), start=1)
+    }
+    _check_train(built["train"], names["train"], label_names is not None)
+    return Splits(
+        built["train"], built.get("validation"), built.get("test"), source, names, mapping,
+        label_names,
+    )  # fmt: skip
+
+
+def _open(
+    source: str, subset: str | None
+) -> tuple[Mapping[str, Opener], tuple[str, ...] | None, str]:
+    """Every split unopened, label names declared beside the data, and where those stand."""
+    if not is_local(source):
+        loaded = load_hub_splits(source, subset)
+        return {name: Opener(name, (), part) for name, part in loaded.items()}, None, ""
+    if subset is not None:
+        raise ConfigError(
+            f"data.subset={subset!r} chooses within a hub data set, but {source!r} is local."
+        )
+    files = find_split_files(source)
+    folder = Path(source).expanduser()
+    folder = folder if folder.is_dir() else folder.parent
+    openers = {name: Opener(name, tuple(paths)) for name, paths in files.items()}
+    return openers, read_labels_file(folder), str(folder / LABELS_FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Opens a split when it is chosen, so that files nobody asked for cannot fail."""
+
+    split: str
+    paths: tuple[Path, ...]
+    opened: RawSplit | None = None
+
+    def __call__(self) -> RawSplit:
+        if self.opened is not None:
+            return self.opened
+        check_one_format(self.split, self.paths)
+        return open_files(self.paths)
+
+
+def _choose(
+    raw: Mapping[str, Opener], source: str, train: str, validation: str | float, test: str | None
+) -> dict[str, str]:
+    """Role of a split (train, validation, test) to its name in the source."""
+    chosen = {"train": pick_split(raw, train, source, "data.splits.train")}
+    for split, wanted in (("validation", validation), ("test", test)):
+        if wanted is None or not isinstance(wanted, str):
+            continue
+        if wanted == "auto":
+            found = find_usual(raw, split, source)
+            if found is not None and found not in chosen.values():
+                chosen[split] = found
+            continue
+        name = pick_split(raw, wanted, source, f"data.splits.{split}")
+        if name in chosen.values():
+            other = next(key for key, value in chosen.items() if value == name)
+            raise ConfigError(
+                f"data.splits.{split} and data.splits.{other} are both {name!r}: what is measured "
+                "must not be what was chosen by."
+            )
+        chosen[split] = name
+    return chosen
+
+
+def _check_columns(part: RawSplit, mapping: Mapping[str, str]) -> None:
+    for role, column in mapping.items():
+        if column not in part.columns:
+            raise DataError(
+                f"{part.where} has no column {column!r}, which train has as {role}; "
+                + describe_available(column, part.columns)
+            )
+
+
+def _build(
+    rows: CheckedSplit,
+    labels: list[str] | None,
+    keep: Indices | None,
+    limit: int | None,
+    seed: int,
+    stream: int,
+) -> datasets.Dataset:
+    import datasets
+    import pyarrow as pa
+
+    columns: dict[str, pa.ChunkedArray | pa.Array] = dict(rows.texts)
+    if labels is not None:
+        columns["label"] = pa.array(labels, pa.large_string())
+    table = pa.table(columns)
+    if keep is not None:
+        table = table.take(keep)
+    drawn = sample(table.num_rows, limit, seed, stream)
+    if drawn is not None:
+        table = table.take(drawn)
+    return datasets.Dataset.from_dict({name: table[name] for name in table.column_names})
+
+
+def _check_train(rows: datasets.Dataset, where: str, labelled: bool) -> None:
+    if not labelled:
+        return
+    present = set(rows["label"])
+    if len(present) < 2:
+        raise DataError(
+            f"{where}: every training row has the one label {next(iter(present))!r}; a classifier "
+            "needs two at least."
+        )
