@@ -1,4 +1,4 @@
-"""Each kind of bad data is one readable error that names file, row or column, and leaves nothing."""
+"""Each kind of bad data is one readable error naming file, row or column, and leaves nothing."""
 
 from __future__ import annotations
 
