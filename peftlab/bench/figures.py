@@ -51,7 +51,8 @@ def _figure(
 ) -> str:
     body = f'<div class="plot">{content}</div>' if plot else content
     return (
-        f'<figure class="chart{" wide" if wide else ""}"><figcaption>{escape(caption)}<small>{escape(note)}</small>'
+        f'<figure class="chart{" wide" if wide else ""}"><figcaption>{escape(caption)}'
+        f"<small>{escape(note)}</small>"
         f"</figcaption>{key}{body}</figure>"
     )
 

@@ -73,30 +73,32 @@ class JobServer:
     ) -> None:
         self.stop()
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self, output: Path) -> subprocess.Popen[str]:
         environment = {
             "MPLBACKEND": "Agg",
             **os.environ,
             # The worker finds peftlab where this process did, installed or not.
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
-        return subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "peftlab.bench.worker", *self._preload],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
+        with output.open("ab") as file:
+            return subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-m", "peftlab.bench.worker", *self._preload],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                env=environment,
+                start_new_session=True,
+            )
 
     def run(self, function: str, config: RunConfig, *, log: Path) -> JobOutcome:
         """Call `function` (`package.module:name`) with `config` in a fresh process and wait.
 
-        What the job prints and logs goes to the file `log`.
+        What the job prints and logs goes to the file `log`; what the worker itself says, to
+        worker.log beside it.
         """
         if self._worker is None or self._worker.poll() is not None:
-            self._worker = self._start()
+            self._worker = self._start(log.with_name("worker.log"))
         worker = self._worker
         assert worker.stdin is not None
         assert worker.stdout is not None
@@ -141,5 +143,6 @@ def describe_exit(code: str, log: Path) -> str:
         return "The process was killed (SIGKILL): most likely the machine ran out of memory."
     if code.startswith("-"):
         return f"The process died of {signal.Signals(-int(code)).name}; its output is in {log}."
-    ended = f"with exit code {code}" if code else "before it began"
-    return f"The process ended {ended} and left no result; its output is in {log}."
+    if not code:
+        return f"The process ended before it began; see {log.with_name('worker.log')}."
+    return f"The process ended with exit code {code} and left no result; its output is in {log}."
