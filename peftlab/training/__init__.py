@@ -1,0 +1,1 @@
+"""Training by transformers.Trainer, with a loss that accumulation cannot change."""

@@ -1,0 +1,117 @@
+"""Evaluation: one definition for every split, during training and after."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from peftlab.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+    from peftlab.tasks.task import Batch, RowScores, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """`metrics` of a split, and the `scores` they come from: arrays whose first axis is the rows,
+    in the rows' order."""
+
+    metrics: dict[str, float]
+    scores: RowScores
+
+
+def evaluate(
+    model: nn.Module,
+    task: Task,
+    rows: datasets.Dataset | Sequence[Batch],
+    collator: Callable[[Sequence[Batch]], Batch],
+    *,
+    batch_size: int,
+    compute_dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> Evaluation:
+    """Score all rows without dropout or gradient, and reduce the scores to metrics.
+
+    Rows are batched by length, longest first: the least padding, and what does not fit fails at
+    once. The model's modules go back to the mode they were in. `device` is by default where the
+    model lies. Draws no random numbers. Raises `DataError` without rows.
+    """
+    count = len(rows)
+    if not count:
+        raise DataError("There are no rows to evaluate on; give a split that has some.")
+    place = device or next(model.parameters()).device
+    order = _longest_first(rows)
+    parts: list[RowScores] = []
+    starts = range(0, count, batch_size)
+    with (
+        _evaluating(model),
+        torch.inference_mode(),
+        torch.autocast(place.type, dtype=torch.bfloat16, enabled=compute_dtype == torch.bfloat16),
+    ):
+        for start in tqdm(
+            starts,
+            desc="evaluate",
+            dynamic_ncols=True,
+            leave=False,
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+        ):
+            batch = collator(_take(rows, order[start : start + batch_size]))
+            batch.pop("tokens", None)
+            parts.append(task.score(model, _move(batch, place)))
+    back = np.argsort(np.asarray(order))
+    scores = {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
+    return Evaluation(metrics=task.metrics(scores), scores=scores)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; each module's own mode afterwards (a frozen base has another)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            # Not train(): it would recurse, and a module may have its own idea of it.
+            module.training = training
+
+
+def _longest_first(rows: datasets.Dataset | Sequence[Batch]) -> list[int]:
+    """Row numbers by falling length; as they are where rows have no tokens (cached features)."""
+    if isinstance(rows, Sequence):
+        if not isinstance(rows[0], Mapping) or "input_ids" not in rows[0]:
+            return list(range(len(rows)))
+        lengths = [len(row["input_ids"]) for row in rows]
+    else:
+        if "input_ids" not in rows.column_names:
+            return list(range(len(rows)))
+        lengths = [
+            len(ids) for ids in rows.select_columns(["input_ids"]).with_format(None)["input_ids"]
+        ]
+    return sorted(range(len(rows)), key=lambda row: -lengths[row])
+
+
+def _take(rows: datasets.Dataset | Sequence[Batch], numbers: Sequence[int]) -> list[Batch]:
+    fetch = getattr(rows, "__getitems__", None)
+    if fetch is not None:
+        found: list[Batch] = fetch(list(numbers))
+        return found
+    return [rows[number] for number in numbers]
+
+
+def _move(batch: Batch, device: torch.device) -> dict[str, Any]:
+    return {
+        key: value.to(device) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }

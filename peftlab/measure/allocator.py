@@ -1,0 +1,42 @@
+"""glibc's allocator, told to keep large buffers instead of returning them to the kernel.
+
+By default every temporary above 128 KiB is mapped when it is allocated and unmapped when it is
+freed, so a training step spends its time on page faults: 17,000 a step for a small BERT, 5 to 18 %
+of the step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import platform
+
+logger = logging.getLogger("peftlab")
+
+# <malloc.h>: numbers of the parameters of mallopt.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_KEPT_BYTES = 1 << 30
+# Older glibc refuses an mmap threshold above half of its HEAP_MAX_SIZE.
+_MMAP_BYTES = (_KEPT_BYTES, 32 << 20)
+
+
+def keep_large_buffers() -> bool:
+    """Raise glibc's mmap and trim thresholds for this process; True where that was done.
+
+    Takes effect for what is allocated from now on, so call it before models are loaded. Does
+    nothing on other C libraries (musl, macOS, Windows). Twice is the same as once.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        logger.debug("The C library is not glibc; its allocator stays as it is.")
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
+    mallopt.restype = ctypes.c_int
+    # mallopt answers 1 for success. Setting one threshold switches off the dynamic adjustment of
+    # both, so either both are raised or the result is worse than the default.
+    mapped = any(mallopt(_M_MMAP_THRESHOLD, size) for size in _MMAP_BYTES)
+    return mapped and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))

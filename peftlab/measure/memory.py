@@ -1,0 +1,190 @@
+"""Peak memory, measured: anonymous memory on a CPU, the allocator's own peak on CUDA."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryParts:
+    """A peak in bytes, told apart. `activations` is all that is none of the other three."""
+
+    total: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process that no file backs (RssAnon + RssShmem): no mapped checkpoints.
+
+    Where the kernel does not tell (not Linux), the highest resident size so far instead.
+    """
+    if not _STATUS.exists():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return _anonymous(_STATUS.read_bytes())
+
+
+def _anonymous(status: bytes) -> int:
+    kib = 0
+    for field in (b"RssAnon:", b"RssShmem:"):
+        start = status.find(field)
+        if start >= 0:
+            kib += int(status[start + len(field) :].split(None, 1)[0])
+    return kib * 1024
+
+
+class PeakMemory:
+    """Context manager: the highest memory inside the block minus its value on entry, in bytes.
+
+    On a CPU a thread samples anonymous memory every `interval` seconds; a buffer that lives for
+    less can be missed once, but not in step after step. With `device` on CUDA it is the caching
+    allocator's peak, which is exact. Import what the block needs before it: libraries take
+    hundreds of megabytes of anonymous memory themselves.
+
+    `peak` is readable inside the block (so far) and after it.
+    """
+
+    def __init__(self, *, device: torch.device | None = None, interval: float = 0.005) -> None:
+        self._device = device if device is not None and device.type == "cuda" else None
+        self._interval = interval
+        self._before = 0
+        self._highest = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        # Garbage of earlier work must not be freed inside the block and hide what the block takes.
+        gc.collect()
+        if self._device is not None:
+            import torch
+
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+            self._highest = self._before
+            return self
+        self._before = self._highest = anonymous_memory()
+        if _STATUS.exists():
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._update()
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+            self._thread = None
+        self._device = None
+
+    @property
+    def peak(self) -> int:
+        """Bytes above the value on entry, so far."""
+        self._update()
+        return max(0, self._highest - self._before)
+
+    def _update(self) -> None:
+        if self._device is not None:
+            import torch
+
+            self._highest = max(self._highest, torch.cuda.max_memory_allocated(self._device))
+        elif self._thread is not None:
+            self._highest = max(self._highest, anonymous_memory())
+
+    def _sample(self) -> None:
+        descriptor = os.open(_STATUS, os.O_RDONLY)
+        try:
+            while not self._stop.wait(self._interval):
+                found = _anonymous(os.pread(descriptor, 8192, 0))
+                if found > self._highest:
+                    self._highest = found
+        finally:
+            os.close(descriptor)
+
+
+def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages behind tensors, a shared storage (tied weights) once."""
+    storages = {}
+    for tensor in tensors:
+        if not tensor.is_meta:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr(), tensor.device] = storage.nbytes()
+    return sum(storages.values())
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters and buffers at rest, int8 weights' scales included."""
+
+    def tensors() -> Iterable[torch.Tensor]:
+        for parameter in model.parameters():
+            yield parameter
+            # bitsandbytes hangs the row scales on the parameter.
+            scales = getattr(parameter, "SCB", None)
+            if scales is not None:
+                yield scales
+        yield from model.buffers()
+        for module in model.modules():
+            # ... and moves codes and scales into `state` at the first forward.
+            state = getattr(module, "state", None)
+            for name in ("CB", "SCB"):
+                moved = getattr(state, name, None)
+                if moved is not None:
+                    yield moved
+
+    return tensor_bytes(tensors())
+
+
+def gradient_bytes(model: nn.Module) -> int:
+    """Bytes that the gradients of a model's trainable parameters take, present now or not."""
+    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of an optimizer's state tensors."""
+    import torch
+
+    def tensors(value: Any) -> Iterable[torch.Tensor]:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, dict):
+            for inner in value.values():
+                yield from tensors(inner)
+        elif isinstance(value, list | tuple):
+            for inner in value:
+                yield from tensors(inner)
+
+    return tensor_bytes(tensors(list(optimizer.state.values())))
+
+
+def breakdown(total: int, *, weights: int, gradients: int, optimizer: int) -> MemoryParts:
+    """Split a measured peak of `total` bytes; what the known parts do not explain is activations.
+
+    Weights may lie in mapped files, which the measurement does not count: then the total is what
+    the known parts need at least.
+    """
+    known = weights + gradients + optimizer
+    return MemoryParts(max(total, known), weights, gradients, optimizer, max(0, total - known))

@@ -1,0 +1,138 @@
+"""Checkpoints: the trained part, optimizer, schedule, random state and counts; whole or not at all.
+
+STAGING/
+  best.safetensors      trained tensors of the best evaluation so far
+  checkpoint-STEP/
+    trained.safetensors  optimizer.pt  scheduler.pt  rng_state.pth
+    trainer_state.json   ledger.json   best.safetensors (linked)
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from peftlab.errors import CheckFailed, ConfigError
+from peftlab.training.ledger import Ledger
+
+TRAINED = "trained.safetensors"
+BEST = "best.safetensors"
+LEDGER = "ledger.json"
+STATE = "trainer_state.json"
+_FILES = (TRAINED, LEDGER, STATE, "optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+def save_trained(model: nn.Module, path: Path) -> None:
+    """Write the trainable tensors by parameter name; `path` holds the old file or the new one."""
+    tensors = {
+        name: parameter.detach().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    partial = path.with_name(f"{path.name}.partial")
+    save_file(tensors, partial)
+    # The rename leaves earlier hard links to the old file as they are.
+    partial.replace(path)
+
+
+@torch.no_grad()
+def load_trained(model: nn.Module, path: Path) -> None:
+    """Copy tensors that `save_trained` wrote into the model.
+
+    Raises `CheckFailed` where the file is damaged or names other tensors than the model trains.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckFailed(
+            f"{path} cannot be read ({error}); start anew, without --resume."
+        ) from None
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if differing := sorted(trained.keys() ^ tensors.keys()):
+        raise CheckFailed(
+            f"{path} does not belong to this run: it and the model differ in {len(differing)} "
+            f"trained tensors, {differing[0]} among them; start anew, without --resume."
+        )
+    for name, parameter in trained.items():
+        if parameter.shape != tensors[name].shape:
+            raise CheckFailed(
+                f"{path} does not belong to this run: {name} is {tuple(tensors[name].shape)} there "
+                f"and {tuple(parameter.shape)} in the model; start anew, without --resume."
+            )
+        parameter.copy_(tensors[name])
+
+
+def write_checkpoint(staging: Path, step: int, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a folder, give it its name once it is whole, and drop the older ones."""
+    final = staging / f"checkpoint-{step}"
+    partial = staging / f"{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    write(partial)
+    best = staging / BEST
+    if best.exists():
+        _link(best, partial / BEST)
+    for path in partial.iterdir():
+        _fsync(path)
+    _fsync(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    _fsync(staging)
+    for other in staging.glob("checkpoint-*"):
+        if other != final:
+            shutil.rmtree(other)
+    return final
+
+
+def open_checkpoint(checkpoint: Path, staging: Path) -> Ledger:
+    """Read a checkpoint's counts and put its best weights so far back into `staging`.
+
+    Raises `CheckFailed` naming what is missing from the checkpoint.
+    """
+    missing = [name for name in _FILES if not (checkpoint / name).is_file()]
+    if missing:
+        raise CheckFailed(
+            f"{checkpoint} is no whole checkpoint: {', '.join(missing)} missing; "
+            "start anew, without --resume."
+        )
+    (staging / BEST).unlink(missing_ok=True)
+    if (checkpoint / BEST).exists():
+        _link(checkpoint / BEST, staging / BEST)
+    return Ledger.load(checkpoint / LEDGER)
+
+
+def refuse_drift(ledger: Ledger, settings: dict[str, object], checkpoint: Path) -> None:
+    """Raise `ConfigError` listing settings that differ from those of the checkpoint."""
+    before = ledger.settings
+    changed = [
+        f"{key} was {before.get(key)!r} and is {settings.get(key)!r}"
+        for key in sorted(before.keys() | settings.keys())
+        if before.get(key) != settings.get(key)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{checkpoint} was trained otherwise: {'; '.join(changed)}. "
+            "Set it back to go on, or start anew without --resume."
+        )
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,228 @@
+"""The one Trainer subclass: the loss is a mean over the items of the whole optimizer step.
+
+Trainer leaves the division to the model, and the losses of classification, token and T5 heads
+ignore the item count that it passes: cut into eight micro-batches, a step's gradient is eight times
+too large. Here the task sums, this class divides, and every head is treated alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from transformers import Trainer
+from transformers.training_args import OptimizerNames
+
+from peftlab.errors import CheckFailed, ConfigError
+from peftlab.tasks.task import Batch, Task
+from peftlab.training import checkpoint
+from peftlab.training.ledger import Ledger
+
+logger = logging.getLogger("peftlab")
+
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+
+
+class ItemMeanTrainer(Trainer):
+    """Trainer with `task.loss_sum` over an optimizer step divided by `task.count_items` over it.
+
+    `evaluate` takes the place of Trainer's evaluation. `ledger` is counted up as training goes.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        ledger: Ledger,
+        evaluate: Evaluate | None,
+        best_metric: str,
+        patience: int | None,
+        compute_dtype: torch.dtype,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(**arguments)
+        assert isinstance(self.model, nn.Module)
+        self.module: nn.Module = self.model
+        # Before 5.20, this and a count are what keeps training_step from dividing once more.
+        self.model_accepts_loss_kwargs = True
+        self.task = task
+        self.ledger = ledger
+        self._evaluate_model = evaluate
+        self._best_metric = best_metric
+        self._patience = patience
+        self._compute_dtype = compute_dtype
+        self._staging = Path(str(self.args.output_dir))
+        # Their order never changes; asking 200 modules for them every step would cost as much as
+        # a small layer.
+        self._trained = [p for p in self.module.parameters() if p.requires_grad]
+        self._step_items = 0
+        self._step_loss = torch.zeros((), device=self.args.device)
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[Batch], device: torch.device
+    ) -> torch.Tensor | int | None:
+        """Count what the next optimizer step will see, before its first forward pass."""
+        self.ledger.tokens += sum(_take_tokens(batch) for batch in batch_samples)
+        self._step_items = sum(self.task.count_items(batch) for batch in batch_samples)
+        self._step_loss = torch.zeros((), device=device)
+        # A step in which everything is masked has loss 0, not 0 / 0.
+        return max(self._step_items, 1)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The micro-batch's share of the step's mean loss. `return_outputs` is not supported."""
+        if return_outputs or num_items_in_batch is None:
+            raise NotImplementedError("evaluation goes through the task, not through Trainer")
+        # Our own autocast: Accelerate's wraps model.forward, which a loss over the hidden states
+        # never calls, and leaves it wrapped when training is over.
+        with torch.autocast(
+            self.args.device.type,
+            dtype=torch.bfloat16,
+            enabled=self._compute_dtype == torch.bfloat16,
+        ):
+            loss = self.task.loss_sum(model, inputs)
+        self._step_loss += loss.detach()
+        return loss / num_items_in_batch
+
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+        norm = self._finite_norm()
+        clip_grads_with_norm_(self._trained, self.args.max_grad_norm, norm)
+        return norm
+
+    def _get_grad_norm(
+        self, model: nn.Module, grad_norm: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self._finite_norm() if grad_norm is None else grad_norm
+
+    def _finite_norm(self) -> torch.Tensor:
+        """The gradient's norm; called once before every optimizer step.
+
+        Raises `CheckFailed` where loss or gradient is not finite, with the weights still as they
+        were before this step.
+        """
+        step = self.state.global_step + 1
+        loss = self._step_loss.item()
+        norm = get_total_norm([p.grad for p in self._trained if p.grad is not None])
+        advice = (
+            "No weight was updated by this step. Lower train.learning_rate, lengthen "
+            "train.warmup_steps, or look for broken rows in the data."
+        )
+        if loss - loss != 0.0:
+            raise CheckFailed(f"Step {step}: the loss is {loss}. {advice}")
+        if not torch.isfinite(norm):
+            broken = next(
+                name
+                for name, p in self.module.named_parameters()
+                if p.grad is not None and not torch.isfinite(p.grad).all()
+            )
+            raise CheckFailed(
+                f"Step {step}: the gradient of {broken} is not finite, while the loss is "
+                f"{loss / max(self._step_items, 1):.4g}. {advice}"
+            )
+        self.ledger.add(loss, self._step_items)
+        return norm
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's optimizer. Raises `ConfigError` where it cannot be had here."""
+        try:
+            return super().create_optimizer(model)
+        except (ImportError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"train.optim is {OptimizerNames(self.args.optim).value}, which cannot be used here: {error} "
+                "adamw_torch works everywhere."
+            ) from error
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Not counted: it walks through all parameters every micro-batch, for nobody."""
+        return 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with losses as means over items instead of means over steps."""
+        if "loss" in logs:
+            logs["loss"] = self.ledger.close_window()
+        if "train_loss" in logs:
+            logs["train_loss"] = self.ledger.mean_loss
+        super().log(logs, start_time)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluate by the injected function; keep the trained part where it is the best so far."""
+        assert self._evaluate_model is not None, "Trainer evaluates only where there is a function"
+        with self.ledger.not_training():
+            # Schedule-free optimizers hold other weights for training than for use.
+            if callable(switch := getattr(self.optimizer, "eval", None)):
+                switch()
+            found = dict(self._evaluate_model(self.module))
+            if self._best_metric not in found:
+                raise CheckFailed(
+                    f"eval.best is {self._best_metric}, but validation reports {', '.join(found)}."
+                )
+            step, epoch = self.state.global_step, float(self.state.epoch or 0.0)
+            best = self.ledger.judge(
+                found,
+                self._best_metric,
+                greater=bool(self.args.greater_is_better),
+                step=step,
+                epoch=epoch,
+            )
+            if best:
+                checkpoint.save_trained(self.module, self._staging / checkpoint.BEST)
+            report = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+            logger.info(
+                "Epoch %.4g, step %d: validation %s%s", epoch, step, report, " *" if best else ""
+            )
+            metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+            self.log(metrics)
+            self.control = self.callback_handler.on_evaluate(
+                self.args, self.state, self.control, metrics
+            )
+            since = self.ledger.evaluations_since_best
+            if self._patience is not None and since >= self._patience:
+                self.ledger.stopped_early = not self.control.should_training_stop
+                self.control.should_training_stop = True
+        return metrics
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        with self.ledger.not_training():
+            checkpoint.write_checkpoint(
+                self._staging, self.state.global_step, self._write_checkpoint
+            )
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        checkpoint.save_trained(self.module, folder / checkpoint.TRAINED)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_rng_state(str(folder))
+        self.state.save_to_json(str(folder / checkpoint.STATE))
+        self.ledger.finished = self.control.should_training_stop
+        self.ledger.save(folder / checkpoint.LEDGER)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        checkpoint.load_trained(self.module, Path(resume_from_checkpoint) / checkpoint.TRAINED)
+
+
+def _take_tokens(batch: Batch) -> int:
+    """Tokens of a batch; cached features carry their rows' counts in a column of its own."""
+    if (carried := batch.pop("tokens", None)) is not None:
+        return int(torch.as_tensor(carried).sum())
+    if (mask := batch.get("attention_mask")) is not None:
+        return int(mask.sum())
+    ids = batch.get("input_ids")
+    return int(ids.numel()) if ids is not None else 0
