@@ -1,0 +1,118 @@
+"""The language-model head, a block of tokens at a time, so that whole logits never exist.
+
+Legend: N selected tokens, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+BLOCK_TOKENS = 256
+_BLOCK_LOGITS = 1 << 21
+"""A small vocabulary takes longer blocks: up to so many logits at once (8 MiB in fp32)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head module with what a model applies to its output, and the arithmetic it runs in.
+
+    `autocast` is the dtype of the autocast region the model ran in, None outside of any.
+    """
+
+    module: nn.Module
+    softcap: float | None
+    autocast: torch.dtype | None
+    device_type: str
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[N, H] -> [N, V] in fp32."""
+        logits: torch.Tensor = self.module(hidden)
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits.float()
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device_type, self.autocast)
+
+    def vocabulary(self) -> int:
+        size = getattr(self.module, "out_features", None)
+        return size if isinstance(size, int) else 1 << 15
+
+
+def blocks(count: int, vocabulary: int) -> Iterator[slice]:
+    size = max(BLOCK_TOKENS, _BLOCK_LOGITS // vocabulary)
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def loss_sum(head: Head, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Summed cross-entropy of hidden [N, H] against labels [N], differentiable.
+
+    Gradients are computed block by block within the forward pass: nothing is kept for backward but
+    the sums, and the head is run once, with its own dropout. (Checkpointed blocks would run it
+    twice.) Not for double backward.
+    """
+    parameters = [p for p in head.module.parameters() if p.requires_grad]
+    if not torch.is_grad_enabled() or not (hidden.requires_grad or parameters):
+        losses, _ = token_losses(head, hidden, labels)
+        return losses.sum()
+    result: torch.Tensor = _BlockedLoss.apply(  # type: ignore[no-untyped-call]
+        head, hidden, labels, *parameters
+    )
+    return result
+
+
+class _BlockedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, head: Head, hidden: torch.Tensor, labels: torch.Tensor, *parameters: nn.Parameter
+    ) -> torch.Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        wants_hidden = ctx.needs_input_grad[1]
+        hidden_gradient = torch.empty_like(hidden) if wants_hidden else None
+        sums: list[torch.Tensor | None] = [None] * len(parameters)
+        for part in blocks(len(labels), head.vocabulary()):
+            x = hidden[part].detach().requires_grad_(wants_hidden)
+            with torch.enable_grad(), head.arithmetic():
+                loss = F.cross_entropy(head.logits(x), labels[part], reduction="sum")
+            inputs = [x, *parameters] if wants_hidden else list(parameters)
+            gradients = list(torch.autograd.grad(loss, inputs, allow_unused=True))
+            total += loss.detach()
+            if hidden_gradient is not None:
+                hidden_gradient[part] = gradients.pop(0)
+            for index, gradient in enumerate(gradients):
+                if gradient is not None:
+                    known = sums[index]
+                    sums[index] = gradient if known is None else known.add_(gradient)
+        ctx.gradients = (hidden_gradient, *sums)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden, *parameters = ctx.gradients
+        ctx.gradients = ()  # one backward; the buffers are handed on, not kept
+        scaled = (None if g is None else g.mul_(gradient.to(g.dtype)) for g in parameters)
+        return None, None if hidden is None else hidden.mul_(gradient), None, *scaled
+
+
+@torch.no_grad()
+def token_losses(
+    head: Head, hidden: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy [N] in fp32 and whether the likeliest token is the label [N]."""
+    losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
+    correct = torch.empty(len(labels), dtype=torch.bool, device=hidden.device)
+    for part in blocks(len(labels), head.vocabulary()):
+        with head.arithmetic():
+            logits = head.logits(hidden[part])
+        losses[part] = F.cross_entropy(logits, labels[part], reduction="none")
+        correct[part] = logits.argmax(dim=-1) == labels[part]
+    return losses, correct
