@@ -1,0 +1,261 @@
+"""Loading a model with the head its task needs, or its shapes alone."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from peftlab.errors import CheckFailed
+from peftlab.model import quantized
+from peftlab.model.checkpoint import Checkpoint, read_checkpoint_config, tensor_shapes
+from peftlab.model.hush import hushed
+from peftlab.model.keys import check_keys, expected_fresh
+from peftlab.model.pooling import Pooling, choose_pooling, is_decoder
+from peftlab.model.precision import DType, Precision, choose_precision, training_device
+from peftlab.model.structure import mark_fresh
+from peftlab.model.tokenizer import fit_to_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from peftlab.model.head_spec import HeadSpec
+
+__all__ = [
+    "LoadedModel",
+    "empty_model",
+    "load_model",
+    "load_tokenizer",
+    "read_checkpoint_config",
+]
+
+logger = logging.getLogger("peftlab")
+
+CAUSAL = "AutoModelForCausalLM"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in eval mode with its tokenizer.
+
+    `name` is the folder's absolute path or the hub id, `revision` the hub's commit; `at_rest` is the
+    dtype of its frozen tensors, `compute` that of the arithmetic; `notes` are sentences the user
+    should read; `max_length_limit` counts tokens; `pooling` is set where the head pools itself.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    revision: str | None
+    at_rest: torch.dtype
+    compute: torch.dtype
+    notes: tuple[str, ...]
+    hidden_size: int
+    max_length_limit: int | None
+    pooling: Pooling | None = None
+
+
+def load_model(
+    name: str,
+    head: HeadSpec,
+    *,
+    revision: str | None = None,
+    dtype: DType = "auto",
+    trust_remote_code: bool = False,
+    load_in_8bit: bool = False,
+    pooling: Pooling | None = None,
+) -> LoadedModel:
+    """Load a local folder or hub id, on the CPU (8-bit layers: on the training device).
+
+    `pooling` asks for a `PooledClassifier` on the bare base, unless it comes out as `model`. A head
+    that the checkpoint does not hold is drawn from torch's generator: seed it first.
+    Raises `CheckFailed` where the checkpoint cannot be used, `ConfigError` for impossible settings.
+    """
+    request = _Request(name, head, revision, dtype, trust_remote_code, load_in_8bit, pooling)
+    return _build(request, weights=True)
+
+
+def empty_model(
+    name: str,
+    head: HeadSpec,
+    *,
+    revision: str | None = None,
+    dtype: DType = "auto",
+    trust_remote_code: bool = False,
+    load_in_8bit: bool = False,
+    pooling: Pooling | None = None,
+) -> LoadedModel:
+    """The same model on the meta device: names, shapes and dtypes, and no weight is read."""
+    request = _Request(name, head, revision, dtype, trust_remote_code, load_in_8bit, pooling)
+    return _build(request, weights=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    name: str
+    head: HeadSpec
+    revision: str | None
+    dtype: DType
+    trust_remote_code: bool
+    load_in_8bit: bool
+    pooling: Pooling | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """All that building needs, found out before a weight is read."""
+
+    checkpoint: Checkpoint
+    precision: Precision
+    config: Any
+    auto_class: Any
+    arguments: dict[str, Any]
+    trust_remote_code: bool
+
+
+def _build(request: _Request, *, weights: bool) -> LoadedModel:
+    if request.load_in_8bit:
+        quantized.require_bitsandbytes()
+    checkpoint = read_checkpoint_config(
+        request.name, revision=request.revision, trust_remote_code=request.trust_remote_code
+    )
+    precision = choose_precision(request.dtype, checkpoint.at_rest, training_device())
+    pooling = None if request.pooling is None else choose_pooling(request.pooling, checkpoint)
+    pooling = None if pooling == "model" else pooling
+    tokenizer = load_tokenizer(
+        checkpoint.name,
+        revision=checkpoint.revision,
+        trust_remote_code=request.trust_remote_code,
+    )
+    source = _source(request, checkpoint, precision, pooling)
+    model, notes = (_load if weights else _sketch)(source, request)
+    if pooling is not None:
+        from peftlab.model.heads import PooledClassifier
+
+        model = PooledClassifier(model, pooling, int(source.config.num_labels))
+        mark_fresh(model, ("head.weight", "head.bias"))
+        notes = (*notes, f"the head is a linear layer on features pooled by: {pooling}")
+    notes = (*precision.notes, *notes, *fit_to_model(tokenizer, model, request.name))
+    _settle_generation(model, tokenizer)
+    for note in notes:
+        logger.info("%s: %s", request.name, note)
+    return LoadedModel(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        at_rest=precision.at_rest,
+        compute=precision.compute,
+        notes=notes,
+        hidden_size=checkpoint.hidden_size,
+        max_length_limit=checkpoint.max_length_limit,
+        pooling=pooling,
+    )
+
+
+def _source(
+    request: _Request, checkpoint: Checkpoint, precision: Precision, pooling: Pooling | None
+) -> _Source:
+    import transformers
+
+    config = copy.deepcopy(checkpoint.config)
+    for key, value in request.head.config.items():
+        setattr(config, key, copy.deepcopy(value))
+    arguments: dict[str, Any] = {}
+    kind = request.head.auto_class
+    if kind == CAUSAL:
+        if not is_decoder(config):
+            raise CheckFailed(
+                f"{request.name} ({config.model_type}) is no causal language model: its tokens see "
+                "those after them, which would give the answer away; choose a decoder such as GPT-2 "
+                "or Llama."
+            )
+    else:
+        config.use_cache = False
+    if pooling is not None:
+        kind = "AutoModelForTextEncoding" if config.is_encoder_decoder else "AutoModel"
+    auto_class = getattr(transformers, kind)
+    if type(config) not in auto_class._model_mapping and not getattr(config, "auto_map", None):
+        raise CheckFailed(
+            f"{request.name} ({config.model_type}) has no {kind} in Transformers, which this task "
+            "needs; choose another model."
+        )
+    if pooling is not None and _takes_no_pooler(auto_class._model_mapping, config):
+        arguments["add_pooling_layer"] = False
+    return _Source(checkpoint, precision, config, auto_class, arguments, request.trust_remote_code)
+
+
+def _takes_no_pooler(mapping: Any, config: Any) -> bool:
+    """Whether the base can be built without the pooler, which would only take memory and time."""
+    from inspect import signature
+
+    kind = mapping.get(type(config), None)
+    return kind is not None and "add_pooling_layer" in signature(kind.__init__).parameters
+
+
+def _sketch(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model on meta, its 8-bit layers and fresh parameters as loading would leave them."""
+    model = _on_meta(source)
+    known = tensor_shapes(source.checkpoint.files)
+    if known:
+        mark_fresh(model, expected_fresh(model, known))
+    if request.load_in_8bit:
+        model = quantized.quantise_structure(model, quantized.unquantised_modules(model))
+    return model, ()
+
+
+def _on_meta(source: _Source) -> nn.Module:
+    with torch.device("meta"), hushed():
+        model: nn.Module = source.auto_class.from_config(
+            copy.deepcopy(source.config),
+            dtype=source.precision.at_rest,
+            trust_remote_code=source.trust_remote_code,
+            **source.arguments,
+        )
+    return model
+
+
+def _load(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, ...]]:
+    checkpoint = source.checkpoint
+    arguments = dict(source.arguments)
+    if request.load_in_8bit:
+        keep = quantized.unquantised_modules(_on_meta(source))
+        arguments["quantization_config"] = quantized.eight_bit_config(keep)
+        arguments["device_map"] = {"": "cpu" if training_device() == "cpu" else 0}
+    try:
+        with hushed():
+            model, info = source.auto_class.from_pretrained(
+                checkpoint.folder or checkpoint.name,
+                revision=checkpoint.revision or "main",
+                config=source.config,
+                dtype=source.precision.at_rest,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                trust_remote_code=source.trust_remote_code,
+                **arguments,
+            )
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise CheckFailed(f"{request.name} cannot be loaded as safetensors: {first}") from None
+    fresh, notes = check_keys(model, info, request.name, causal=request.head.auto_class == CAUSAL)
+    mark_fresh(model, fresh)
+    if request.load_in_8bit:
+        count = quantized.settle_arithmetic(model)
+        notes = (*notes, f"{count} frozen layers rest in 8 bits; evaluation computes as training")
+    return model, notes
+
+
+def _settle_generation(model: nn.Module, tokenizer: Any) -> None:
+    """Generation stops and pads with the tokenizer's own tokens."""
+    settings: Any = getattr(model, "generation_config", None)
+    if settings is None:
+        return
+    settings.pad_token_id = tokenizer.pad_token_id
+    if settings.eos_token_id is None:
+        settings.eos_token_id = tokenizer.eos_token_id

@@ -1,0 +1,32 @@
+"""Pinning modules of an instance to training or evaluation, whatever the whole model is set to."""
+
+from __future__ import annotations
+
+from types import MethodType
+
+from torch import nn
+
+
+def pin_eval(module: nn.Module) -> None:
+    """Keep a module and all below it in eval mode: `train()` no longer reaches it."""
+    module.eval()
+    module.train = MethodType(_stay_evaluating, module)  # type: ignore[method-assign]
+
+
+def pin_training(module: nn.Module) -> None:
+    """Keep a module in training mode: `eval()` no longer reaches it."""
+    module.train()
+    module.train = MethodType(_stay_training, module)  # type: ignore[method-assign]
+
+
+def unpin(module: nn.Module) -> None:
+    """Give a module its own `train` back."""
+    module.__dict__.pop("train", None)
+
+
+def _stay_evaluating(module: nn.Module, mode: bool = True) -> nn.Module:
+    return nn.Module.train(module, False)
+
+
+def _stay_training(module: nn.Module, mode: bool = True) -> nn.Module:
+    return nn.Module.train(module, True)

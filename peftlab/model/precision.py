@@ -1,0 +1,96 @@
+"""Which numbers a model rests in and computes with: one rule for every method.
+
+Trainable tensors are fp32. Frozen ones rest in the checkpoint's dtype. Activations are bf16 where
+the device has units for it, else fp32. A CPU without 16-bit units multiplies 16-bit matrices a
+hundred times slower than fp32 ones, so a 16-bit checkpoint is widened to fp32 there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from peftlab.errors import CheckFailed
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+"""Flags of /proc/cpuinfo that say the CPU multiplies bf16 matrices: x86's two, Arm's two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The dtype of frozen tensors at rest and of the arithmetic, with what the user should hear."""
+
+    at_rest: torch.dtype
+    compute: torch.dtype
+    notes: tuple[str, ...] = ()
+
+
+@cache
+def cpu_has_bf16_units() -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        return False
+    return not _UNITS.isdisjoint(cpuinfo.read_text(encoding="utf-8", errors="replace").split())
+
+
+def has_bf16_units(device: str) -> bool:
+    """Whether bf16 arithmetic is fast on a device type ("cpu", "cuda", ...)."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and cpu_has_bf16_units()
+
+
+def training_device() -> str:
+    """The device type that training will use."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose_precision(asked: DType, checkpoint: torch.dtype, device: str) -> Precision:
+    """Decide both dtypes from what was asked, what the checkpoint holds, and the device.
+
+    Raises `CheckFailed` for a 16-bit dtype that the device has no units for, float16 on a CPU above
+    all.
+    """
+    units = has_bf16_units(device)
+    if asked == "float32":
+        return Precision(torch.float32, torch.float32)
+    if asked == "float16" and not (device == "cuda" and units):
+        where = "a CPU" if device == "cpu" else f"this {device} device"
+        raise CheckFailed(
+            f"model.dtype is float16, in which {where} cannot train (slow products, gradients that "
+            "underflow); set model.dtype to auto or float32."
+        )
+    if asked == "bfloat16" and not units:
+        raise CheckFailed(
+            f"model.dtype is bfloat16, but this {device} has no bf16 units: each step would take up "
+            "to 150 times as long as in float32; set model.dtype to auto or float32."
+        )
+    if asked in {"bfloat16", "float16"}:
+        return Precision(getattr(torch, asked), torch.bfloat16)
+    return _automatic(checkpoint, device, units)
+
+
+def _automatic(checkpoint: torch.dtype, device: str, units: bool) -> Precision:
+    name = str(checkpoint).removeprefix("torch.")
+    if not units:
+        if checkpoint is torch.float32:
+            return Precision(torch.float32, torch.float32)
+        note = (
+            f"the checkpoint is {name} and this {device} has no 16-bit units: it is loaded in "
+            "float32, which takes twice its size in memory"
+        )
+        return Precision(torch.float32, torch.float32, (note,))
+    if checkpoint is torch.float16 and device == "cpu":
+        # Layer norms on a CPU refuse fp16 weights beside bf16 activations.
+        note = "the checkpoint is float16 and this CPU computes in bfloat16: it rests in bfloat16"
+        return Precision(torch.bfloat16, torch.bfloat16, (note,))
+    return Precision(checkpoint, torch.bfloat16)
