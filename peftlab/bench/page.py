@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import PurePath
+from typing import Any
 
 from peftlab.bench import charts
 from peftlab.bench.quantities import (
@@ -68,12 +69,22 @@ def _subtitle(result: BenchResult) -> str:
     parts = [result.task.replace("-", " ")]
     if result.seeds > 1:
         parts.append(f"mean of {result.seeds} seeds")
-    device = result.environment.get("cpu")
-    if isinstance(device, Mapping) and device.get("model"):
-        parts.append(str(device["model"]))
+    if device := _device(result.environment):
+        parts.append(device)
     parts.append(f"{format_seconds(result.seconds)} in all")
     text = ", ".join(parts)
     return text if result.complete else f"{text} (stopped before the end)"
+
+
+def _device(environment: Mapping[str, Any]) -> str:
+    """What the runs computed on, in words."""
+    if devices := environment.get("devices"):
+        return str(devices[0].get("name", ""))
+    cpu = environment.get("cpu") or {}
+    known = [str(cpu[key]) for key in ("model", "arithmetic") if cpu.get(key)]
+    if cpu.get("threads"):
+        known.append(f"{cpu['threads']} threads")
+    return " ".join(known)
 
 
 def _tiles(result: BenchResult) -> str:

@@ -23,7 +23,7 @@ HEAVY_MODULES = (
     "peft",
     "datasets",
     "sklearn.metrics",
-    "matplotlib.pyplot",
+    "matplotlib.backends.backend_agg",
     "bitsandbytes",
 )
 """What every job imports; all of it leaves devices and thread pools alone until it is used."""
