@@ -14,12 +14,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftlab.errors import CheckFailed, ConfigError
+from peftlab.strategies.trained_part import load_trained_state, trained_state
 from peftlab.training.ledger import Ledger
 
 TRAINED = "trained.safetensors"
@@ -31,18 +31,12 @@ _FILES = (TRAINED, LEDGER, STATE, "optimizer.pt", "scheduler.pt", "rng_state.pth
 
 def save_trained(model: nn.Module, path: Path) -> None:
     """Write the trainable tensors by parameter name; `path` holds the old file or the new one."""
-    tensors = {
-        name: parameter.detach().contiguous()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
     partial = path.with_name(f"{path.name}.partial")
-    save_file(tensors, partial)
+    save_file({name: t.contiguous() for name, t in trained_state(model).items()}, partial)
     # The rename leaves earlier hard links to the old file as they are.
     partial.replace(path)
 
 
-@torch.no_grad()
 def load_trained(model: nn.Module, path: Path) -> None:
     """Copy tensors that `save_trained` wrote into the model.
 
@@ -54,19 +48,7 @@ def load_trained(model: nn.Module, path: Path) -> None:
         raise CheckFailed(
             f"{path} cannot be read ({error}); start anew, without --resume."
         ) from None
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if differing := sorted(trained.keys() ^ tensors.keys()):
-        raise CheckFailed(
-            f"{path} does not belong to this run: it and the model differ in {len(differing)} "
-            f"trained tensors, {differing[0]} among them; start anew, without --resume."
-        )
-    for name, parameter in trained.items():
-        if parameter.shape != tensors[name].shape:
-            raise CheckFailed(
-                f"{path} does not belong to this run: {name} is {tuple(tensors[name].shape)} there "
-                f"and {tuple(parameter.shape)} in the model; start anew, without --resume."
-            )
-        parameter.copy_(tensors[name])
+    load_trained_state(model, tensors)
 
 
 def write_checkpoint(staging: Path, step: int, write: Callable[[Path], None]) -> Path:

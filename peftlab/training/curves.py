@@ -12,6 +12,21 @@ _FIRST = ("step", "epoch", "loss", "learning_rate", "grad_norm")
 _TRAINING, _VALIDATION, _METRIC = "#4C78A8", "#E45756", "#54A24B"
 
 
+def write_curves(
+    history: Sequence[Mapping[str, float]],
+    folder: Path,
+    *,
+    plots: bool = True,
+    metric: str = "loss",
+    best_step: int | None = None,
+    title: str = "",
+) -> None:
+    """Write `folder`/log.csv and, with `plots`, `folder`/plots/loss.png and loss.svg."""
+    write_log(history, folder / "log.csv")
+    if plots:
+        plot_curves(history, folder / "plots", metric=metric, best_step=best_step, title=title)
+
+
 def write_log(history: Sequence[Mapping[str, float]], path: Path) -> None:
     """Write a run's logged points as CSV: one line a step, `validation_METRIC` columns last."""
     lines: dict[int, dict[str, float]] = {}

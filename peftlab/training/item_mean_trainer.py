@@ -139,8 +139,9 @@ class ItemMeanTrainer(Trainer):
         try:
             return super().create_optimizer(model)
         except (ImportError, ValueError, RuntimeError) as error:
+            name = OptimizerNames(self.args.optim).value
             raise ConfigError(
-                f"train.optim is {OptimizerNames(self.args.optim).value}, which cannot be used here: {error} "
+                f"train.optim is {name}, which cannot be used here: {error} "
                 "adamw_torch works everywhere."
             ) from error
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, TrainingArguments
+from transformers import PrinterCallback
 
 from peftlab.config.schema import TrainConfig
-from peftlab.errors import ConfigError, Interrupted
+from peftlab.errors import Interrupted
 from peftlab.measure.memory import (
     MemoryParts,
     PeakMemory,
@@ -28,7 +27,8 @@ from peftlab.measure.memory import (
 )
 from peftlab.tasks.task import Batch, Task
 from peftlab.training import checkpoint, surroundings
-from peftlab.training.choices import check_choices, schedule_arguments
+from peftlab.training.arguments import check_sizes, recorded_settings, training_arguments
+from peftlab.training.choices import check_choices
 from peftlab.training.flow import Flow, ProgressBar
 from peftlab.training.item_mean_trainer import Evaluate, ItemMeanTrainer
 from peftlab.training.ledger import Ledger
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger("peftlab")
-
-# Settings that may change when a run is resumed: the weights do not depend on them.
-_FREE = {"micro_batch_size", "logging_steps", "save_every", "allocator", "gradient_checkpointing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +104,14 @@ def train(
         report_to=report_to,
         evaluates=evaluates,
     )
-    _check_sizes(settings.global_batch_size, micro_batch_size, compute_dtype)
+    check_sizes(settings.global_batch_size, micro_batch_size, compute_dtype)
     steps_per_epoch = math.ceil(len(rows) / settings.global_batch_size)
-    recorded = _recorded(settings, learning_rate, len(rows))
+    recorded = recorded_settings(settings, learning_rate, len(rows))
     ledger = Ledger(settings=recorded)
     if resume is not None:
         ledger = checkpoint.open_checkpoint(resume, staging)
         checkpoint.refuse_drift(ledger, recorded, resume)
-    arguments = _arguments(
+    arguments = training_arguments(
         settings,
         learning_rate=learning_rate,
         micro_batch_size=micro_batch_size,
@@ -127,6 +124,7 @@ def train(
     )
     signals = StopSignals()
     with (
+        surroundings.settled_heap(),
         surroundings.quiet(),
         surroundings.reporters_into(staging),
         surroundings.switched_for_training(
@@ -152,40 +150,25 @@ def train(
         trainer.remove_callback(PrinterCallback)
         weights = weight_bytes(model)
         with PeakMemory(device=arguments.device) as memory:
-            _run(trainer, ledger, signals, resume)
-        memory_parts = breakdown(
+            _run(trainer, signals, resume)
+        parts = breakdown(
             weights + memory.peak,
             weights=weights,
             gradients=gradient_bytes(model),
             optimizer=optimizer_bytes(trainer.optimizer) if trainer.optimizer else 0,
         )
-    _keep_best(model, ledger, trainer.state.global_step, staging)
-    result = TrainResult(
-        steps=trainer.state.global_step,
-        epochs=float(trainer.state.epoch or 0.0),
-        loss=ledger.mean_loss,
-        metrics=dict(ledger.best_metrics),
-        best_step=ledger.best_step,
-        best_epoch=ledger.best_epoch,
-        stopped_early=ledger.stopped_early,
-        history=tuple(entry for entry in trainer.state.log_history if "train_loss" not in entry),
-        seconds=ledger.seconds,
-        training_seconds=ledger.training_seconds,
-        tokens=ledger.tokens,
-        tokens_per_second=ledger.tokens / max(ledger.training_seconds, 1e-9),
-        memory=memory_parts,
-    )
-    # Optimizer and dataloader hang in cycles; what follows (a test split, a merge) wants the room.
-    del trainer
-    gc.collect()
+        _keep_best(trainer, staging)
+        result = _result(trainer, parts)
+        # Optimizer and data loader hang in cycles; what follows (a test split, a merge) wants
+        # their room.
+        del trainer
+        gc.collect()
     return result
 
 
-def _run(
-    trainer: ItemMeanTrainer, ledger: Ledger, signals: StopSignals, resume: Path | None
-) -> None:
+def _run(trainer: ItemMeanTrainer, signals: StopSignals, resume: Path | None) -> None:
     """Train to the end, or nothing where the checkpoint was the end already."""
-    if resume is not None and ledger.finished:
+    if resume is not None and trainer.ledger.finished:
         trainer._load_from_checkpoint(str(resume))
         trainer.state = trainer.state.load_from_json(str(resume / checkpoint.STATE))
         return
@@ -211,94 +194,28 @@ def _reporters_closed(trainer: ItemMeanTrainer) -> Iterator[None]:
         raise
 
 
-def _keep_best(model: nn.Module, ledger: Ledger, steps: int, staging: Path) -> None:
-    best = staging / checkpoint.BEST
-    if ledger.best_step is not None and ledger.best_step != steps:
-        checkpoint.load_trained(model, best)
-        logger.info("Kept the weights of step %d, the best on validation.", ledger.best_step)
+def _keep_best(trainer: ItemMeanTrainer, staging: Path) -> None:
+    best, step = staging / checkpoint.BEST, trainer.ledger.best_step
+    if step is not None and step != trainer.state.global_step:
+        checkpoint.load_trained(trainer.module, best)
+        logger.info("Kept the weights of step %d, the best on validation.", step)
     best.unlink(missing_ok=True)
 
 
-def _check_sizes(global_batch_size: int, micro_batch_size: int, dtype: torch.dtype) -> None:
-    if global_batch_size % micro_batch_size:
-        raise ConfigError(
-            f"train.micro_batch_size is {micro_batch_size}, which does not divide "
-            f"train.global_batch_size, {global_batch_size}."
-        )
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ConfigError(
-            f"Training in {str(dtype).removeprefix('torch.')} activations is not supported: "
-            "gradients underflow. Set model.dtype to auto, bfloat16 or float32."
-        )
-
-
-def _recorded(settings: TrainConfig, learning_rate: float, rows: int) -> dict[str, Any]:
-    """What a checkpoint remembers of the settings, to compare on resume; JSON values."""
-    kept = settings.model_dump(mode="json", exclude=_FREE) | {"learning_rate": learning_rate}
-    named = {f"train.{key}": value for key, value in kept.items()}
-    restored: dict[str, Any] = json.loads(json.dumps(named | {"training rows": rows}))
-    return restored
-
-
-def _arguments(
-    settings: TrainConfig,
-    *,
-    learning_rate: float,
-    micro_batch_size: int,
-    staging: Path,
-    steps: int,
-    evaluate_every: Literal["epoch", "never"] | int,
-    best_metric: str,
-    greater_is_better: bool,
-    report_to: Sequence[str],
-) -> TrainingArguments:
-    evaluation, evaluation_steps = _strategy(evaluate_every)
-    saving, saving_steps = _strategy(settings.save_every)
-    arguments = TrainingArguments(
-        output_dir=str(staging),
-        per_device_train_batch_size=micro_batch_size,
-        gradient_accumulation_steps=settings.global_batch_size // micro_batch_size,
-        num_train_epochs=settings.num_train_epochs,
-        max_steps=settings.max_steps or -1,
-        learning_rate=learning_rate,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        lr_scheduler_kwargs=dict(
-            schedule_arguments(
-                settings.lr_scheduler_type, steps=steps, greater_is_better=greater_is_better
-            )
-        ),
-        warmup_steps=settings.warmup_steps,
-        optim=settings.optim,
-        weight_decay=settings.weight_decay,
-        adam_beta1=settings.adam_beta1,
-        adam_beta2=settings.adam_beta2,
-        adam_epsilon=settings.adam_epsilon,
-        max_grad_norm=settings.max_grad_norm,
-        logging_steps=settings.logging_steps,
-        # It replaces a loss that is not finite by a made-up one; here such a loss is an error.
-        logging_nan_inf_filter=False,
-        eval_strategy=evaluation,
-        eval_steps=evaluation_steps,
-        save_strategy=saving,
-        save_steps=saving_steps or 500,
-        metric_for_best_model=best_metric,
-        greater_is_better=greater_is_better,
-        seed=settings.seed,
-        report_to=list(report_to),
-        disable_tqdm=True,
-        log_level="error",
-        # Rows carry what tasks count by, not only what the model's forward names.
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
+def _result(trainer: ItemMeanTrainer, memory: MemoryParts) -> TrainResult:
+    ledger, state = trainer.ledger, trainer.state
+    return TrainResult(
+        steps=state.global_step,
+        epochs=float(state.epoch or 0.0),
+        loss=ledger.mean_loss,
+        metrics=dict(ledger.best_metrics),
+        best_step=ledger.best_step,
+        best_epoch=ledger.best_epoch,
+        stopped_early=ledger.stopped_early,
+        history=tuple(entry for entry in state.log_history if "train_loss" not in entry),
+        seconds=ledger.seconds,
+        training_seconds=ledger.training_seconds,
+        tokens=ledger.tokens,
+        tokens_per_second=ledger.tokens / max(ledger.training_seconds, 1e-9),
+        memory=memory,
     )
-    # accelerate launch hands mixed precision over in the environment; ours is `compute_dtype`.
-    arguments.mixed_precision = "no"
-    # One process, one device: DataParallel would split micro-batches behind the item count's back.
-    arguments._n_gpu = min(1, arguments.n_gpu)
-    return arguments
-
-
-def _strategy(every: Literal["epoch", "never"] | int) -> tuple[str, int | None]:
-    if isinstance(every, int):
-        return "steps", every
-    return ("epoch" if every == "epoch" else "no"), None
