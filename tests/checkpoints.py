@@ -11,11 +11,12 @@ import pytest
 
 FAMILIES = ("bert", "gpt2", "t5", "llama")
 VOCABULARY = 200
-WORDS = (
-    "a good bad film story book the was is not very great awful nice dull number review of and "
-    "food service place phone sound battery it I loved hated this movie name eats at near cheap "
-    "once upon time there little girl dog cat played with her friend happy sad day said yes no"
-).split()
+SENTENCES = (
+    "a good bad film story book the was is not very great awful nice dull number review of "
+    "and food service place phone sound battery it I loved hated this movie name eats at near "
+    "cheap once upon time there little girl dog cat played with her friend happy sad day said "
+    "yes no "
+)
 
 TinyCheckpoint = Callable[..., Path]
 
@@ -32,7 +33,9 @@ def write_tokenizer(folder: Path, family: str) -> None:
     }[family]
     tokens = list(dict.fromkeys(special.values()))
     digits = [str(n) for n in range(10)]
-    vocabulary = {t: i for i, t in enumerate([*tokens, *dict.fromkeys(WORDS), *digits, ".", ","])}
+    vocabulary = {
+        t: i for i, t in enumerate([*tokens, *dict.fromkeys(SENTENCES.split()), *digits, ".", ","])
+    }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special["unk"]))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

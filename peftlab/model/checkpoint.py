@@ -59,9 +59,7 @@ def read_checkpoint_config(
     """
     folder = local_folder(name)
     if folder is not None and revision is not None:
-        raise ConfigError(
-            f"model.revision is {revision!r}, but {name} is a local folder, which has none; drop it."
-        )
+        raise ConfigError(f"model.revision is {revision!r}, but {name} is a local folder; drop it.")
     raw_file, commit = _config_file(name, folder, revision)
     raw = _read_json(raw_file)
     check_config(name, raw, trust_remote_code)
@@ -117,8 +115,8 @@ def check_config(name: str, raw: dict[str, Any], trust_remote_code: bool) -> Non
     if quantised:
         method = quantised.get("quant_method", "unknown")
         raise CheckFailed(
-            f"{name} is already quantised ({method}); give the original checkpoint, and method.name="
-            "qlora to hold it in 8 bits."
+            f"{name} is already quantised ({method}); give the original checkpoint, and set "
+            "method.name=qlora to hold it in 8 bits."
         )
 
 
@@ -132,8 +130,7 @@ def _config_file(name: str, folder: Path | None, revision: str | None) -> tuple[
                 "and method.init_from to this folder."
             )
         raise CheckFailed(f"{name} has no config.json; give a folder that save_pretrained wrote.")
-    from transformers.utils import cached_file
-    from transformers.utils.hub import extract_commit_hash
+    from transformers.utils.hub import cached_file, extract_commit_hash
 
     try:
         found = cached_file(name, "config.json", revision=revision)
@@ -169,7 +166,7 @@ def _load_config(
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder or name, revision=revision or "main", trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -208,7 +205,7 @@ def _local_weights(folder: Path, name: str, cached: bool) -> tuple[Path, ...]:
 
 
 def tensor_shapes(files: tuple[Path, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Every tensor's dtype, as safetensors spells it, and shape. Raises `CheckFailed` if damaged."""
+    """Every tensor's dtype, in safetensors' spelling, and shape; `CheckFailed` if damaged."""
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for file in files:
         try:

@@ -24,9 +24,10 @@ class PooledClassifier(nn.Module):
     def __init__(self, base: nn.Module, pooling: Pooling, classes: int) -> None:
         super().__init__()
         self.base = base
-        self.config: Any = base.config
+        config: Any = base.config
+        self.config = config
         self.pooling: Pooling = pooling
-        text = self.config.get_text_config()
+        text = config.get_text_config()
         hidden = int(text.hidden_size)
         device = next(base.parameters()).device
         self.head = nn.Linear(hidden, classes, device=device, dtype=torch.float32)
@@ -101,8 +102,18 @@ class FeatureHead(nn.Module):
         self.config = config
         self.kind = kind
 
-    def forward(self, features: torch.Tensor, **_: Any) -> SequenceClassifierOutput:
-        hidden = self.dropout(features)
+    def forward(
+        self, features: torch.Tensor, logits_to_keep: int | torch.Tensor = 0, **_: Any
+    ) -> SequenceClassifierOutput:
+        """features [B, H] or [B, T, H] -> `.logits`; `logits_to_keep` as Transformers has it."""
+        hidden = self.dropout(self.decoder(features=features).last_hidden_state)
+        if self.kind == "causal":
+            kept = (
+                slice(-logits_to_keep or None, None)
+                if isinstance(logits_to_keep, int)
+                else logits_to_keep
+            )
+            hidden = hidden[:, kept]
         return SequenceClassifierOutput(logits=self.head(hidden))
 
     def get_decoder(self) -> nn.Module:

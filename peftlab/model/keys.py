@@ -15,7 +15,7 @@ _SHOWN = 4
 
 
 def may_be_fresh(model: nn.Module) -> tuple[str, ...]:
-    """Modules that a checkpoint need not hold: the head, and a pooler (a linear after the blocks)."""
+    """Modules that may be missing: the head, and a pooler (linears after the blocks)."""
     poolers = (
         name
         for name in after_blocks(model)

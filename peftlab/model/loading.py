@@ -43,9 +43,10 @@ CAUSAL = "AutoModelForCausalLM"
 class LoadedModel:
     """A model in eval mode with its tokenizer.
 
-    `name` is the folder's absolute path or the hub id, `revision` the hub's commit; `at_rest` is the
-    dtype of its frozen tensors, `compute` that of the arithmetic; `notes` are sentences the user
-    should read; `max_length_limit` counts tokens; `pooling` is set where the head pools itself.
+    `name` is the folder's absolute path or the hub id, `revision` the hub's commit; `at_rest` is
+    the dtype of its frozen tensors, `compute` that of the arithmetic; `notes` are sentences the
+    user should read; `max_length_limit` counts tokens; `pooling` is set where the head pools
+    token features itself.
     """
 
     model: nn.Module
@@ -172,8 +173,8 @@ def _source(
         if not is_decoder(config):
             raise CheckFailed(
                 f"{request.name} ({config.model_type}) is no causal language model: its tokens see "
-                "those after them, which would give the answer away; choose a decoder such as GPT-2 "
-                "or Llama."
+                "those after them, which would give the answer away; choose a decoder such as "
+                "GPT-2 or Llama."
             )
     else:
         config.use_cache = False

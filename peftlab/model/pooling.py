@@ -78,7 +78,7 @@ def _recorded(checkpoint: Checkpoint) -> Pooling | None:
         path = checkpoint.folder / _CONFIG
         text = path.read_text(encoding="utf-8") if path.is_file() else None
     else:
-        from transformers.utils import cached_file
+        from transformers.utils.hub import cached_file
 
         found = cached_file(
             checkpoint.name,

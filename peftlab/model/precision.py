@@ -43,7 +43,7 @@ def cpu_has_bf16_units() -> bool:
 def has_bf16_units(device: str) -> bool:
     """Whether bf16 arithmetic is fast on a device type ("cpu", "cuda", ...)."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device == "cpu" and cpu_has_bf16_units()
 
 
@@ -71,8 +71,8 @@ def choose_precision(asked: DType, checkpoint: torch.dtype, device: str) -> Prec
         )
     if asked == "bfloat16" and not units:
         raise CheckFailed(
-            f"model.dtype is bfloat16, but this {device} has no bf16 units: each step would take up "
-            "to 150 times as long as in float32; set model.dtype to auto or float32."
+            f"model.dtype is bfloat16, but this {device} has no bf16 units: each step would take "
+            "up to 150 times as long as in float32; set model.dtype to auto or float32."
         )
     if asked in {"bfloat16", "float16"}:
         return Precision(getattr(torch, asked), torch.bfloat16)

@@ -55,7 +55,7 @@ def settle_arithmetic(model: nn.Module) -> int:
 
     count = 0
     for module in model.modules():
-        if isinstance(module, bnb.nn.Linear8bitLt):
+        if isinstance(module, bnb.nn.modules.Linear8bitLt):
             pin_training(module)
             count += 1
     return count

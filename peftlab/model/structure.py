@@ -51,7 +51,7 @@ def block_lists(model: nn.Module) -> tuple[BlockList, ...]:
             found.append((name, module, size))
     if not found:
         raise CheckFailed(
-            f"{type(model).__name__} has no list of equal blocks; method.name=full trains it anyway."
+            f"{type(model).__name__} has no list of equal blocks; choose a transformer model."
         )
     _, largest, most = max(found, key=lambda entry: entry[2])
     return tuple(

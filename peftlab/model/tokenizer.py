@@ -1,4 +1,4 @@
-"""The tokenizer beside a model: always with a padding token, never with more ids than embeddings."""
+"""The tokenizer beside a model: it always pads, and every id of it has an embedding."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load_tokenizer(
         raise CheckFailed(f"{name} has an empty tokenizer; put tokenizer.json beside the model.")
     if tokenizer.pad_token is None:
         set_padding_token(tokenizer, name, below=len(tokenizer))
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def set_padding_token(tokenizer: Any, name: str, *, below: int) -> str:
@@ -91,4 +91,5 @@ def fit_to_model(tokenizer: Any, model: nn.Module, name: str) -> tuple[str, ...]
 
 def embedding_rows(model: nn.Module) -> int:
     """How many token ids the model embeds."""
-    return int(input_embeddings(model).weight.shape[0])  # type: ignore[operator,union-attr,index]
+    weight: Any = input_embeddings(model).weight
+    return int(weight.shape[0])

@@ -1,0 +1,129 @@
+"""A saved adapter's two files: what it says it is, and tensors that must fit exactly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from peftlab.errors import CheckFailed
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def adapter_folder(path: str | Path) -> Path:
+    """An adapter's folder, given it or the run that holds it. Raises `CheckFailed`."""
+    given = Path(path).expanduser()
+    for folder in (given, given / "adapter"):
+        if (folder / CONFIG).is_file():
+            if not (folder / WEIGHTS).is_file():
+                raise CheckFailed(
+                    f"{folder} has no {WEIGHTS}; pickled adapters are refused, since unpickling "
+                    "runs code: load it where you trust it and save_pretrained again."
+                )
+            return folder
+    raise CheckFailed(f"{given} holds no adapter: there is no {CONFIG}; give an adapter's folder.")
+
+
+def check_same_adapter(folder: Path, model: PeftModel) -> None:
+    """Compare a saved adapter's settings with those of the adapter on `model`.
+
+    Raises `CheckFailed` listing every difference that changes what the weights mean.
+    """
+    try:
+        there = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckFailed(f"{folder / CONFIG} is not readable as JSON: {error}.") from None
+    here: Any = model.active_peft_config
+    differences = []
+    if str(there.get("peft_type")) != "LORA":
+        differences.append(f"peft_type is {there.get('peft_type')}, here LORA")
+    for key, mine, default in (
+        ("r", here.r, None),
+        ("lora_alpha", here.lora_alpha, None),
+        ("use_rslora", here.use_rslora, False),
+        ("use_dora", here.use_dora, False),
+    ):
+        if there.get(key, default) != mine:
+            differences.append(f"{key} is {there.get(key, default)}, here {mine}")
+    for key in ("rank_pattern", "alpha_pattern", "layer_replication", "lora_bias"):
+        if there.get(key):
+            differences.append(f"{key} is set, which peftlab does not train")
+    base, mine = there.get("base_model_name_or_path"), here.base_model_name_or_path
+    if base and mine and not _same_base(str(base), str(mine)):
+        differences.append(f"its base is {base}, here {mine}")
+    if differences:
+        raise CheckFailed(
+            f"method.init_from is {folder}, an adapter of other settings: "
+            f"{'; '.join(differences)}; give method the same ones."
+        )
+
+
+def _same_base(a: str, b: str) -> bool:
+    return a == b or (Path(a).is_dir() and Path(b).is_dir() and Path(a).samefile(b))
+
+
+def load_adapter(folder: Path, model: PeftModel, *, fresh_head: bool) -> tuple[str, ...]:
+    """Copy a saved adapter's tensors into the one on `model`; nothing may be left over.
+
+    `fresh_head`: whole modules that are missing there, or are of another shape (another number of
+    labels), keep their new weights; returned are their names. Raises `CheckFailed` naming keys.
+    """
+    try:
+        saved = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise CheckFailed(
+            f"{folder / WEIGHTS} is not a whole safetensors file ({error})."
+        ) from None
+    mine = adapter_tensors(model)
+    whole = {key for key in mine if "lora_" not in key}
+    kept = {
+        key
+        for key in whole
+        if fresh_head and (key not in saved or saved[key].shape != mine[key].shape)
+    }
+    dropped = {key for key in saved if fresh_head and "lora_" not in key and key not in mine}
+    check_same_tensors(
+        {k: v for k, v in saved.items() if k not in kept | dropped},
+        {k: v for k, v in mine.items() if k not in kept},
+        str(folder / WEIGHTS),
+    )
+    with torch.no_grad():
+        for key, tensor in mine.items():
+            if key not in kept and not tensor.is_meta:
+                tensor.copy_(saved[key])
+    return tuple(sorted({key.removeprefix("base_model.model.").rpartition(".")[0] for key in kept}))
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The adapter's own tensors, sharing memory with the parameters, under their names on disk."""
+    found: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return found
+
+
+def check_same_tensors(
+    saved: Mapping[str, torch.Tensor], mine: Mapping[str, torch.Tensor], where: str
+) -> None:
+    """Same names, same shapes. Raises `CheckFailed` naming what differs."""
+    missing, extra = sorted(mine.keys() - saved.keys()), sorted(saved.keys() - mine.keys())
+    shapes = [k for k in sorted(mine.keys() & saved.keys()) if mine[k].shape != saved[k].shape]
+    told = []
+    if missing:
+        told.append(f"lacks {len(missing)} tensors ({missing[0]}, ...)")
+    if extra:
+        told.append(f"has {len(extra)} tensors too many ({extra[0]}, ...)")
+    if shapes:
+        key = shapes[0]
+        told.append(f"holds {key} as {tuple(saved[key].shape)}, here {tuple(mine[key].shape)}")
+    if told:
+        raise CheckFailed(
+            f"{where} does not fit: it {' and '.join(told)}; the model or the method's targets "
+            "differ from those it was trained with."
+        )

@@ -1,0 +1,34 @@
+"""What `train.learning_rate: auto` means."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from peftlab.config.schema import (
+    FullMethod,
+    HeadMethod,
+    LastNMethod,
+    LoraMethod,
+    MethodConfig,
+    QLoraMethod,
+)
+
+
+def default_learning_rate(method: MethodConfig, hidden_size: int) -> float:
+    """A learning rate by method and width, for AdamW with warm-up.
+
+    Rates that worked at a width of 384 (head 5e-3, last blocks 5e-4, LoRA 2e-3, full 1e-4), scaled
+    by the inverse of the width, as muP has it for hidden matrices, and capped for narrow models. A
+    head on frozen features is a convex problem and keeps its rate.
+    """
+    match method:
+        case HeadMethod():
+            return 5e-3
+        case LastNMethod():
+            return min(2e-3, 0.192 / hidden_size)
+        case LoraMethod() | QLoraMethod():
+            return min(2e-3, 0.768 / hidden_size)
+        case FullMethod():
+            return min(1e-3, 0.0384 / hidden_size)
+        case _:
+            assert_never(method)

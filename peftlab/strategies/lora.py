@@ -1,0 +1,84 @@
+"""LoRA by PEFT: the configuration, the wrapped model, and a check that it trains what it should."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from peftlab.config.schema import LoraMethod, QLoraMethod
+from peftlab.errors import CheckFailed
+from peftlab.strategies.selection import CLASSIFICATION
+from peftlab.strategies.targets import resolve_saved, resolve_targets
+
+TASK_TYPES = {CLASSIFICATION: TaskType.SEQ_CLS, "causal-lm": TaskType.CAUSAL_LM}
+ADAPTER = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """The PEFT model, the parameters that train, and the base's modules that train whole."""
+
+    model: PeftModel
+    names: frozenset[str]
+    targets: tuple[str, ...]
+    saved: tuple[str, ...]
+
+
+def adapt(model: nn.Module, method: LoraMethod | QLoraMethod, task: str) -> Adapted:
+    """Put a fresh adapter on the model; A is drawn from torch's generator, B is zero.
+
+    Raises `CheckFailed` for targets that mean nothing, and where PEFT did another thing than asked.
+    """
+    saved = resolve_saved(model, method.modules_to_save, task)
+    targets = resolve_targets(model, method.target_modules, saved)
+    config = LoraConfig(
+        task_type=TASK_TYPES[task],
+        r=method.r,
+        lora_alpha=_whole(method.alpha),
+        lora_dropout=method.dropout,
+        target_modules=list(targets),
+        modules_to_save=list(saved) or None,
+        use_rslora=method.use_rslora,
+        use_dora=isinstance(method, LoraMethod) and method.use_dora,
+        fan_in_fan_out=any(isinstance(model.get_submodule(n), Conv1D) for n in targets),
+        bias="none",
+    )
+    with warnings.catch_warnings():
+        # A model that mixes Conv1D and Linear gets the flag layer by layer, each with a warning.
+        warnings.filterwarnings("ignore", message=r"fan_in_fan_out is set to")
+        warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT calling Transformers
+        peft_model: Any = get_peft_model(model, config, adapter_name=ADAPTER)
+    adapted = {
+        name.removeprefix("base_model.model.")
+        for name, module in peft_model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+    if adapted != set(targets):
+        wrong = sorted(adapted ^ set(targets))
+        raise CheckFailed(
+            f"PEFT adapted other layers than asked for, {wrong[0]} among them; name "
+            "method.target_modules by patterns."
+        )
+    names = frozenset(name for name, _ in peft_model.named_parameters() if is_adapter(name))
+    trained = {name for name, p in peft_model.named_parameters() if p.requires_grad}
+    if trained != names:
+        wrong = sorted(trained ^ names)
+        raise CheckFailed(f"PEFT trains other parameters than asked for, {wrong[0]} among them.")
+    return Adapted(peft_model, names, targets, saved)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a PEFT model's parameter belongs to the adapter, whole saved modules included."""
+    parts = name.split(".")
+    return any(part.startswith("lora_") for part in parts) or f"modules_to_save.{ADAPTER}" in name
+
+
+def _whole(alpha: float) -> Any:
+    """PEFT writes alpha as it gets it; readers of adapter_config.json expect an integer."""
+    return int(alpha) if float(alpha).is_integer() else alpha

@@ -1,0 +1,149 @@
+"""Which layers get an adapter and which modules train whole: every name must mean something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from peftlab.errors import CheckFailed
+from peftlab.model.structure import block_lists, head_modules, is_tied
+from peftlab.strategies.selection import CLASSIFICATION, task_head
+
+PEFT_HEADS = ("classifier", "score")
+"""What PEFT adds to the modules of every sequence classifier, whether they are its head or not."""
+
+Targets = Literal["auto", "all-linear"] | Sequence[str]
+
+
+def linear_modules(model: nn.Module) -> tuple[str, ...]:
+    """Names of every linear layer, 8-bit ones and GPT-2's `Conv1D` included."""
+    return tuple(
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    )
+
+
+def resolve_targets(model: nn.Module, asked: Targets, saved: Sequence[str]) -> tuple[str, ...]:
+    """Exact names of the layers to adapt.
+
+    auto: every linear inside the blocks; all-linear: those outside too, but neither the head nor
+    the output embeddings; else patterns: a name, its end from a dot on, or a glob. Modules in
+    `saved` train whole and get no adapter. Raises `CheckFailed` naming a pattern that matches
+    nothing, with the nearest names, or that matches only what cannot be adapted.
+    """
+    linear = linear_modules(model)
+    apart = tuple(f"{name}." for name in saved)
+    free = [name for name in linear if name not in saved and not name.startswith(apart)]
+    if isinstance(asked, str):
+        heads = tuple(f"{name}." for name in head_modules(model))
+        stacks = block_lists(model)
+        if asked == "auto":
+            found = [name for name in free if any(stack.holds(name) for stack in stacks)]
+        else:
+            found = [n for n in free if n not in head_modules(model) and not n.startswith(heads)]
+        if not found:
+            raise CheckFailed(f"{type(model).__name__} has no linear layer to adapt.")
+        return tuple(found)
+    chosen: set[str] = set()
+    for pattern in asked:
+        matched = [name for name in free if matches(name, pattern)]
+        if not matched:
+            raise CheckFailed(_why_nothing(model, pattern, linear, saved))
+        chosen.update(matched)
+    for name in sorted(chosen):
+        if is_tied(model, name):
+            raise CheckFailed(
+                f"method.target_modules names {name}, which is tied to the input embeddings: an "
+                "adapter on it could not be merged; leave it out."
+            )
+    return tuple(name for name in free if name in chosen)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a module's dotted name is meant by a pattern (`query`, `attention.q`, `*.h.0.*`)."""
+    if any(sign in pattern for sign in "*?["):
+        return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+    return name == pattern or name.endswith(f".{pattern}")
+
+
+def _why_nothing(
+    model: nn.Module, pattern: str, linear: Sequence[str], saved: Sequence[str]
+) -> str:
+    asked = f"method.target_modules names {pattern!r}"
+    if any(matches(name, pattern) for name in linear):
+        return f"{asked}, which trains in full already ({', '.join(saved)}); leave it out."
+    others = sorted(
+        {type(module).__name__ for name, module in model.named_modules() if matches(name, pattern)}
+    )
+    if others:
+        return (
+            f"{asked}, which is {', '.join(others)}: LoRA adapts linear layers; put it into "
+            "method.modules_to_save to train it whole."
+        )
+    nearest = nearest_names(pattern, linear)
+    return f"{asked}, which matches no layer of {type(model).__name__}; nearest: {nearest}."
+
+
+def nearest_names(asked: str, names: Iterable[str]) -> str:
+    """The three spellings closest to what was asked, whole names and their last parts."""
+    known = sorted({name.rpartition(".")[2] for name in names} | set(names))
+    close = get_close_matches(asked, known, n=3, cutoff=0.5)
+    return ", ".join(close or sorted({name.rpartition(".")[2] for name in names})[:6])
+
+
+def resolve_saved(
+    model: nn.Module, asked: Literal["auto"] | Sequence[str], task: str
+) -> tuple[str, ...]:
+    """Exact names of the modules that train whole beside the adapter, the task's head always.
+
+    auto: the head, for classification; a language model's head is trained already. A name must be
+    exactly one module's, or its end from a dot on. Raises `CheckFailed` otherwise, and where PEFT,
+    which compares by the ends of names, would train more than was named.
+    """
+    heads = task_head(model) if task == CLASSIFICATION else ()
+    if isinstance(asked, str):
+        return _checked(model, heads, task)
+    known = [name for name, module in model.named_modules() if name and _has_parameters(module)]
+    found: list[str] = list(heads)
+    for name in asked:
+        exact = [name] if name in known else [k for k in known if k.endswith(f".{name}")]
+        if not exact:
+            raise CheckFailed(
+                f"method.modules_to_save names {name!r}, which is no module of "
+                f"{type(model).__name__}; nearest: {nearest_names(name, known)}."
+            )
+        if len(exact) > 1:
+            raise CheckFailed(
+                f"method.modules_to_save names {name!r}, which could be {len(exact)} modules "
+                f"({', '.join(exact[:3])}, ...); write one's whole name."
+            )
+        if is_tied(model, exact[0]):
+            raise CheckFailed(
+                f"method.modules_to_save names {exact[0]}, which shares its weights with another "
+                "module: PEFT would train a copy and untie them; leave it out."
+            )
+        if exact[0] not in found:
+            found.append(exact[0])
+    return _checked(model, tuple(found), task)
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _checked(model: nn.Module, saved: tuple[str, ...], task: str) -> tuple[str, ...]:
+    """No module but these may end like one of them. Raises `CheckFailed`."""
+    ends = {*saved, *(PEFT_HEADS if task == CLASSIFICATION else ())}
+    for name, _ in model.named_modules():
+        caught = [end for end in ends if name.endswith(end)]
+        if caught and name not in saved:
+            raise CheckFailed(
+                f"PEFT saves modules by the ends of their names: {caught[0]!r} would train {name} "
+                "too, which was not asked for; name it in method.modules_to_save as well, or take "
+                "another method."
+            )
+    return saved
