@@ -7,8 +7,10 @@ has run. It reads jobs as lines of JSON from stdin and answers each with a line 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import logging
@@ -18,7 +20,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from peftlab.config.schema import RunConfig
 from peftlab.errors import PeftlabError
@@ -65,6 +67,17 @@ def run_job(job: Mapping[str, Any]) -> int:
     return code
 
 
+def end_process(code: int) -> NoReturn:
+    """Clean up as an ending interpreter does, but do not take its modules apart.
+
+    That would copy every page that the fork shares, which takes three seconds.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main(preload: list[str]) -> int:
     """Import `preload`, then serve jobs until stdin closes."""
     die_with_parent()
@@ -74,11 +87,13 @@ def main(preload: list[str]) -> int:
     for module in preload:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
+    # What is there now is never garbage: without it the collector leaves the shared pages alone.
+    gc.freeze()
     while line := sys.stdin.readline():
         job = json.loads(line)
         child = os.fork()
         if child == 0:
-            return run_job(job)
+            end_process(run_job(job))
         _, status = os.waitpid(child, 0)
         answers.write(f"{os.waitstatus_to_exitcode(status)}\n")
         answers.flush()
