@@ -194,5 +194,6 @@ def _write(result: BenchResult, folder: Path) -> None:
 def _one_line(run: SeedRun, metric: str) -> str:
     if run.error is not None:
         return f"failed: {run.error}"
-    quality = f"{metric} {run.quality[metric]:.3f}" if metric in run.quality else "no metric"
+    name = metric if metric in run.quality else next(iter(run.quality), "")
+    quality = f"{name} {run.quality[name]:.3f}" if name else "no metric"
     return f"{quality}, trained in {run.seconds:.0f} s" if run.seconds is not None else quality
