@@ -178,7 +178,7 @@ def run_from_metrics(
             k: int(v) for k, v in (train.get("peak_memory") or {}).items() if v is not None
         },
         tokens_per_second=train.get("tokens_per_second"),
-        seconds=train.get("seconds"),
+        seconds=train.get("training_seconds", train.get("seconds")),
         artifact_bytes=train.get("artifact_bytes"),
         learning_rate=train.get("learning_rate"),
         curve=curve,

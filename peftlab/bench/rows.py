@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from peftlab.config.bench_rows import parse_method, row_training
 from peftlab.config.schema import (
     BenchRow,
     FullMethod,
@@ -25,8 +26,6 @@ from peftlab.errors import ConfigError
 
 logger = logging.getLogger("peftlab")
 
-FORMS = "head, last_n or last_n:N, lora or lora:R, qlora8 or qlora8:R, full"
-
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
@@ -35,53 +34,6 @@ class PlannedRow:
     label: str
     method: MethodConfig
     configs: tuple[RunConfig, ...]
-
-
-def parse_method(text: str, base: MethodConfig) -> MethodConfig:
-    """The method that a short form names, with what `method` in the configuration says about it.
-
-    Where the short form names the configured method it keeps all of its settings; the adapters of
-    `lora` and `qlora` also take each other's, so that the two rows differ in the base alone.
-    Raises `ConfigError`.
-    """
-    name, _, number = text.strip().partition(":")
-    amount: int | None = None
-    if number:
-        if not number.isdecimal() or int(number) < 1:
-            raise ConfigError(
-                f"bench.methods has {text!r}: {number!r} is no positive number; forms are {FORMS}."
-            )
-        amount = int(number)
-    if amount is not None and name in {"head", "full"}:
-        raise ConfigError(f"bench.methods has {text!r}: {name} takes no number; forms are {FORMS}.")
-    try:
-        if name == "head":
-            return base if isinstance(base, HeadMethod) else HeadMethod(name="head")
-        if name == "full":
-            return FullMethod(name="full")
-        if name == "last_n":
-            configured = base.n if isinstance(base, LastNMethod) else 2
-            return LastNMethod(name="last_n", n=amount or configured)
-        if name in {"lora", "qlora", "qlora8"}:
-            return _adapter("lora" if name == "lora" else "qlora", amount, base)
-    except ValidationError as invalid:
-        problem = invalid.errors()[0]
-        raise ConfigError(f"bench.methods has {text!r}: {problem['msg']}.") from None
-    raise ConfigError(f"bench.methods has {text!r}, which names no method; forms are {FORMS}.")
-
-
-def _adapter(name: str, rank: int | None, base: MethodConfig) -> MethodConfig:
-    """A `lora` or `qlora` method; another rank keeps the scaling, alpha / r."""
-    kind = LoraMethod if name == "lora" else QLoraMethod
-    settings: dict[str, object] = {}
-    if isinstance(base, LoraMethod | QLoraMethod):
-        shared = base.model_dump(exclude_unset=True)
-        settings = {key: shared[key] for key in shared if key in kind.model_fields}
-    settings["name"] = name
-    method = kind.model_validate(settings)
-    if rank is None:
-        return method
-    return kind.model_validate({**settings, "r": rank, "alpha": method.alpha * rank / method.r})
 
 
 def plan_rows(config: RunConfig, folder: Path) -> tuple[PlannedRow, ...]:
@@ -128,8 +80,7 @@ def _plan_row(entry: str | BenchRow, config: RunConfig, folder: Path) -> Planned
 def _row_training(label: str, own: dict[str, object], base: TrainConfig) -> TrainConfig:
     """The `train` section with a row's own keys. Raises `ConfigError`."""
     try:
-        settings = TrainConfig.model_validate(own).model_dump(exclude_unset=True)
-        return TrainConfig.model_validate({**base.model_dump(), **settings})
+        return row_training(base, own)
     except ValidationError as invalid:
         problem = invalid.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])

@@ -6,47 +6,30 @@ from pathlib import Path
 
 import pytest
 
-from peftlab.bench.rows import describe_settings, parse_method, plan_rows, run_name
-from peftlab.config.schema import FullMethod, LastNMethod, LoraMethod, QLoraMethod, RunConfig
+from peftlab.bench.rows import describe_settings, plan_rows, run_name
+from peftlab.config.schema import FullMethod, LoraMethod, QLoraMethod, RunConfig
 from peftlab.errors import ConfigError
 
 MakeConfig = Callable[..., RunConfig]
-LORA = LoraMethod(name="lora", r=4, alpha=8, dropout=0.0, target_modules=["query"], use_dora=True)
 
 
-def test_short_forms_take_what_the_configured_method_says() -> None:
-    assert parse_method("lora", LORA) == LORA
-    wider = parse_method("lora:16", LORA)
+def test_rows_take_what_the_configured_method_says(config_of: MakeConfig, tmp_path: Path) -> None:
+    rows = plan_rows(config_of({"methods": ["lora", "lora:16", "qlora8", "full"]}), tmp_path)
+    lora, wider, eight, full = (row.method for row in rows)
+    assert isinstance(lora, LoraMethod)
     assert isinstance(wider, LoraMethod)
-    assert (wider.r, wider.alpha, wider.target_modules) == (16, 32, ["query"])
-    eight = parse_method("qlora8", LORA)
     assert isinstance(eight, QLoraMethod)
-    assert (eight.r, eight.alpha, eight.dropout, eight.target_modules) == (4, 8, 0.0, ["query"])
-    assert parse_method("last_n:3", LORA) == LastNMethod(name="last_n", n=3)
-    assert parse_method("last_n", LastNMethod(name="last_n", n=5)) == LastNMethod(
-        name="last_n", n=5
-    )
-    assert parse_method("full", LORA) == FullMethod(name="full")
-    plain = parse_method("lora", FullMethod(name="full"))
-    assert isinstance(plain, LoraMethod)
-    assert plain.r == 16
+    assert full == FullMethod(name="full")
+    assert [(m.r, m.alpha, m.dropout) for m in (lora, wider, eight)] == [
+        (4, 8, 0),
+        (16, 32, 0),
+        (4, 8, 0),
+    ]
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("loar", "names no method"),
-        ("lora:0", "no positive number"),
-        ("lora:x", "no positive number"),
-        ("head:2", "takes no number"),
-        ("lora:1000", "less than or equal to 256"),
-        ("", "names no method"),
-    ],
-)
-def test_a_wrong_form_names_the_right_ones(text: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
-        parse_method(text, LORA)
-    assert repr(text) in str(caught.value)
+def test_a_form_that_names_no_method_is_refused(config_of: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="loar"):
+        plan_rows(config_of({"methods": ["loar"]}), tmp_path)
 
 
 def test_rows_differ_in_method_seed_and_folder_alone(config_of: MakeConfig, tmp_path: Path) -> None:
