@@ -1,0 +1,78 @@
+"""The methods: one tagged value, `method`, whose `name` says which keys it has."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
+
+from peftlab.config.checks import check_bytes
+from peftlab.config.section import Count, Names, ReadBy, Section
+
+
+class HeadMethod(Section):
+    name: Literal["head"]
+    pooling: Annotated[
+        Literal["auto", "cls", "mean", "last", "model"], ReadBy("text-classification")
+    ] = Field("auto", description="Token features to one; auto reads the checkpoint's pooling.")
+    cache_limit: Annotated[str, AfterValidator(check_bytes)] = Field(
+        "2GiB", description="Memory for cached features; above it they live in a mapped file."
+    )
+
+
+class LastNMethod(Section):
+    name: Literal["last_n"]
+    n: Count = Field(2, description="How many of the last blocks train, with all that follows.")
+
+
+class _AdapterMethod(Section):
+    name: Literal["lora", "qlora"]
+    r: int = Field(16, ge=1, le=256, description="Rank.")
+    alpha: float = Field(
+        32,
+        gt=0,
+        validation_alias=AliasChoices("alpha", "lora_alpha"),
+        description="Scaling is alpha / r.",
+    )
+    dropout: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        validation_alias=AliasChoices("dropout", "lora_dropout"),
+        description="Dropout on the adapter's input.",
+    )
+    target_modules: Literal["auto", "all-linear"] | Names = Field(
+        "auto", description="auto: every linear inside the blocks; all-linear; or patterns."
+    )
+    modules_to_save: Literal["auto"] | Names = Field(
+        "auto", description="Modules trained in full beside the adapter; auto: the task's head."
+    )
+    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r) (rank-stabilised LoRA).")
+    init_from: str | None = Field(None, description="Folder of an adapter to start from.")
+
+
+class LoraMethod(_AdapterMethod):
+    name: Literal["lora"]
+    use_dora: bool = Field(False, description="Weight-decomposed LoRA.")
+
+
+class QLoraMethod(_AdapterMethod):
+    name: Literal["qlora"]
+    bits: Literal[8] = Field(8, description="Bits of the frozen base.")
+
+
+class FullMethod(Section):
+    name: Literal["full"]
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+MethodConfig = Annotated[
+    Annotated[
+        HeadMethod | LastNMethod | LoraMethod | QLoraMethod | FullMethod,
+        Field(discriminator="name"),
+    ],
+    BeforeValidator(_named),
+]

@@ -1,0 +1,40 @@
+"""What every section of the configuration has in common: strictness, and types they share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from peftlab.config.checks import refuse_both_spellings
+
+TaskName = Literal["text-classification", "causal-lm"]
+MethodName = Literal["head", "last_n", "lora", "qlora", "full"]
+
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+# NumPy's generator, which libraries seed along with torch's, takes 32 bits.
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+# Each after `auto` in a union, so that the error names both.
+AutoCount = Literal["auto"] | Count
+Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+
+class ReadBy:
+    """Marks a key that only some tasks, or methods, read; set under another it is an error."""
+
+    def __init__(self, *tasks: TaskName, methods: tuple[MethodName, ...] = ()) -> None:
+        self.tasks = tasks
+        self.methods = methods
+
+
+class Section(BaseModel):
+    # Strict: true is no number and "3" is no integer.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, strict=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling(cls, data: Any) -> Any:
+        refuse_both_spellings(data, cls.model_fields)
+        return data
