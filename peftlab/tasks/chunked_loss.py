@@ -32,6 +32,8 @@ Kernel = Literal["liger", "torch", "blocks"]
 
 _SLICE_ROWS = 2
 _SLICE_TOKENS = 128
+_SPARSE = 0.7
+"""Below this share of trained positions, copying their logits is cheaper than softmax on all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +51,20 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
 
 
 def targets(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each position but the last predicts [B, T-1], and where that is trained."""
-    labels = batch["labels"][:, 1:]
+    """What each position predicts [B, T] (the last one nothing), and where that is trained."""
+    labels = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
     return labels, labels != IGNORED
 
 
 def plain_loss_sum(model: nn.Module, batch: Batch) -> torch.Tensor:
     """The loss from whole logits [B, T, V]: the ground truth."""
     logits = model(**model_inputs(batch), use_cache=False).logits
-    labels, trained = targets(batch)
-    trained = trained.to(logits.device)
-    labels = labels.to(logits.device)
-    if not trained.any():
-        return logits[:, :0].float().sum()  # type: ignore[no-any-return]
-    return F.cross_entropy(logits[:, :-1][trained].float(), labels[trained], reduction="sum")
+    labels, trained = (tensor.to(logits.device) for tensor in targets(batch))
+    if int(trained.sum()) < _SPARSE * trained.numel():
+        logits, labels = logits[trained], labels[trained]
+    return F.cross_entropy(
+        logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ def _score_whole(model: nn.Module, row: Batch) -> tuple[torch.Tensor, torch.Tens
     """One row by whole logits [1, T, V]."""
     logits = model(**model_inputs(row), use_cache=False).logits
     labels, trained = (tensor.to(logits.device) for tensor in targets(row))
-    logits, labels = logits[:, :-1][trained].float(), labels[trained]
+    logits, labels = logits[trained].float(), labels[trained]
     losses = F.cross_entropy(logits, labels, reduction="none")
     return _per_row(losses, logits.argmax(-1) == labels, torch.zeros_like(labels), 1)
 
@@ -166,7 +168,7 @@ def select(model: nn.Module, batch: Batch) -> Selected:
     hidden, autocast = captured
     head = Head(base.get_output_embeddings(), _softcap(base), autocast, hidden.device.type)
     labels, trained = (tensor.to(hidden.device) for tensor in targets(batch))
-    return Selected(hidden[:, :-1][trained], labels[trained], trained.nonzero()[:, 0], head)
+    return Selected(hidden[trained], labels[trained], trained.nonzero()[:, 0], head)
 
 
 def base_model(model: nn.Module) -> Any:
@@ -243,7 +245,7 @@ def prove(model: nn.Module, batch: Batch) -> Proof:
         chosen = select(model, part)
         whole = model(**model_inputs(part), use_cache=False).logits
         labels, trained = (tensor.to(whole.device) for tensor in targets(part))
-        expected = whole[:, :-1][trained].float()
+        expected = whole[trained].float()
         plain = F.cross_entropy(expected, labels[trained], reduction="sum")
         with chosen.head.arithmetic():
             logits = chosen.head.logits(chosen.hidden)

@@ -67,7 +67,14 @@ def generate(
     batch = PaddingCollator(pad_id_of(tokenizer), "left")([{"input_ids": ids} for ids in prompts])
     batch = {name: value.to(device) for name, value in batch.items()}
     width = batch["input_ids"].shape[1]
-    generated: Any = model.generate(**batch, generation_config=config)  # type: ignore[operator]
+    base = base_model(model)
+    own = base.generation_config
+    # Given as an argument, what it leaves at None would be filled up from the checkpoint's.
+    base.generation_config = config
+    try:
+        generated: Any = model.generate(**batch)  # type: ignore[operator]
+    finally:
+        base.generation_config = own
     stops = set(config.eos_token_id or ())
     answers = []
     for row in generated[:, width:].tolist():

@@ -1,4 +1,4 @@
-"""What a task is. A new task is one file with one subclass of `Task`, and its name in the schema."""
+"""What a task is: a new one is one file with one subclass of `Task`, and its name in the schema."""
 
 from __future__ import annotations
 
