@@ -83,8 +83,8 @@ def _device(environment: Mapping[str, Any]) -> str:
     cpu = environment.get("cpu") or {}
     known = [str(cpu[key]) for key in ("model", "arithmetic") if cpu.get(key)]
     if cpu.get("threads"):
-        known.append(f"{cpu['threads']} threads")
-    return " ".join(known)
+        known.append(f"{cpu['threads']} thread{'s' if cpu['threads'] != 1 else ''}")
+    return ", ".join(known)
 
 
 def _tiles(result: BenchResult) -> str:
