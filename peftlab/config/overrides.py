@@ -108,7 +108,7 @@ def _drop_other_spellings(
             continue
         for other in names:
             where = source.origins.get((*path[:-1], other), "")
-            if other != path[-1] and not where.startswith("override"):
+            if other != path[-1] and (not where or where.startswith(f"{source.label}:")):
                 container.pop(other, None)
                 source.origins.pop((*path[:-1], other), None)
 

@@ -131,29 +131,29 @@ def parse_mapping(text: str, label: str) -> Source:
 
 def parse_value(text: str, label: str) -> Any:
     """The value that YAML text is, on the command line or alone. Raises `ConfigError`."""
-    node = _compose(text, label)
+    node = _compose(text, label, lines=False)
     return None if node is None else _Builder(Source(label), lines=False).value(node, ())
 
 
-def _compose(text: str, label: str) -> yaml.Node | None:
+def _compose(text: str, label: str, *, lines: bool = True) -> yaml.Node | None:
     try:
         node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(_explain(error, text, label)) from None
+        raise ConfigError(_explain(error, text, label, lines)) from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
+        place = f"{label}:{text.count(chr(10), 0, error.position) + 1}" if lines else label
         raise ConfigError(
-            f"{label}:{line}: the character {chr(int(error.character))!r} cannot be in YAML."
+            f"{place}: the character {chr(int(error.character))!r} cannot be in YAML."
         ) from None
     except RecursionError:
         raise ConfigError(f"{label}: is nested too deeply.") from None
     return node
 
 
-def _explain(error: yaml.MarkedYAMLError, text: str, label: str) -> str:
+def _explain(error: yaml.MarkedYAMLError, text: str, label: str, lines: bool) -> str:
     """One line for what PyYAML says in five."""
     mark = error.problem_mark or error.context_mark
-    place = label if mark is None or label.startswith("override") else f"{label}:{mark.line + 1}"
+    place = f"{label}:{mark.line + 1}" if mark is not None and lines else label
     problem = error.problem or "is not YAML"
     written = text.splitlines()
     line = written[mark.line] if mark is not None and mark.line < len(written) else ""

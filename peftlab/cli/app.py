@@ -1,0 +1,93 @@
+"""`main`: from arguments to an exit code. Every failure ends in one message on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from peftlab.cli.arguments import parse
+from peftlab.cli.surroundings import debugging, discard_stdout, quiet, stdout_to_stderr
+from peftlab.errors import PeftlabError
+
+FAILED = 1
+DOES_NOT_FIT = 3
+STOPPED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (without the program's name) and return its exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        with quiet():
+            return _run(words)
+    except BrokenPipeError:
+        return _reader_gone()
+    except SystemExit as leaving:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return _reader_gone()
+        return leaving.code if isinstance(leaving.code, int) else 0
+    except KeyboardInterrupt:
+        _say("Stopped.")
+        return STOPPED
+    except PeftlabError as error:
+        if debugging():
+            traceback.print_exc()
+        _say(str(error))
+        return error.exit_code
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _run(words: list[str]) -> int:
+    verb, options = parse(words)
+    # Imported for the verb, so that --help needs neither pydantic nor yaml.
+    from peftlab.cli.verbs import RUN
+
+    try:
+        with stdout_to_stderr():
+            answer = RUN[verb](options)
+    except BrokenPipeError as error:
+        # Not our stdout: nothing has been written to it yet.
+        return _unexpected(error)
+    from peftlab.cli.screen import Screen, write_json
+
+    if options.json:
+        write_json(answer.data)
+    else:
+        answer.show(Screen())
+    sys.stdout.flush()
+    if answer.failure is not None:
+        _say(answer.failure)
+        return FAILED
+    return 0
+
+
+def _reader_gone() -> int:
+    """`peftlab ... | head` took what it wanted: the work was done."""
+    discard_stdout()
+    return 0
+
+
+def _unexpected(error: Exception) -> int:
+    if debugging():
+        traceback.print_exc()
+    told = str(error).strip().splitlines() or ["no message"]
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        _say(
+            f"Out of memory: {told[0]}\nLower train.micro_batch_size or data.max_length, or set "
+            "train.gradient_checkpointing=true."
+        )
+        return DOES_NOT_FIT
+    shown = "\n".join(told[:3])
+    hint = "" if debugging() else "\nPEFTLAB_DEBUG=1 shows where."
+    _say(f"peftlab failed unexpectedly: {type(error).__name__}: {shown}{hint}")
+    return FAILED
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(message, file=sys.stderr, flush=True)

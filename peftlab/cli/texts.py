@@ -1,0 +1,150 @@
+"""The verbs' answers as people read them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from peftlab.cli.screen import Screen, shown
+
+_GIB = 1 << 30
+
+
+def show_json(screen: Screen, value: Any) -> None:
+    """A document that is JSON whatever the flags."""
+    screen.line(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show_plan(screen: Screen, plan: Mapping[str, Any]) -> None:
+    """Data, targets and steps of a run that has not begun."""
+    config = plan["config"]
+    screen.line(
+        f"{config['method']['name']} on {config['model']['name']} for {config['task']}, "
+        f"data {config['data']['source']}, into {plan['output']}"
+    )
+    _splits(screen, plan["data"])
+    _labels(screen, plan["labels"])
+    screen.heading("What is trained")
+    rows = plan["coverage"]["rows"]
+    if rows:
+        screen.table(list(rows[0]), [list(row.values()) for row in rows])
+    trained, total = plan["trained_parameters"], plan["total_parameters"]
+    screen.line(f"{trained:,} of {total:,} parameters ({trained / max(total, 1):.2%})")
+    screen.heading("Steps")
+    micro, parts = plan["micro_batch_size"], plan["accumulation_steps"]
+    screen.line(
+        f"{plan['steps']:,} steps, {plan['steps_per_epoch']:,} an epoch, each of "
+        f"{micro * parts} rows ({parts} x {micro}), {plan['max_length']} tokens at most a row"
+    )
+    dtypes = plan["dtypes"]
+    screen.line(
+        f"learning rate {plan['learning_rate']:.3g}; weights rest in {dtypes['at_rest']}, "
+        f"arithmetic in {dtypes['compute']}"
+    )
+    for note in plan["notes"]:
+        screen.line(f"note: {note}")
+
+
+def show_data(screen: Screen, found: Mapping[str, Any]) -> None:
+    """Decoded samples, then lengths and labels."""
+    screen.line(f"{found['source']}, {found['max_length']} tokens at most a row")
+    for number, sample in enumerate(found["samples"], start=1):
+        screen.heading(f"Row {number}, {sample['tokens']} tokens")
+        screen.line(sample["text"])
+        for key, value in sample.items():
+            if key not in ("tokens", "text"):
+                screen.line(f"{key}: {shown(value)}")
+    _splits(screen, found["splits"])
+    _labels(screen, found["labels"])
+
+
+def _splits(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:
+    screen.heading("Data (lengths in tokens)")
+    heads = ["split", *next(iter(splits.values()), {})]
+    screen.table(heads, [[name, *found.values()] for name, found in splits.items()])
+
+
+def _labels(screen: Screen, labels: Mapping[str, int]) -> None:
+    if not labels:
+        return
+    total = sum(labels.values())
+    screen.heading("Labels in train")
+    screen.table(
+        ["label", "rows", "share"],
+        [[name, count, f"{count / max(total, 1):.1%}"] for name, count in labels.items()],
+    )
+
+
+def show_run(screen: Screen, found: Mapping[str, Any], task: str) -> None:
+    """A finished run: what it cost, how good it is, what to do with it."""
+    metrics = found["metrics"]
+    train = metrics.get("train", {})
+    parts = []
+    if (seconds := train.get("seconds")) is not None:
+        parts.append(f"{seconds:.1f} s")
+    if (rate := train.get("tokens_per_second")) is not None:
+        parts.append(f"{rate:,.0f} tokens/s")
+    if (memory := (train.get("peak_memory") or {}).get("total")) is not None:
+        parts.append(f"peak memory {memory / _GIB:.2f} GiB")
+    if (trained := train.get("trained_parameters")) is not None:
+        parts.append(f"{trained:,} parameters trained")
+    screen.line(f"Run in {found['folder']}: {', '.join(parts) or 'done'}")
+    held_out = {name: metrics[name] for name in ("validation", "test") if metrics.get(name)}
+    show_metrics(screen, held_out)
+    example = '"Once upon a time"' if task == "causal-lm" else '"a text of yours"'
+    screen.line(f"\nNext: peftlab predict {shlex.quote(found['folder'])} {example}")
+
+
+def show_metrics(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:
+    """Metrics by split, with the 95 % interval of those that have one."""
+    for split, metrics in splits.items():
+        screen.heading(f"Metrics on {split}")
+        intervals = metrics.get("interval") or {}
+        rows = []
+        for name, value in metrics.items():
+            if name == "interval":
+                continue
+            low_high = intervals.get(name)
+            between = f"{low_high[0]:.4g} to {low_high[1]:.4g}" if low_high else ""
+            rows.append([name, value, between])
+        screen.table(["metric", "value", "95 % interval"], rows)
+
+
+def show_answers(screen: Screen, answers: Sequence[Mapping[str, Any]]) -> None:
+    """An answer a line, beside what was asked; generated text stands under its prompt."""
+    if all("label" in answer for answer in answers):
+        screen.table(
+            ["label", "probability", "text"],
+            [
+                [a["label"], f"{a.get('probability', float('nan')):.1%}", _asked(a["input"])]
+                for a in answers
+            ],
+        )
+        return
+    for answer in answers:
+        screen.heading(_asked(answer["input"]))
+        screen.line(str(answer.get("text", shown(dict(answer)))))
+
+
+def _asked(row: Any) -> str:
+    return " | ".join(map(str, row.values())) if isinstance(row, Mapping) else str(row)
+
+
+def show_environment(screen: Screen, found: Mapping[str, Any]) -> None:
+    """Versions and devices; memory in GiB, and for each optional package why it is not usable."""
+    plain = {key: value for key, value in found.items() if key not in ("optional", "devices")}
+    if isinstance(cpu := plain.get("cpu"), Mapping) and isinstance(cpu.get("memory"), int):
+        plain["cpu"] = {**cpu, "memory": f"{cpu['memory'] / _GIB:.1f} GiB"}
+    screen.tree(plain)
+    devices = [
+        {**device, "memory": f"{device['memory'] / _GIB:.1f} GiB"} for device in found["devices"]
+    ]
+    screen.tree({"devices": devices})
+    screen.heading("Optional packages")
+    rows = [
+        [name, "yes" if state["usable"] else "no", state["why_not"] or ""]
+        for name, state in found["optional"].items()
+    ]
+    screen.table(["package", "usable", "why not"], rows)

@@ -1,0 +1,259 @@
+"""What each verb calls, and what it says. Every import of work is inside the verb that needs it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftlab.cli import texts
+from peftlab.cli.screen import Screen
+from peftlab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from peftlab.config import RunConfig
+    from peftlab.config.overrides import Override
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A verb's result: JSON values, how to show them to people, and why it failed if it did."""
+
+    data: Any
+    show: Callable[[Screen], None]
+    failure: str | None = None
+
+
+def demo(options: Namespace) -> Answer:
+    _no_arguments("demo", options)
+    from peftlab.demo.main_job import run_demo
+
+    result = run_demo(options.text, Path(options.output))
+    return Answer(result.to_json(), lambda screen: screen.line(result.text()))
+
+
+def init(options: Namespace) -> Answer:
+    _no_arguments("init", options)
+    from peftlab.config import json_schema, load_config, resolved_mapping, template
+
+    if options.schema:
+        schema = json_schema()
+        return Answer(schema, lambda screen: texts.show_json(screen, schema))
+    missing = [f"--{name}" for name in ("model", "data") if not getattr(options, name)]
+    if missing:
+        raise ConfigError(
+            f"peftlab init needs {' and '.join(missing)}, as in: peftlab init "
+            "--model google-bert/bert-base-uncased --data reviews.csv -o run.yaml"
+        )
+    said = (("model", "name"), ("task",), ("data", "source"), ("method", "name"))
+    config = load_config(
+        None, [_flagged(path, getattr(options, path[0]), f"--{path[0]}") for path in said]
+    ).config
+    text = template(options.model, options.task, options.data, options.method)
+    if options.output is None:
+        return Answer(resolved_mapping(config), lambda screen: screen.line(text.rstrip("\n")))
+    file = Path(options.output)
+    _write_new(file, text)
+    return Answer(
+        {"path": str(file), "config": resolved_mapping(config)},
+        lambda screen: screen.line(f"Wrote {file}. Next: peftlab plan {file}"),
+    )
+
+
+def plan(options: Namespace) -> Answer:
+    config = _config("plan", options)
+    if options.print_config:
+        from peftlab.config import dump_yaml, resolved_mapping
+
+        mapping = resolved_mapping(config)
+        return Answer(mapping, lambda screen: screen.line(dump_yaml(mapping).rstrip("\n")))
+    return _planned(config)
+
+
+def _planned(config: RunConfig) -> Answer:
+    from peftlab.pipeline.plan import plan as make
+
+    found = make(config).to_json()
+    return Answer(found, lambda screen: texts.show_plan(screen, found))
+
+
+def data(options: Namespace) -> Answer:
+    config = _config("data", options, need=frozenset({"model", "task", "data"}))
+    if options.rows < 0:
+        raise ConfigError(f"-n {options.rows}: allowed: a number of rows, 0 or more.")
+    from peftlab.pipeline.plan import preview
+
+    found = preview(config, rows=options.rows)
+    return Answer(found, lambda screen: texts.show_data(screen, found))
+
+
+def train(options: Namespace) -> Answer:
+    flags = []
+    if options.max_steps is not None:
+        flags.append(_read_flag(("train", "max_steps"), options.max_steps, "--max-steps"))
+    config = _config("train", options, flags)
+    if options.dry_run:
+        return _planned(config)
+    from peftlab.pipeline.train import train as run
+
+    resume: str | Path = options.resume
+    if resume not in ("auto", "never"):
+        resume = Path(resume)
+    done = run(config, resume=resume)
+    found = {"folder": str(done.folder), "metrics": dict(done.metrics)}
+    return Answer(found, lambda screen: texts.show_run(screen, found, config.task))
+
+
+def evaluate(options: Namespace) -> Answer:
+    folder = _one("eval", "RUN, the folder of a run", options)
+    from peftlab.pipeline.run import open_run
+
+    found = open_run(folder).evaluate(options.split)
+    answer = {"run": str(folder), "split": options.split, "metrics": found}
+    return Answer(answer, lambda screen: texts.show_metrics(screen, {options.split: found}))
+
+
+def predict(options: Namespace) -> Answer:
+    if not options.arguments:
+        raise ConfigError("peftlab predict needs RUN, the folder of a run; see --help.")
+    folder, *said = options.arguments
+    from peftlab.cli.inputs import rows_to_answer
+
+    rows = rows_to_answer(said, options.file)
+    from peftlab.pipeline.run import open_run
+
+    found = [
+        {"input": row, **answer}
+        for row, answer in zip(rows, open_run(folder).predict(rows), strict=True)
+    ]
+    return Answer(found, lambda screen: texts.show_answers(screen, found))
+
+
+def bench(options: Namespace) -> Answer:
+    flags = []
+    if options.methods is not None:
+        names = [name.strip() for name in options.methods.split(",") if name.strip()]
+        flags.append(_flagged(("bench", "methods"), names, "--methods", options.methods))
+    if options.seeds is not None:
+        flags.append(_read_flag(("bench", "seeds"), options.seeds, "--seeds"))
+    config = _config("bench", options, flags, need=frozenset({"model", "task", "data"}))
+    folder = _bench_folder(options.output, config)
+    from peftlab.bench.lab import run_bench
+    from peftlab.bench.quantities import findings
+    from peftlab.bench.report import text_table, write_reports
+
+    result = run_bench(config, folder=folder)
+    page = write_reports(result, folder)
+    lines = [text_table(result), "", *findings(result), "", f"Report with plots: {page}"]
+    return Answer(
+        {**result.to_json(), "report": str(page)},
+        lambda screen: screen.line("\n".join(lines)),
+        None if result.trained else "No method finished; the reasons are in the table.",
+    )
+
+
+def _bench_folder(output: str | None, config: RunConfig) -> Path:
+    if output is not None:
+        return Path(output)
+    if config.output.dir != "auto":
+        return Path(config.output.dir)
+    return Path("runs") / f"{Path(config.model.name).name or 'model'}-bench"
+
+
+def inspect(options: Namespace) -> Answer:
+    folder = _one("inspect", "PATH, a folder", options)
+    from peftlab.pipeline.inspection import inspect as look
+
+    found = look(folder)
+    return Answer(found, lambda screen: screen.tree(found))
+
+
+def env(options: Namespace) -> Answer:
+    _no_arguments("env", options)
+    from peftlab.measure.environment import describe_environment
+
+    found = describe_environment()
+    return Answer(found, lambda screen: texts.show_environment(screen, found))
+
+
+RUN: Mapping[str, Callable[[Namespace], Answer]] = {
+    "demo": demo,
+    "init": init,
+    "plan": plan,
+    "data": data,
+    "train": train,
+    "eval": evaluate,
+    "predict": predict,
+    "bench": bench,
+    "inspect": inspect,
+    "env": env,
+}
+
+
+def _config(
+    verb: str, options: Namespace, flags: list[Override] | None = None, **need: frozenset[str]
+) -> RunConfig:
+    """The configuration that a verb's arguments name, its flags laid on top."""
+    from peftlab.config.loader import load_config
+    from peftlab.config.overrides import is_override, parse_override
+
+    said = options.arguments
+    files = [argument for argument in said if not is_override(argument)]
+    for argument in files:
+        if "=" in argument and not Path(argument).exists():
+            parse_override(argument)
+    if len(files) > 1:
+        raise ConfigError(
+            f"peftlab {verb} takes one CONFIG.yaml, and {' and '.join(files)} are several; "
+            "keys are set as key.path=value."
+        )
+    if not said and not flags:
+        raise ConfigError(
+            f"peftlab {verb} needs CONFIG.yaml, key.path=value, or both; "
+            "peftlab init writes a configuration."
+        )
+    overrides = [parse_override(argument) for argument in said if is_override(argument)]
+    file = Path(files[0]) if files else None
+    return load_config(file, [*overrides, *(flags or [])], **need).config
+
+
+def _flagged(path: tuple[str, ...], value: Any, flag: str, text: str | None = None) -> Override:
+    """A flag's value as the key it stands for; messages name the flag."""
+    from peftlab.config.overrides import Override
+
+    written = str(value) if text is None else text
+    return Override(path, value, written, f"{flag} {written}")
+
+
+def _read_flag(path: tuple[str, ...], text: str, flag: str) -> Override:
+    from peftlab.config.source import parse_value
+
+    return _flagged(path, parse_value(text, f"{flag} {text}"), flag, text)
+
+
+def _no_arguments(verb: str, options: Namespace) -> None:
+    if options.arguments:
+        raise ConfigError(
+            f"peftlab {verb} takes flags only, not {options.arguments[0]!r}; "
+            f"see peftlab {verb} --help."
+        )
+
+
+def _one(verb: str, what: str, options: Namespace) -> Path:
+    if len(options.arguments) != 1:
+        given = ", ".join(options.arguments) or "nothing"
+        raise ConfigError(f"peftlab {verb} takes {what}, and was given {given}.")
+    return Path(options.arguments[0])
+
+
+def _write_new(file: Path, text: str) -> None:
+    """Write a file that is not there yet. Raises `ConfigError` where it is, or cannot be made."""
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{file} exists and is left as it is; name another file.") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}.") from None
