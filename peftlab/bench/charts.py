@@ -120,9 +120,10 @@ def scatter(
         # Points that would hide each other stand side by side, away from their names.
         left = at > 0.6
         aside = sum(abs(at - x0) < 0.03 and abs(top - y0) < 14 for x0, y0 in dots) * 11
+        aside = aside if left else -aside
         dots.append((at, top))
         body.append(
-            f'<g class="s{p.colour % COLOURS}" transform="translate({aside if left else -aside} 0)">'
+            f'<g class="s{p.colour % COLOURS}" transform="translate({aside} 0)">'
             f"<title>{escape(p.title)}</title>"
             f'<line class="whisker" x1="{at:.2%}" x2="{at:.2%}" y1="{low:.1f}" y2="{high:.1f}"/>'
             f'<circle class="dot" cx="{at:.2%}" cy="{top:.1f}" r="6"/></g>'
