@@ -30,8 +30,12 @@ def eight_bit_config(keep: tuple[str, ...]) -> Any:
 
 
 def unquantised_modules(model: nn.Module) -> tuple[str, ...]:
-    """What stays unquantised: all but the blocks' linears, the head above all."""
-    return (*head_modules(model), *after_blocks(model))
+    """What stays unquantised: all but the blocks' linears, the head above all.
+
+    Transformers leaves out of 8 bits what an architecture wants in fp32 besides (T5's `wo`).
+    """
+    kept: Any = getattr(model, "_keep_in_fp32_modules", None) or ()
+    return (*head_modules(model), *after_blocks(model), *sorted(kept))
 
 
 def quantise_structure(model: nn.Module, keep: tuple[str, ...]) -> nn.Module:

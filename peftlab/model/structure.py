@@ -104,7 +104,8 @@ def after_blocks(model: nn.Module) -> tuple[str, ...]:
     """Names of modules that run after the blocks, inside the base: final norms, a pooler.
 
     Told by the order in which they were registered, in the modules that enclose the stacks; a norm
-    that calls itself final counts wherever it stands (OPT registers it before its blocks).
+    that calls itself final counts wherever it stands (OPT registers it before its blocks), and one
+    of the embeddings never (BART registers it after them).
     """
     names: list[str] = []
     inside_head = head_modules(model)
@@ -119,7 +120,7 @@ def after_blocks(model: nn.Module) -> tuple[str, ...]:
                 if child_name == parts[depth]:
                     passed = True
                 elif (
-                    (passed or "final" in child_name)
+                    ((passed and "embed" not in child_name) or "final" in child_name)
                     and full not in inside_head
                     and full not in names
                     and next(child.parameters(), None) is not None

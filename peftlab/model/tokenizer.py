@@ -39,8 +39,9 @@ def load_tokenizer(
         raise CheckFailed(
             f"{name} has no usable tokenizer ({first}); put tokenizer.json beside the model."
         ) from None
-    if len(tokenizer) == 0:
-        raise CheckFailed(f"{name} has an empty tokenizer; put tokenizer.json beside the model.")
+    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
+        # Transformers makes one of nothing but special tokens where there are no files.
+        raise CheckFailed(f"{name} has no tokenizer; put tokenizer.json beside the model.")
     if tokenizer.pad_token is None:
         set_padding_token(tokenizer, name, below=len(tokenizer))
     return tokenizer

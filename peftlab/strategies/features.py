@@ -85,14 +85,15 @@ def cache_features(
         return None
     model = applied.model.to(training_device())
     with _computing(model, compute_dtype):
+        head.eval()
         first = next(iter(splits.values()))
         batch = _move(collator(_take(first, range(min(_CHECKED_ROWS, len(first))))), head.device)
         features = _features(model, head, batch)
         readable = features.dim() == (3 if head.kind == "causal" else 2)
         if not readable or not _equal(model, head, batch, features):
             logger.warning(
-                "features are not cached: the head on features alone does not give the model's logits; "
-                "each step runs the base"
+                "features are not cached: the head on features alone does not give the model's "
+                "logits; each step runs the base"
             )
             return None
         sizes = {

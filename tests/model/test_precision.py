@@ -1,0 +1,75 @@
+"""One rule of dtypes for every device, decided before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peftlab.errors import CheckFailed
+from peftlab.model import precision
+from peftlab.model.head_spec import HeadSpec
+from peftlab.model.loading import load_model
+from peftlab.model.precision import choose_precision
+from tests.checkpoints import write_checkpoint
+
+F32, B16, F16 = torch.float32, torch.bfloat16, torch.float16
+
+
+@pytest.mark.parametrize(
+    ("asked", "checkpoint", "device", "units", "at_rest", "compute", "noted"),
+    [
+        ("auto", F32, "cpu", False, F32, F32, False),
+        ("auto", B16, "cpu", False, F32, F32, True),
+        ("auto", F16, "cpu", False, F32, F32, True),
+        ("auto", F32, "cpu", True, F32, B16, False),
+        ("auto", B16, "cpu", True, B16, B16, False),
+        ("auto", F16, "cpu", True, B16, B16, True),
+        ("auto", F16, "cuda", True, F16, B16, False),
+        ("auto", B16, "cuda", False, F32, F32, True),
+        ("float32", B16, "cpu", True, F32, F32, False),
+        ("bfloat16", F32, "cpu", True, B16, B16, False),
+        ("float16", F32, "cuda", True, F16, B16, False),
+    ],
+)
+def test_the_rule(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: Any,
+    checkpoint: torch.dtype,
+    device: str,
+    units: bool,
+    at_rest: torch.dtype,
+    compute: torch.dtype,
+    noted: bool,
+) -> None:
+    monkeypatch.setattr(precision, "has_bf16_units", lambda _: units)
+    chosen = choose_precision(asked, checkpoint, device)
+    assert (chosen.at_rest, chosen.compute) == (at_rest, compute)
+    assert bool(chosen.notes) is noted
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "units"),
+    [("float16", "cpu", False), ("float16", "cpu", True), ("float16", "cuda", False),
+     ("bfloat16", "cpu", False), ("bfloat16", "cuda", False)],
+)  # fmt: skip
+def test_what_the_device_cannot_do_is_refused(
+    monkeypatch: pytest.MonkeyPatch, asked: Any, device: str, units: bool
+) -> None:
+    monkeypatch.setattr(precision, "has_bf16_units", lambda _: units)
+    with pytest.raises(CheckFailed, match=f"model.dtype is {asked}.*auto or float32"):
+        choose_precision(asked, F32, device)
+
+
+def test_a_16bit_checkpoint_is_widened_aloud_without_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(write_checkpoint(tmp_path / "bf16", "llama", "causal", dtype="bfloat16"))
+    head = HeadSpec("AutoModelForCausalLM")
+    for units, dtype in ((False, F32), (True, B16)):
+        monkeypatch.setattr(precision, "has_bf16_units", lambda _, units=units: units)
+        loaded = load_model(folder, head)
+        assert {p.dtype for p in loaded.model.parameters()} == {dtype}
+        assert any("no 16-bit units" in note for note in loaded.notes) is not units

@@ -1,0 +1,74 @@
+"""What the strategies' tests share: models by family and task, batches, one optimiser step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+from torch.nn import functional as F
+
+from peftlab.config.schema import MethodConfig
+from peftlab.model.head_spec import HeadSpec
+from peftlab.model.loading import LoadedModel, empty_model, load_model
+
+CLASSIFICATION, CAUSAL = "text-classification", "causal-lm"
+HEADS = {
+    CLASSIFICATION: HeadSpec("AutoModelForSequenceClassification", {"num_labels": 2}),
+    CAUSAL: HeadSpec("AutoModelForCausalLM"),
+}
+FOLDER_TASK = {CLASSIFICATION: "classification", CAUSAL: "causal"}
+TEXTS = ["a good film", "bad", "the story was very dull and I hated it", "her dog was happy"]
+
+
+def method(name: str, **settings: Any) -> MethodConfig:
+    read: MethodConfig = TypeAdapter(MethodConfig).validate_python({"name": name, **settings})
+    return read
+
+
+def load(
+    folder: Path, task: str, chosen: MethodConfig, *, seed: int = 0, empty: bool = False
+) -> LoadedModel:
+    """The base as the pipeline would load it for a method, in fp32."""
+    torch.manual_seed(seed)
+    pooling = None
+    if chosen.name == "head" and task == CLASSIFICATION:
+        pooling = chosen.pooling
+    return (empty_model if empty else load_model)(
+        str(folder),
+        HEADS[task],
+        dtype="float32",
+        load_in_8bit=chosen.name == "qlora",
+        pooling=pooling,
+    )
+
+
+def batch(loaded: LoadedModel, texts: list[str] | None = None) -> dict[str, torch.Tensor]:
+    """Padded inputs without labels."""
+    encoded = loaded.tokenizer(texts or TEXTS, padding=True, return_tensors="pt")
+    return {key: encoded[key] for key in ("input_ids", "attention_mask")}
+
+
+def loss(model: nn.Module, inputs: dict[str, torch.Tensor], task: str) -> torch.Tensor:
+    """A summed loss against labels made up from the rows' numbers."""
+    logits = model(**inputs).logits.float()
+    if task == CLASSIFICATION:
+        return F.cross_entropy(logits, torch.arange(len(logits)) % 2, reduction="sum")
+    real = inputs["attention_mask"][:, 1:].bool()
+    return F.cross_entropy(logits[:, :-1][real], inputs["input_ids"][:, 1:][real], reduction="sum")
+
+
+def step(model: nn.Module, inputs: dict[str, torch.Tensor], task: str, rate: float = 0.01) -> None:
+    """One step of plain gradient descent on what trains."""
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate)
+    model.train()
+    loss(model, inputs, task).backward()
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of every parameter, 8-bit ones included."""
+    return {name: p.detach().clone() for name, p in model.named_parameters()}

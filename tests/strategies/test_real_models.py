@@ -1,0 +1,121 @@
+"""The strategies on real pretrained weights: sizes known beforehand, and training that learns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from peftlab.errors import CheckFailed
+from peftlab.strategies.apply import apply_strategy
+from peftlab.strategies.learning_rate import default_learning_rate
+from peftlab.strategies.trained_part import load_trained, save_trained
+from tests.strategies.common import CAUSAL, CLASSIFICATION, batch, load, loss, method
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "trained"),
+    [
+        ("head", {}, 770),
+        ("last_n", {"n": 2}, 2 * 1_774_464 + 147_840 + 770),
+        # Four 384x384 and two 384x1536 linears a block: r times their two sides.
+        ("lora", {"r": 8}, 6 * 8 * (4 * 768 + 2 * 1920) + 770),
+        ("qlora", {"r": 8}, 6 * 8 * (4 * 768 + 2 * 1920) + 770),
+        ("full", {}, 22_713_216 + 770),
+    ],
+)
+def test_minilm_by_the_numbers(
+    minilm: Path, name: str, settings: dict[str, Any], trained: int
+) -> None:
+    chosen = method(name, **settings)
+    model = load(minilm, CLASSIFICATION, chosen, empty=True).model
+    assert apply_strategy(model, chosen, task=CLASSIFICATION).coverage.trained == trained
+
+
+def test_default_rates_are_those_that_worked_at_minilms_width() -> None:
+    rates = {"head": 5e-3, "last_n": 5e-4, "lora": 2e-3, "qlora": 2e-3, "full": 1e-4}
+    for name, rate in rates.items():
+        assert default_learning_rate(method(name), 384) == pytest.approx(rate)
+        assert default_learning_rate(method(name), 4096) <= rate
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["head", "lora"])
+def test_minilm_learns_from_real_sentences(
+    minilm: Path, shared_data: Path, tmp_path: Path, name: str
+) -> None:
+    def rows(split: str, count: int) -> list[dict[str, Any]]:
+        lines = (shared_data / "sentences_3domains" / f"{split}.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines[:count]]
+
+    chosen = method(name) if name == "head" else method(name, r=4, dropout=0.0)
+    loaded = load(minilm, CLASSIFICATION, chosen)
+    applied = apply_strategy(loaded.model, chosen, task=CLASSIFICATION)
+    rate = default_learning_rate(chosen, loaded.hidden_size)
+    parameters = [p for p in applied.model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=rate)
+    train, test = rows("train", 192), rows("validation", 96)
+
+    def inputs(chunk: list[dict[str, Any]]) -> tuple[dict[str, Any], torch.Tensor]:
+        encoded = loaded.tokenizer(
+            [row["text"] for row in chunk],
+            padding=True, truncation=True, max_length=32, return_tensors="pt",
+        )  # fmt: skip
+        names = ("input_ids", "attention_mask")
+        return {k: encoded[k] for k in names}, torch.tensor([int(row["label"]) for row in chunk])
+
+    applied.model.train()
+    for _ in range(8 if name == "head" else 1):
+        for start in range(0, len(train), 16):
+            given, labels = inputs(train[start : start + 16])
+            F.cross_entropy(applied.model(**given).logits, labels).backward()
+            optimiser.step()
+            optimiser.zero_grad()
+    applied.model.eval()
+    given, labels = inputs(test)
+    with torch.no_grad():
+        answers = applied.model(**given).logits
+    assert (answers.argmax(-1) == labels).float().mean() > 0.75
+    save_trained(applied, tmp_path)
+    again = load_trained(
+        load(minilm, CLASSIFICATION, chosen, seed=5).model, chosen, tmp_path, task=CLASSIFICATION
+    )
+    with torch.no_grad():
+        assert torch.equal(again.model.eval()(**given).logits, answers)
+
+
+@pytest.mark.parametrize("folder", ["model_stories260k", "model_tinystories656k"])
+@pytest.mark.parametrize("name", ["last_n", "lora", "qlora", "full"])
+def test_small_llamas_train(shared_data: Path, folder: str, name: str) -> None:
+    chosen = method(name, **({"n": 1} if name == "last_n" else {}))
+    loaded = load(shared_data / folder, CAUSAL, chosen)
+    applied = apply_strategy(loaded.model, chosen, task=CAUSAL)
+    text = "Once upon a time there was a little dog. He liked to play in the rain."
+    given = batch(loaded, [text])
+    tokens = given["input_ids"].shape[1] - 1
+    applied.model.eval()
+    with torch.no_grad():
+        before = loss(applied.model, given, CAUSAL) / tokens
+    # A model that has read such stories: far below the log of its vocabulary.
+    assert before < 3.5
+    optimiser = torch.optim.AdamW(
+        [p for p in applied.model.parameters() if p.requires_grad],
+        lr=default_learning_rate(chosen, loaded.hidden_size),
+    )
+    for _ in range(10):
+        (loss(applied.model, given, CAUSAL) / tokens).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    with torch.no_grad():
+        assert loss(applied.model, given, CAUSAL) / tokens < before - 0.1
+
+
+def test_a_tied_llama_has_no_head_to_train(shared_data: Path) -> None:
+    chosen = method("head")
+    model = load(shared_data / "model_stories260k", CAUSAL, chosen).model
+    with pytest.raises(CheckFailed, match="lm_head of LlamaForCausalLM is tied"):
+        apply_strategy(model, chosen, task=CAUSAL)
