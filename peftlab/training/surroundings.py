@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -21,13 +22,18 @@ from peftlab.errors import CheckFailed
 def quiet() -> Iterator[None]:
     """Silence what Transformers and bitsandbytes say about choices that were made on purpose."""
     before = transformers_logging.get_verbosity()
+    # "Inputs will be cast": true of every 8-bit layer at every step.
+    casting = logging.getLogger("bitsandbytes.autograd._functions")
+    level = casting.level
     transformers_logging.set_verbosity_error()
+    casting.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")
             warnings.filterwarnings("ignore", message=".*[Pp]aged")
             yield
     finally:
+        casting.setLevel(level)
         transformers_logging.set_verbosity(before)
 
 
@@ -63,7 +69,7 @@ def reporters_into(staging: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def switched_for_training(model: nn.Module, *, gradient_checkpointing: bool) -> Iterator[None]:
-    """No key-value cache, and checkpointed blocks if asked; as they were afterwards.
+    """No key-value cache, and checkpointed blocks if asked; all as it was afterwards.
 
     Raises `CheckFailed` where the architecture cannot recompute its blocks.
     """
@@ -82,6 +88,7 @@ def switched_for_training(model: nn.Module, *, gradient_checkpointing: bool) -> 
     finally:
         for part in checkpointed:
             _uncheckpoint(part)
+        vars(model).pop("_is_accelerate_prepared", None)
         # Trainer switches it off for good; generation afterwards wants it.
         if cached is not None:
             config.use_cache = cached

@@ -148,6 +148,7 @@ def train(
             compute_dtype=compute_dtype,
         )
         trainer.remove_callback(PrinterCallback)
+        trainer.materialise_trained()
         weights = weight_bytes(model)
         with PeakMemory(device=arguments.device) as memory:
             _run(trainer, signals, resume)
