@@ -71,8 +71,7 @@ def run_bench(
         _remove(folder)
         raise
     except KeyboardInterrupt:
-        for unfinished in (folder / "runs").glob("*.unfinished"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        _clear_unfinished(folder / "runs")
         raise Interrupted(
             f"Stopped after {len(result.rows)} rows; what they found is in {folder / RESULTS}."
         ) from None
@@ -143,6 +142,15 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
+def _clear_unfinished(runs: Path) -> None:
+    """Remove what a run that was stopped leaves: its staging folder and the lock beside it."""
+    for left in runs.glob("*.unfinished*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def _finished(config: RunConfig, outcome: JobOutcome) -> SeedRun:
     folder = Path(config.output.dir)
     if outcome.kind == DataError.__name__:
@@ -150,7 +158,7 @@ def _finished(config: RunConfig, outcome: JobOutcome) -> SeedRun:
     if outcome.error is None and not (folder / "metrics.json").is_file():
         outcome = JobOutcome(None, f"The run left no metrics in {folder}.", "MetricsMissing")
     if outcome.error is not None:
-        shutil.rmtree(folder.with_name(f"{folder.name}.unfinished"), ignore_errors=True)
+        _clear_unfinished(folder.parent)
         return SeedRun(seed=config.train.seed, error=outcome.error, kind=outcome.kind)
     return read_run(folder, config.train.seed)
 

@@ -69,5 +69,6 @@ def sleep(config: RunConfig) -> None:
     """Says who it is, then takes longer than any test waits."""
     folder = Path(config.output.dir)
     folder.with_name(f"{folder.name}.unfinished").mkdir(parents=True)
+    folder.with_name(f"{folder.name}.unfinished.lock").touch()
     Path(config.data.source).write_text(str(os.getpid()))
     time.sleep(600)
