@@ -54,6 +54,9 @@ def adapt(model: nn.Module, method: LoraMethod | QLoraMethod, task: str) -> Adap
         warnings.filterwarnings("ignore", message=r"fan_in_fan_out is set to")
         warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT calling Transformers
         peft_model: Any = get_peft_model(model, config, adapter_name=ADAPTER)
+    # PEFT shortens the names into a set, whose order on disk would differ from run to run.
+    settings = peft_model.peft_config[ADAPTER]
+    settings.target_modules = sorted(settings.target_modules)
     adapted = {
         name.removeprefix("base_model.model.")
         for name, module in peft_model.named_modules()

@@ -1,4 +1,4 @@
-"""Models of four families, loaded with the right head, empty or whole, and refused with a reason."""
+"""Models of four families, loaded with the right head, empty or whole, or refused."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_a_spoiled_checkpoint_is_refused(
 def test_names_that_lead_nowhere() -> None:
     with pytest.raises(CheckFailed, match=r"\./no/such/model, which does not exist"):
         read_checkpoint_config("./no/such/model")
-    with pytest.raises(CheckFailed, match="nobody/nothing.*check the name and the network"):
+    with pytest.raises(CheckFailed, match=r"nobody/nothing.*check the name and the network"):
         read_checkpoint_config("nobody/nothing")
 
 

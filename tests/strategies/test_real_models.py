@@ -6,15 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from torch.nn import functional as F
 
 from peftlab.errors import CheckFailed
+from peftlab.model.loading import LoadedModel
 from peftlab.strategies.apply import apply_strategy
 from peftlab.strategies.learning_rate import default_learning_rate
 from peftlab.strategies.trained_part import load_trained, save_trained
 from tests.strategies.common import CAUSAL, CLASSIFICATION, batch, load, loss, method
+from tests.strategies.test_features import cached, collate
 
 
 @pytest.mark.parametrize(
@@ -48,44 +51,61 @@ def test_default_rates_are_those_that_worked_at_minilms_width() -> None:
 def test_minilm_learns_from_real_sentences(
     minilm: Path, shared_data: Path, tmp_path: Path, name: str
 ) -> None:
-    def rows(split: str, count: int) -> list[dict[str, Any]]:
-        lines = (shared_data / "sentences_3domains" / f"{split}.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines[:count]]
-
     chosen = method(name) if name == "head" else method(name, r=4, dropout=0.0)
     loaded = load(minilm, CLASSIFICATION, chosen)
     applied = apply_strategy(loaded.model, chosen, task=CLASSIFICATION)
+    rows = {
+        split: encoded(shared_data / "sentences_3domains" / f"{split}.jsonl", loaded, count)
+        for split, count in (("train", 192), ("validation", 96))
+    }
+    whole = collate([rows["validation"][i] for i in range(96)])
+    labels = whole.pop("labels")
     rate = default_learning_rate(chosen, loaded.hidden_size)
-    parameters = [p for p in applied.model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=rate)
-    train, test = rows("train", 192), rows("validation", 96)
-
-    def inputs(chunk: list[dict[str, Any]]) -> tuple[dict[str, Any], torch.Tensor]:
-        encoded = loaded.tokenizer(
-            [row["text"] for row in chunk],
-            padding=True, truncation=True, max_length=32, return_tensors="pt",
-        )  # fmt: skip
-        names = ("input_ids", "attention_mask")
-        return {k: encoded[k] for k in names}, torch.tensor([int(row["label"]) for row in chunk])
-
-    applied.model.train()
-    for _ in range(8 if name == "head" else 1):
-        for start in range(0, len(train), 16):
-            given, labels = inputs(train[start : start + 16])
-            F.cross_entropy(applied.model(**given).logits, labels).backward()
-            optimiser.step()
-            optimiser.zero_grad()
+    if name == "head":
+        with cached(applied, rows["train"]) or pytest.fail("not cached") as cache:
+            descend(cache.head, cache.rows["train"], cache.collator, rate, epochs=10)
+    else:
+        descend(applied.model, rows["train"], collate, rate, epochs=3)
     applied.model.eval()
-    given, labels = inputs(test)
     with torch.no_grad():
-        answers = applied.model(**given).logits
+        answers = applied.model(**whole).logits
     assert (answers.argmax(-1) == labels).float().mean() > 0.75
     save_trained(applied, tmp_path)
     again = load_trained(
         load(minilm, CLASSIFICATION, chosen, seed=5).model, chosen, tmp_path, task=CLASSIFICATION
     )
     with torch.no_grad():
-        assert torch.equal(again.model.eval()(**given).logits, answers)
+        assert torch.equal(again.model.eval()(**whole).logits, answers)
+
+
+def encoded(file: Path, loaded: LoadedModel, count: int) -> datasets.Dataset:
+    lines = [json.loads(line) for line in file.read_text().splitlines()[:count]]
+    found = loaded.tokenizer([r["text"] for r in lines], truncation=True, max_length=32)
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": found["input_ids"],
+            "attention_mask": found["attention_mask"],
+            "labels": [int(row["label"]) for row in lines],
+        }
+    )
+
+
+def descend(model: Any, rows: Any, collator: Any, rate: float, *, epochs: int) -> None:
+    """AdamW with a rate that rises over a tenth of the steps and falls linearly to zero."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=rate)
+    starts = [start for _ in range(epochs) for start in range(0, len(rows), 16)]
+    warm = len(starts) / 10
+    model.train()
+    for number, start in enumerate(starts):
+        factor = min((number + 1) / warm, (len(starts) - number) / (len(starts) - warm))
+        optimiser.param_groups[0]["lr"] = rate * factor
+        given = collator([rows[i] for i in range(start, min(start + 16, len(rows)))])
+        given.pop("tokens", None)
+        labels = given.pop("labels")
+        F.cross_entropy(model(**given).logits, labels).backward()
+        optimiser.step()
+        optimiser.zero_grad()
 
 
 @pytest.mark.parametrize("folder", ["model_stories260k", "model_tinystories656k"])
@@ -100,8 +120,8 @@ def test_small_llamas_train(shared_data: Path, folder: str, name: str) -> None:
     applied.model.eval()
     with torch.no_grad():
         before = loss(applied.model, given, CAUSAL) / tokens
-    # A model that has read such stories: far below the log of its vocabulary.
-    assert before < 3.5
+    # Models that have read such stories: far below the log of their vocabularies, 6.2 and 7.6.
+    assert before < (2.5 if folder == "model_stories260k" else 4.5)
     optimiser = torch.optim.AdamW(
         [p for p in applied.model.parameters() if p.requires_grad],
         lr=default_learning_rate(chosen, loaded.hidden_size),
