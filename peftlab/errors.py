@@ -1,4 +1,4 @@
-"""Errors that a user can act on: each carries the exit code that the command line returns for it."""
+"""Errors that a user can act on; each carries the exit code that the command line returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class PeftlabError(Exception):
 
 
 class ConfigError(PeftlabError):
-    """Bad usage or configuration: an unknown key, a value out of range, an impossible combination."""
+    """Bad usage or configuration: an unknown key, a value out of range, keys that contradict."""
 
     exit_code = 2
 

@@ -1,13 +1,13 @@
 """A run's folder on disk: built under another name, given its own when it is whole.
 
-    RUN/                     the finished run; appears in one rename
-      config.yaml            the resolved configuration, which can be run again
-      peftlab.json           what peftlab must know to load the run: task state, base model, method
-      metrics.json           {"train": ..., "validation": ..., "test": ...}
-      environment.json       versions and device
-      adapter/ | trained/    the trained part (plain PEFT, or safetensors)
-      tokenizer/  plots/  log.csv
-    RUN.unfinished/          the same while training; holds checkpoints to resume from
+RUN/                     the finished run; appears in one rename
+  config.yaml            the resolved configuration, which can be run again
+  peftlab.json           what peftlab must know to load the run: task state, base model, method
+  metrics.json           {"train": ..., "validation": ..., "test": ...}
+  environment.json       versions and device
+  adapter/ | trained/    the trained part (plain PEFT, or safetensors)
+  tokenizer/  plots/  log.csv
+RUN.unfinished/          the same while training; holds checkpoints to resume from
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def check_free(final: Path, *, overwrite: bool, resume: str | Path) -> Path | No
     if final.is_dir() and any(final.iterdir()):
         if not (final / RECORD).is_file():
             raise ConfigError(
-                f"output.dir is {final}, which holds files that are not a run; choose another folder."
+                f"output.dir is {final}, which holds files that are no run; choose another folder."
             )
         if not overwrite:
             raise ConfigError(
@@ -73,16 +73,22 @@ def check_free(final: Path, *, overwrite: bool, resume: str | Path) -> Path | No
     for parent in final.parents:
         if parent.exists():
             if not parent.is_dir():
-                raise ConfigError(f"output.dir is {final}, but {parent} is a file; choose another folder.")
+                raise ConfigError(
+                    f"output.dir is {final}, but {parent} is a file; choose another folder."
+                )
             if not os.access(parent, os.W_OK):
-                raise ConfigError(f"output.dir is {final}, but {parent} is not writable; choose another folder.")
+                raise ConfigError(
+                    f"output.dir is {final}, but {parent} is not writable; choose another folder."
+                )
             break
     checkpoint = newest_checkpoint(staging)
     if isinstance(resume, Path) or resume not in ("auto", "never"):
         named = Path(resume)
         chosen = named if named.name.startswith("checkpoint-") else newest_checkpoint(named)
         if chosen is None or not chosen.is_dir():
-            raise ConfigError(f"--resume {named}: there is no checkpoint; --resume auto finds the newest.")
+            raise ConfigError(
+                f"--resume {named}: there is no checkpoint; --resume auto finds the newest."
+            )
         if chosen.resolve().parent != staging.resolve():
             raise ConfigError(
                 f"--resume {named}: belongs to another run than output.dir={final}, "
@@ -91,7 +97,7 @@ def check_free(final: Path, *, overwrite: bool, resume: str | Path) -> Path | No
         return chosen
     if checkpoint is not None and resume == "never" and not overwrite:
         raise ConfigError(
-            f"{staging} holds an unfinished run (up to {checkpoint.name}); go on with --resume auto, "
+            f"{staging} holds an unfinished run, at {checkpoint.name}; go on with --resume auto, "
             "or set output.overwrite=true to start anew."
         )
     return checkpoint if resume == "auto" else None
@@ -113,7 +119,9 @@ def stage(final: Path, *, overwrite: bool, resume: str | Path) -> Iterator[Stagi
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(f"Another process is training into {folder}; choose another output.dir.") from None
+        raise ConfigError(
+            f"Another process is training into {folder}; choose another output.dir."
+        ) from None
     try:
         if checkpoint is None and folder.exists():
             shutil.rmtree(folder)
@@ -125,7 +133,9 @@ def stage(final: Path, *, overwrite: bool, resume: str | Path) -> Iterator[Stagi
             if kept is None:
                 shutil.rmtree(folder, ignore_errors=True)
             elif isinstance(error, Interrupted):
-                raise Interrupted(f"{error} Go on with --resume auto; it starts from {kept}.") from None
+                raise Interrupted(
+                    f"{error} Go on with --resume auto; it starts from {kept}."
+                ) from None
             raise
         _publish(folder, final)
     finally:
@@ -172,7 +182,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckFailed(f"{path} is missing; is {path.parent} the folder of a finished run?") from None
+        raise CheckFailed(
+            f"{path} is missing; is {path.parent} the folder of a finished run?"
+        ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckFailed(f"{path} is not JSON: {error}.") from None
     if not isinstance(value, dict):

@@ -1,0 +1,111 @@
+"""What a folder is: a run, an adapter, or a checkpoint, and what lies in it. Reads headers only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from peftlab import run_folder
+from peftlab.errors import CheckFailed
+
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def inspect(path: str | Path) -> dict[str, Any]:
+    """Describe a folder under `kind`: run, unfinished run, adapter or checkpoint.
+
+    Raises `CheckFailed` where it is none of them, naming what was looked for.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckFailed(
+            f"{folder} is not a folder; give a run's, an adapter's or a checkpoint's."
+        )
+    if run_folder.is_run(folder):
+        return _run(folder)
+    if run_folder.newest_checkpoint(folder) is not None:
+        return _unfinished(folder)
+    if (folder / "adapter_config.json").is_file():
+        return {"kind": "adapter", "path": str(folder), **_adapter(folder)}
+    if (folder / "config.json").is_file():
+        return {"kind": "checkpoint", "path": str(folder), **_checkpoint(folder)}
+    raise CheckFailed(
+        f"{folder} is neither a run ({run_folder.RECORD}), an adapter (adapter_config.json), "
+        "nor a checkpoint (config.json)."
+    )
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    record = run_folder.read_json(folder / run_folder.RECORD)
+    found: dict[str, Any] = {
+        "kind": "run",
+        "path": str(folder),
+        **record,
+        "metrics": run_folder.read_json(folder / run_folder.METRICS),
+    }
+    if (folder / "adapter").is_dir():
+        found["adapter"] = _adapter(folder / "adapter")
+    elif (folder / "trained").is_dir():
+        found["trained"] = _tensors(folder / "trained")
+    return found
+
+
+def _unfinished(folder: Path) -> dict[str, Any]:
+    newest = run_folder.newest_checkpoint(folder)
+    assert newest is not None
+    state = run_folder.read_json(newest / "trainer_state.json")
+    return {
+        "kind": "unfinished run",
+        "path": str(folder),
+        "newest_checkpoint": newest.name,
+        "step": state.get("global_step"),
+        "of": state.get("max_steps"),
+    }
+
+
+def _adapter(folder: Path) -> dict[str, Any]:
+    config = run_folder.read_json(folder / "adapter_config.json")
+    keys = (
+        "peft_type", "task_type", "base_model_name_or_path", "revision", "r", "lora_alpha",
+        "lora_dropout", "use_rslora", "use_dora", "target_modules", "modules_to_save",
+    )  # fmt: skip
+    return {**{key: config[key] for key in keys if key in config}, "tensors": _tensors(folder)}
+
+
+def _checkpoint(folder: Path) -> dict[str, Any]:
+    config = run_folder.read_json(folder / "config.json")
+    keys = ("model_type", "architectures", "hidden_size", "num_hidden_layers", "vocab_size")
+    return {**{key: config[key] for key in keys if key in config}, "tensors": _tensors(folder)}
+
+
+def _tensors(folder: Path) -> dict[str, Any]:
+    """Counts over every safetensors file of a folder, from the headers."""
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    pickled = sorted(p.name for pattern in PICKLED for p in folder.glob(pattern))
+    scalars: Counter[str] = Counter()
+    tensors = 0
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                for name in opened.keys():  # noqa: SIM118  (safe_open is not a mapping)
+                    header = opened.get_slice(name)
+                    count = 1
+                    for size in header.get_shape():
+                        count *= size
+                    scalars[header.get_dtype()] += count
+                    tensors += 1
+        except SafetensorError as error:
+            raise CheckFailed(f"{file} is not a whole safetensors file: {error}.") from None
+    found: dict[str, Any] = {
+        "files": len(files),
+        "count": tensors,
+        "parameters": sum(scalars.values()),
+        "by_dtype": dict(scalars),
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+    if pickled:
+        found["refused_pickled_files"] = pickled
+    return found

@@ -1,0 +1,145 @@
+"""What a run would do, without training: data, targets, steps, rates. And a look at its rows."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from peftlab import run_folder
+from peftlab.config import resolved_mapping
+from peftlab.pipeline import preparation
+
+if TYPE_CHECKING:
+    from peftlab.config import RunConfig
+    from peftlab.strategies.coverage import Coverage
+    from peftlab.tasks.task import TokenStatistics
+
+IGNORED = -100
+"""The label that every loss skips (torch's and Transformers' convention)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A validated run. Parameter counts are numbers of scalars, lengths are tokens."""
+
+    config: dict[str, Any]
+    output: str
+    data: dict[str, TokenStatistics]
+    labels: dict[str, int]
+    coverage: Coverage
+    trained_parameters: int
+    total_parameters: int
+    max_length: int
+    micro_batch_size: int
+    accumulation_steps: int
+    steps_per_epoch: int
+    steps: int
+    learning_rate: float
+    dtypes: dict[str, str]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan in JSON values."""
+        return {
+            "config": self.config,
+            "output": self.output,
+            "data": {split: asdict(found) for split, found in self.data.items()},
+            "labels": self.labels,
+            "coverage": self.coverage.to_json(),
+            "trained_parameters": self.trained_parameters,
+            "total_parameters": self.total_parameters,
+            "max_length": self.max_length,
+            "micro_batch_size": self.micro_batch_size,
+            "accumulation_steps": self.accumulation_steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "dtypes": self.dtypes,
+            "notes": list(self.notes),
+        }
+
+
+def plan(config: RunConfig) -> Plan:
+    """Validate a run against its data and its model's shapes; no weight is read.
+
+    Raises whatever `train` would raise before its first step.
+    """
+    final = preparation.output_folder(config)
+    run_folder.check_free(final, overwrite=config.output.overwrite, resume="auto")
+    checked = preparation.check(config)
+    prepared = preparation.prepare(checked, weights=False)
+    encoded = prepared.encoded
+    micro = preparation.micro_batch(config)
+    per_epoch = math.ceil(len(encoded["train"].rows) / config.train.global_batch_size)
+    steps = config.train.max_steps or math.ceil(config.train.num_train_epochs * per_epoch)
+    model = prepared.applied.model
+    parameters = dict(model.named_parameters())
+    return Plan(
+        config=resolved_mapping(config),
+        output=str(final),
+        data={split: found.statistics for split, found in encoded.items()},
+        labels=label_counts(checked),
+        coverage=prepared.applied.coverage,
+        trained_parameters=sum(parameters[name].numel() for name in prepared.applied.trainable),
+        total_parameters=sum(p.numel() for p in parameters.values()),
+        max_length=prepared.max_length,
+        micro_batch_size=micro,
+        accumulation_steps=config.train.global_batch_size // micro,
+        steps_per_epoch=per_epoch,
+        steps=steps,
+        learning_rate=prepared.learning_rate,
+        dtypes={
+            "at_rest": str(prepared.loaded.at_rest).removeprefix("torch."),
+            "compute": str(prepared.loaded.compute).removeprefix("torch."),
+        },
+        notes=prepared.loaded.notes,
+    )
+
+
+def label_counts(checked: preparation.Checked) -> dict[str, int]:
+    """Rows per label in the training split; empty for a task without labels."""
+    names = checked.splits.label_names
+    if not names:
+        return {}
+    counts = Counter(checked.splits.train["label"])
+    return {name: counts[name] for name in names}
+
+
+def preview(config: RunConfig, rows: int = 3) -> dict[str, Any]:
+    """Decoded samples as the model will see them, with what is trained on, and length statistics.
+
+    Each sample has `text` (decoded ids, special tokens included), `tokens`, and either `label` or
+    `trained` (the pieces whose prediction the loss counts).
+    """
+    from peftlab.model.loading import load_tokenizer, read_checkpoint_config
+
+    checked = preparation.check(config)
+    name = config.model.name
+    settings: dict[str, Any] = {
+        "revision": config.model.revision,
+        "trust_remote_code": config.model.trust_remote_code,
+    }
+    tokenizer = load_tokenizer(name, **settings)
+    limit = read_checkpoint_config(name, **settings).max_length_limit
+    max_length = preparation.chosen_length(config, limit)
+    encoded = preparation.encode(checked, tokenizer, max_length, ("train", "validation", "test"))
+    labels = checked.task.state().get("label_names")
+    samples = []
+    for row in encoded["train"].rows.select(range(min(rows, len(encoded["train"].rows)))):
+        ids = row["input_ids"]
+        sample: dict[str, Any] = {"tokens": len(ids), "text": tokenizer.decode(ids)}
+        if labels:
+            sample["label"] = labels[row["labels"]]
+        else:
+            pairs = zip(ids, row["labels"], strict=True)
+            sample["trained"] = tokenizer.decode([i for i, label in pairs if label != IGNORED])
+        samples.append(sample)
+    return {
+        "source": config.data.source,
+        "max_length": max_length,
+        "splits": {split: asdict(found.statistics) for split, found in encoded.items()},
+        "labels": label_counts(checked),
+        "samples": samples,
+    }

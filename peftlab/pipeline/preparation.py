@@ -1,0 +1,187 @@
+"""From a configuration to all that training needs: rows, task, model, and what of it trains.
+
+In two steps, so that bad input costs seconds: `check` reads the data before Transformers is
+imported; `prepare` loads the model, or builds it without weights, and encodes the rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftlab.errors import CheckFailed, ConfigError
+
+if TYPE_CHECKING:
+    from peftlab.config import RunConfig
+    from peftlab.data.sources import Splits
+    from peftlab.model.loading import LoadedModel
+    from peftlab.strategies.apply import Applied
+    from peftlab.tasks.task import Batch, Encoded, Task
+
+logger = logging.getLogger("peftlab")
+
+LONGEST_AUTO = 512
+"""`data.max_length: auto` never exceeds this many tokens, whatever the model could read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A configuration whose data has been read and checked; no model yet."""
+
+    config: RunConfig
+    splits: Splits
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that training reads. `encoded` has the splits by name, in model's terms."""
+
+    checked: Checked
+    loaded: LoadedModel
+    applied: Applied
+    encoded: Mapping[str, Encoded]
+    collator: Callable[[Sequence[Batch]], Batch]
+    max_length: int
+    learning_rate: float
+
+
+def check(config: RunConfig) -> Checked:
+    """Read and check the data. Raises `DataError`, `ConfigError`."""
+    from peftlab.data.sources import load_splits
+    from peftlab.tasks.registry import task_class
+
+    kind = task_class(config.task)
+    if config.eval.best != "auto" and config.eval.best not in kind.greater_is_better:
+        raise ConfigError(
+            f"eval.best is {config.eval.best!r}; {config.task} reports "
+            f"{', '.join(kind.greater_is_better)}."
+        )
+    data = config.data
+    splits = load_splits(
+        data.source,
+        subset=data.subset,
+        columns=data.columns,
+        roles=kind.roles,
+        train=data.splits.train,
+        validation=data.splits.validation,
+        test=data.splits.test,
+        max_train_samples=data.max_train_samples,
+        max_eval_samples=data.max_eval_samples,
+        seed=data.seed,
+    )
+    task: Any = kind.from_splits(splits)
+    if config.task == "causal-lm":
+        task = task.with_loss(config.train.loss)
+    return Checked(config, splits, task)
+
+
+def base_arguments(config: RunConfig) -> dict[str, Any]:
+    """The keyword arguments by which `load_model` and `empty_model` build this run's base."""
+    method = config.method
+    return {
+        "revision": config.model.revision,
+        "dtype": config.model.dtype,
+        "trust_remote_code": config.model.trust_remote_code,
+        "load_in_8bit": method.name == "qlora",
+        "pooling": method.pooling
+        if method.name == "head" and config.task == "text-classification"
+        else None,
+    }
+
+
+def chosen_length(config: RunConfig, limit: int | None) -> int:
+    """Tokens a row may have. Raises `CheckFailed` where the model cannot read as many as asked."""
+    asked = config.data.max_length
+    if asked == "auto":
+        return min(LONGEST_AUTO, limit or LONGEST_AUTO)
+    if limit is not None and asked > limit:
+        raise CheckFailed(
+            f"data.max_length is {asked}, but {config.model.name} reads {limit} tokens at most; "
+            f"set data.max_length to {limit} or less."
+        )
+    return asked
+
+
+def encode(
+    checked: Checked, tokenizer: Any, max_length: int, splits: Sequence[str]
+) -> dict[str, Encoded]:
+    """Encode the named splits that exist, and act on `data.truncation`."""
+    data = checked.config.data
+    encoded: dict[str, Encoded] = {}
+    for name in splits:
+        rows = getattr(checked.splits, name)
+        if rows is None:
+            continue
+        packing = data.packing if checked.config.task == "causal-lm" else False
+        encoded[name] = checked.task.encode(rows, tokenizer, max_length=max_length, packing=packing)
+        report_truncation(name, encoded[name], max_length, data.truncation)
+    return encoded
+
+
+def report_truncation(split: str, encoded: Encoded, max_length: int, policy: str) -> None:
+    """Say how many rows were cut, or refuse. Raises `CheckFailed` under `truncation: error`."""
+    found = encoded.statistics
+    if not found.truncated or policy == "silent":
+        return
+    share = found.truncated / max(found.rows, 1)
+    message = (
+        f"{split}: {found.truncated} of {found.rows} rows ({share:.1%}) are longer than "
+        f"data.max_length={max_length} tokens"
+    )
+    if policy == "error":
+        raise CheckFailed(f"{message}; raise data.max_length, or set data.truncation to warn.")
+    logger.warning("%s and were cut.", message)
+
+
+def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
+    """Load the model (`weights=False`: shapes alone, on meta), choose what trains, encode.
+
+    Raises `ConfigError`, `CheckFailed`, `DataError`; nothing has been written by then.
+    """
+    from transformers import set_seed
+
+    from peftlab.model.loading import empty_model, load_model
+    from peftlab.strategies.apply import apply_strategy
+    from peftlab.strategies.learning_rate import default_learning_rate
+
+    config = checked.config
+    # The seed comes before loading: a fresh head is drawn there, the adapter right after.
+    set_seed(config.train.seed)
+    build = load_model if weights else empty_model
+    loaded = build(config.model.name, checked.task.head(), **base_arguments(config))
+    applied = apply_strategy(loaded.model, config.method, task=config.task)
+    max_length = chosen_length(config, loaded.max_length_limit)
+    encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))
+    rate = config.train.learning_rate
+    if rate == "auto":
+        rate = default_learning_rate(config.method, loaded.hidden_size)
+    return Prepared(
+        checked=checked,
+        loaded=loaded,
+        applied=applied,
+        encoded=encoded,
+        collator=checked.task.collator(loaded.tokenizer),
+        max_length=max_length,
+        learning_rate=rate,
+    )
+
+
+def output_folder(config: RunConfig) -> Path:
+    """`output.dir`, with auto spelled out as `runs/MODEL-METHOD`."""
+    if config.output.dir != "auto":
+        return Path(config.output.dir)
+    model = Path(config.model.name).name or "model"
+    return Path("runs") / f"{model}-{config.method.name}"
+
+
+def micro_batch(config: RunConfig) -> int:
+    """Rows a forward pass: as set, or the largest divisor of the global batch up to 16."""
+    train = config.train
+    if train.micro_batch_size != "auto":
+        return train.micro_batch_size
+    largest = min(16, train.global_batch_size)
+    return next(n for n in range(largest, 0, -1) if train.global_batch_size % n == 0)

@@ -1,0 +1,128 @@
+"""What a finished run leaves on disk: the trained part, the record, the metrics, the curves."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftlab import run_folder
+from peftlab.pipeline.run import best_metric, evaluation_batch, with_interval
+
+if TYPE_CHECKING:
+    from peftlab.measure.memory import MemoryParts, PeakMemory
+    from peftlab.pipeline.preparation import Prepared
+    from peftlab.training.trainer import TrainResult
+
+RECORD_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training returned, and the seconds spent before it on features of a frozen base."""
+
+    result: TrainResult
+    feature_seconds: float
+
+
+def write_run(prepared: Prepared, trained: Trained, memory: PeakMemory, folder: Path) -> None:
+    """Evaluate the kept weights once, and write all that makes a folder a run."""
+    from peftlab.measure.environment import describe_environment
+    from peftlab.strategies.trained_part import save_trained
+    from peftlab.training import curves
+
+    config, loaded = prepared.checked.config, prepared.loaded
+    save_trained(prepared.applied, folder)
+    loaded.tokenizer.save_pretrained(folder / "tokenizer")
+    curves.write_log(trained.result.history, folder / "log.csv")
+    if config.output.plots:
+        curves.plot_curves(
+            trained.result.history,
+            folder / "plots",
+            metric=best_metric(config, prepared.checked.task),
+            best_step=trained.result.best_step,
+            title=f"{config.method.name} on {Path(config.data.source).name}",
+        )
+    environment = describe_environment()
+    run_folder.write_json(folder / run_folder.ENVIRONMENT, environment)
+    record = _record(prepared) | {"peftlab": environment["packages"].get("peftlab")}
+    run_folder.write_json(folder / run_folder.RECORD, record)
+    metrics: dict[str, Any] = {"train": _training_figures(prepared, trained, memory, folder)}
+    for split in ("validation", "test"):
+        if split in prepared.encoded:
+            metrics[split] = _held_out(prepared, split)
+    run_folder.write_json(folder / run_folder.METRICS, metrics)
+
+
+def _held_out(prepared: Prepared, split: str) -> dict[str, Any]:
+    from peftlab.evaluation import evaluate
+
+    checked = prepared.checked
+    found = evaluate(
+        prepared.applied.model,
+        checked.task,
+        prepared.encoded[split].rows,
+        prepared.collator,
+        batch_size=evaluation_batch(checked.config),
+        compute_dtype=prepared.loaded.compute,
+    )
+    return with_interval(checked.task, found, checked.config)
+
+
+def _record(prepared: Prepared) -> dict[str, Any]:
+    """What loading the run again must know, beside its configuration."""
+    checked, loaded = prepared.checked, prepared.loaded
+    return {
+        "format": RECORD_FORMAT,
+        "task": {"name": checked.task.name, "state": checked.task.state()},
+        "model": {
+            "name": loaded.name,
+            "revision": loaded.revision,
+            "at_rest": str(loaded.at_rest).removeprefix("torch."),
+            "compute": str(loaded.compute).removeprefix("torch."),
+            "pooling": loaded.pooling,
+            "notes": list(loaded.notes),
+        },
+        "method": checked.config.method.model_dump(mode="json"),
+        "max_length": prepared.max_length,
+        "coverage": prepared.applied.coverage.to_json(),
+    }
+
+
+def _training_figures(
+    prepared: Prepared, trained: Trained, memory: PeakMemory, folder: Path
+) -> dict[str, Any]:
+    """What training cost. Bytes, seconds, and numbers of scalars and tokens."""
+    parameters = dict(prepared.applied.model.named_parameters())
+    artifact = folder / ("adapter" if (folder / "adapter").is_dir() else "trained")
+    result = trained.result
+    seconds = result.training_seconds + trained.feature_seconds
+    return {
+        "loss": result.loss,
+        "steps": result.steps,
+        "epochs": result.epochs,
+        "best_step": result.best_step,
+        "best_epoch": result.best_epoch,
+        "stopped_early": result.stopped_early,
+        "seconds": result.seconds + trained.feature_seconds,
+        "training_seconds": seconds,
+        "tokens": result.tokens,
+        "tokens_per_second": result.tokens / max(seconds, 1e-9),
+        "learning_rate": prepared.learning_rate,
+        "trained_parameters": sum(parameters[n].numel() for n in prepared.applied.trainable),
+        "total_parameters": sum(p.numel() for p in parameters.values()),
+        "peak_memory": asdict(_memory(prepared, result, memory)),
+        "artifact_bytes": sum(p.stat().st_size for p in artifact.rglob("*.safetensors")),
+    }
+
+
+def _memory(prepared: Prepared, result: TrainResult, memory: PeakMemory) -> MemoryParts:
+    """The run's peak from before the model was loaded, its known parts told apart."""
+    from peftlab.measure.memory import breakdown, mapped_weights, weight_bytes
+
+    return breakdown(
+        memory.peak + mapped_weights(),
+        weights=weight_bytes(prepared.applied.model),
+        gradients=result.memory.gradients,
+        optimizer=result.memory.optimizer,
+    )

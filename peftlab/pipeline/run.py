@@ -1,0 +1,175 @@
+"""A finished run: opened from its folder, evaluated, asked for predictions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftlab import run_folder
+from peftlab.config import load_config
+from peftlab.errors import CheckFailed, ConfigError
+from peftlab.pipeline import preparation
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from peftlab.config import RunConfig
+    from peftlab.tasks.task import Task
+
+logger = logging.getLogger("peftlab")
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """A trained model ready to answer, with what its answers depend on."""
+
+    model: nn.Module
+    tokenizer: Any
+    compute: torch.dtype
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, with its configuration and metrics; the model is loaded when first needed."""
+
+    folder: Path
+    config: RunConfig
+    record: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    trained: Answering | None = field(default=None, repr=False)
+
+    @cached_property
+    def task(self) -> Task:
+        """The task as training recorded it: label names and the like."""
+        from peftlab.tasks.registry import task_class
+
+        return task_class(self.config.task).from_state(self.record["task"]["state"])
+
+    @cached_property
+    def answering(self) -> Answering:
+        """The base with the trained part on it. Raises `CheckFailed` where either is missing."""
+        if self.trained is not None:
+            return self.trained
+        from peftlab.model.loading import load_model
+        from peftlab.model.precision import training_device
+        from peftlab.strategies.trained_part import load_trained
+
+        base = self.record["model"]
+        arguments = preparation.base_arguments(self.config) | {"revision": base["revision"]}
+        loaded = load_model(base["name"], self.task.head(), **arguments)
+        applied = load_trained(loaded.model, self.config.method, self.folder, task=self.config.task)
+        model = applied.model.to(training_device()).eval()
+        return Answering(model, loaded.tokenizer, loaded.compute)
+
+    def evaluate(self, split: str = "test") -> dict[str, Any]:
+        """Metrics on one split of the run's data, with the 95 % interval of the best metric.
+
+        Raises `ConfigError` for another split's name, `DataError` where the data has no such split.
+        """
+        from peftlab.evaluation import evaluate
+
+        if split not in SPLITS:
+            raise ConfigError(f"--split is {split!r}; it can be {', '.join(SPLITS)}.")
+        checked = preparation.check(self.config)
+        checked.splits.get(split)
+        if checked.task.state() != self.task.state():
+            raise CheckFailed(
+                f"{self.config.data.source} has changed since the run was trained: the run knows "
+                f"{self.task.state()}, the data says {checked.task.state()}."
+            )
+        ready = self.answering
+        encoded = preparation.encode(
+            checked, ready.tokenizer, int(self.record["max_length"]), (split,)
+        )[split]
+        found = evaluate(
+            ready.model,
+            self.task,
+            encoded.rows,
+            self.task.collator(ready.tokenizer),
+            batch_size=evaluation_batch(self.config),
+            compute_dtype=ready.compute,
+        )
+        return with_interval(self.task, found, self.config)
+
+    def predict(
+        self, rows: Sequence[str | Mapping[str, str]], **generation: Any
+    ) -> list[dict[str, Any]]:
+        """Answers to texts, or to rows with the task's columns (`text`, `text_pair`, `prompt`).
+
+        `generation` overrides single settings of `eval.generation` (`max_new_tokens`, ...).
+        Raises `DataError` for an empty text or a row without the columns that the task reads.
+        """
+        if not rows:
+            return []
+        key = "prompt" if self.config.task == "causal-lm" else "text"
+        asked = [{key: row} if isinstance(row, str) else dict(row) for row in rows]
+        settings = self.config.eval.generation.model_dump() | generation
+        ready = self.answering
+        import torch
+
+        device = next(ready.model.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=ready.compute == torch.bfloat16):
+            return self.task.predict(
+                ready.model,
+                ready.tokenizer,
+                asked,
+                max_length=int(self.record["max_length"]),
+                batch_size=evaluation_batch(self.config),
+                generation=settings if self.config.task == "causal-lm" else None,
+            )
+
+
+def evaluation_batch(config: RunConfig) -> int:
+    """Rows a forward pass without gradient."""
+    return 32 if config.eval.batch_size == "auto" else config.eval.batch_size
+
+
+def best_metric(config: RunConfig, task: Task) -> str:
+    """The metric that chooses, with auto spelled out."""
+    return task.best_metric if config.eval.best == "auto" else config.eval.best
+
+
+def reported(task: Task, metrics: Mapping[str, float], config: RunConfig) -> dict[str, float]:
+    """The metrics asked for in `eval.metrics`, and always the loss and the one that chooses.
+
+    Raises `ConfigError` naming a metric that the task does not report.
+    """
+    if config.eval.metrics == "auto":
+        return dict(metrics)
+    for name in config.eval.metrics:
+        if name not in metrics:
+            raise ConfigError(
+                f"eval.metrics names {name!r}; {task.name} reports {', '.join(metrics)}."
+            )
+    kept = {*config.eval.metrics, "loss", best_metric(config, task)}
+    return {name: value for name, value in metrics.items() if name in kept}
+
+
+def with_interval(task: Task, found: Any, config: RunConfig) -> dict[str, Any]:
+    """Reported metrics and, under `interval`, the best metric's 95 % interval."""
+    name = best_metric(config, task)
+    interval = task.interval(found.scores, name)
+    return {**reported(task, found.metrics, config), "interval": {name: list(interval)}}
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open a run's folder. Raises `CheckFailed` where it is not a finished run."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise CheckFailed(f"{path} is not a folder; give the folder that `peftlab train` wrote.")
+    if not run_folder.is_run(path):
+        unfinished = run_folder.staging_folder(path)
+        hint = (
+            f" {unfinished} is unfinished: train with --resume auto." if unfinished.is_dir() else ""
+        )
+        raise CheckFailed(f"{path} is not a finished run: it has no {run_folder.RECORD}.{hint}")
+    record = run_folder.read_json(path / run_folder.RECORD)
+    config = load_config(path / run_folder.CONFIG, ()).config
+    return Run(path, config, record, run_folder.read_json(path / run_folder.METRICS))

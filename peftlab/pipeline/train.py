@@ -1,0 +1,146 @@
+"""The main job: check, load, freeze, train, evaluate, and leave a run folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftlab import run_folder
+from peftlab.config import parse_bytes
+from peftlab.pipeline import preparation
+from peftlab.pipeline.record import Trained, write_run
+from peftlab.pipeline.resumption import write_config
+from peftlab.pipeline.run import (
+    Answering,
+    Run,
+    best_metric,
+    evaluation_batch,
+    open_run,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from peftlab.config import RunConfig
+    from peftlab.pipeline.preparation import Prepared
+    from peftlab.run_folder import Staging
+    from peftlab.tasks.task import Batch
+    from peftlab.training.trainer import TrainResult
+
+logger = logging.getLogger("peftlab")
+
+
+def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
+    """Train as configured and return the finished run, its model still loaded.
+
+    `resume`: never, auto (the newest checkpoint of an unfinished run into the same folder), or a
+    checkpoint's path. Raises `ConfigError`, `DataError`, `CheckFailed` before anything is written;
+    `Interrupted` after a checkpoint was saved. Nothing bears the run's name until it is whole.
+    """
+    final = preparation.output_folder(config)
+    run_folder.check_free(final, overwrite=config.output.overwrite, resume=resume)
+    checked = preparation.check(config)
+    _import_all()
+    from peftlab.measure.allocator import keep_large_buffers
+    from peftlab.measure.memory import PeakMemory
+    from peftlab.training.choices import check_choices
+    from peftlab.training.process import refuse_many_processes
+
+    refuse_many_processes()
+    check_choices(
+        optim=config.train.optim,
+        lr_scheduler_type=config.train.lr_scheduler_type,
+        report_to=config.output.report_to,
+        evaluates=config.eval.every != "never",
+    )
+    if config.train.allocator == "auto":
+        keep_large_buffers()
+    with (
+        run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging,
+        PeakMemory() as memory,
+    ):
+        prepared = preparation.prepare(checked)
+        write_config(prepared, staging)
+        trained = _train(prepared, staging)
+        write_run(prepared, trained, memory, staging.folder)
+    answering = Answering(
+        prepared.applied.model, prepared.loaded.tokenizer, prepared.loaded.compute
+    )
+    return replace(open_run(final), trained=answering)
+
+
+def _import_all() -> None:
+    """Import what the run needs, so that the libraries' own memory is not counted as the run's."""
+    import matplotlib.figure  # noqa: F401
+    import peft  # noqa: F401
+    import sklearn.metrics  # noqa: F401
+    import transformers.trainer  # noqa: F401
+
+
+def _train(prepared: Prepared, staging: Staging) -> Trained:
+    """Train on the rows; where the base is frozen whole, on features computed from them once."""
+    rows = {name: found.rows for name, found in prepared.encoded.items() if name != "test"}
+    applied, method = prepared.applied, prepared.checked.config.method
+    if method.name == "head":
+        from peftlab.strategies.features import cache_features
+
+        started = time.perf_counter()
+        cache = cache_features(
+            applied,
+            rows,
+            prepared.collator,
+            limit_bytes=parse_bytes(method.cache_limit),
+            batch_size=evaluation_batch(prepared.checked.config),
+            compute_dtype=prepared.loaded.compute,
+            folder=staging.folder,
+        )
+        seconds = time.perf_counter() - started
+        if cache is not None:
+            with cache:
+                found = _train_on(prepared, staging, cache.head, cache.rows, cache.collator)
+            return Trained(found, seconds)
+    return Trained(_train_on(prepared, staging, applied.model, rows, prepared.collator), 0.0)
+
+
+def _train_on(
+    prepared: Prepared,
+    staging: Staging,
+    model: nn.Module,
+    rows: Mapping[str, Any],
+    collator: Callable[[Sequence[Batch]], Batch],
+) -> TrainResult:
+    from peftlab.evaluation import evaluate
+    from peftlab.training.trainer import train as train_model
+
+    config, task = prepared.checked.config, prepared.checked.task
+    compute = prepared.loaded.compute
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        size = evaluation_batch(config)
+        return evaluate(
+            module, task, rows["validation"], collator, batch_size=size, compute_dtype=compute
+        ).metrics
+
+    metric = best_metric(config, task)
+    return train_model(
+        model,
+        task,
+        rows["train"],
+        collator=collator,
+        settings=config.train,
+        learning_rate=prepared.learning_rate,
+        micro_batch_size=preparation.micro_batch(config),
+        staging=staging.folder,
+        evaluate=validate if "validation" in rows else None,
+        evaluate_every=config.eval.every,
+        early_stopping_patience=config.eval.early_stopping_patience,
+        best_metric=metric,
+        greater_is_better=task.greater_is_better[metric],
+        compute_dtype=compute,
+        report_to=config.output.report_to,
+        resume=staging.resume,
+    )

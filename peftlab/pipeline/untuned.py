@@ -1,0 +1,41 @@
+"""The yardstick under every row of a bench: what knowing nothing, or the base model, reaches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from peftlab.pipeline import preparation
+from peftlab.pipeline.run import evaluation_batch, with_interval
+
+if TYPE_CHECKING:
+    from peftlab.config import RunConfig
+
+
+def evaluate_untuned(config: RunConfig) -> dict[str, Any]:
+    """Metrics before any training, under the split they were taken on, with `what` was evaluated.
+
+    A task whose head is new has nothing to evaluate: its row is the majority class. Where the
+    pretrained head does the task (causal language models) the base model is evaluated.
+    """
+    checked = preparation.check(config)
+    split = "test" if checked.splits.test is not None else "validation"
+    known = checked.task.untuned(checked.splits)
+    if known is not None:
+        return {"what": "majority class", split: known}
+    from peftlab.evaluation import evaluate
+    from peftlab.model.loading import load_model
+
+    loaded = load_model(
+        config.model.name, checked.task.head(), **preparation.base_arguments(config)
+    )
+    max_length = preparation.chosen_length(config, loaded.max_length_limit)
+    encoded = preparation.encode(checked, loaded.tokenizer, max_length, (split,))
+    found = evaluate(
+        loaded.model,
+        checked.task,
+        encoded[split].rows,
+        checked.task.collator(loaded.tokenizer),
+        batch_size=evaluation_batch(config),
+        compute_dtype=loaded.compute,
+    )
+    return {"what": "base model", split: with_interval(checked.task, found, config)}
