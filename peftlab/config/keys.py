@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from peftlab.config.checks import spellings
@@ -44,6 +43,9 @@ _ELSEWHERE = {
     "output_dir": "output.dir",
     "overwrite_output_dir": "output.overwrite",
 }
+
+_HARDLY_MET = 1_000_000
+"""Upper limits from here on guard against overflow; naming them would only distract."""
 
 
 def dotted(path: KeyPath) -> str:
@@ -225,15 +227,18 @@ def _describe_one(part: Any, metadata: tuple[Any, ...], every_limit: bool) -> st
 
 
 def _limits(metadata: tuple[Any, ...], every_limit: bool) -> str:
-    low = next((m for m in metadata if isinstance(m, Ge | Gt)), None)
-    high = next((m for m in metadata if isinstance(m, Le | Lt)), None)
-    if isinstance(high, Le) and isinstance(high.le, int | float) and high.le >= 1e6:
-        high = high if every_limit else None
-    if isinstance(low, Ge) and isinstance(high, Le):
-        return f" from {low.ge} to {high.le}"
-    words = []
-    if low is not None:
-        words.append(f"of at least {low.ge}" if isinstance(low, Ge) else f"above {low.gt}")
-    if high is not None:
-        words.append(f"at most {high.le}" if isinstance(high, Le) else f"below {high.lt}")
+    at_least, above = _limit(metadata, "ge"), _limit(metadata, "gt")
+    at_most, below = _limit(metadata, "le"), _limit(metadata, "lt")
+    if at_most is not None and at_most >= _HARDLY_MET and not every_limit:
+        at_most = None
+    if at_least is not None and at_most is not None:
+        return f" from {at_least} to {at_most}"
+    named = {"of at least": at_least, "above": above, "at most": at_most, "below": below}
+    words = [f"{word} {limit}" for word, limit in named.items() if limit is not None]
     return f" {' and '.join(words)}" if words else ""
+
+
+def _limit(metadata: tuple[Any, ...], kind: str) -> Any:
+    """A limit among the metadata of a number: annotated-types' Ge, Gt, Le and Lt."""
+    found = (getattr(mark, kind, None) for mark in metadata)
+    return next((limit for limit in found if limit is not None), None)

@@ -88,6 +88,8 @@ def _explain(path: KeyPath, errors: list[ErrorDetails], values: Mapping[str, Any
         return Problem(path, f"is missing{what}")
     given = _value_at(path, values)
     if "union_tag_invalid" in kinds:
+        if isinstance(bare := _value_at(path[:-1], values), str):
+            given = bare
         return Problem(path, mistaken(given, ", ".join(_tags()), _tags()))
     if "size" in kinds:
         return Problem(path, mistaken(given, error["msg"], []))

@@ -83,7 +83,9 @@ class DataConfig(Section):
     columns: dict[str, str] = Field(
         default_factory=dict, description="Role to column: text, text_pair, label; prompt, ..."
     )
-    splits: SplitsConfig = Field(default_factory=SplitsConfig)
+    splits: SplitsConfig = Field(
+        default_factory=SplitsConfig, description="Which rows train, choose, and test."
+    )
     max_length: Literal["auto"] | Annotated[int, Field(ge=2, le=2**31 - 1)] = Field(
         "auto", description="Tokens a row may have; auto: the model's limit, 512 at most."
     )

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+import pytest
+
+from peftlab.config import config_from_mapping, json_schema, resolved_mapping, template
+from peftlab.config import keys as schema_keys
+from peftlab.config.section import MethodName, TaskName
+from peftlab.config.source import parse_mapping
+from peftlab.errors import ConfigError
+
+CASES = [(task, method) for task in get_args(TaskName) for method in get_args(MethodName)]
+
+
+@pytest.mark.parametrize(("task", "method"), CASES)
+def test_a_template_runs_as_it_stands(task: str, method: str) -> None:
+    text = template("5e-4", task, "./my data.csv", method)
+    config = config_from_mapping(parse_mapping(text, "t").values)
+    assert config.model.name == "5e-4"
+    assert config.data.source == "./my data.csv"
+    assert (config.task, config.method.name) == (task, method)
+
+
+@pytest.mark.parametrize(("task", "method"), CASES)
+def test_every_commented_key_may_be_uncommented_alone(task: str, method: str) -> None:
+    lines = template("m", task, "d", method).splitlines()
+    defaults = config_from_mapping(parse_mapping("\n".join(lines), "t").values)
+    uncommented = 0
+    for i, line in enumerate(lines):
+        changed = re.sub(r"^( +)# (\w+:)", r"\1\2", line)
+        if changed == line:
+            continue
+        uncommented += 1
+        text = "\n".join([*lines[:i], changed, *lines[i + 1 :]])
+        config = config_from_mapping(parse_mapping(text, "t").values)
+        if "columns:" not in line:
+            assert config == defaults, changed
+    assert uncommented >= 30
+
+
+@pytest.mark.parametrize(("task", "method"), CASES)
+def test_a_template_names_every_key_that_is_read(task: str, method: str) -> None:
+    text = template("m", task, "d", method)
+    config = config_from_mapping(parse_mapping(text, "t").values)
+
+    def leaves(mapping: dict[str, Any]) -> set[str]:
+        found = set()
+        for key, value in mapping.items():
+            found |= leaves(value) if isinstance(value, dict) and value else {key}
+        return found
+
+    written = set(re.findall(r"^\s*(?:# )?(\w+):", text, re.MULTILINE))
+    assert leaves(resolved_mapping(config)) <= written
+    assert "packing" not in written or task == "causal-lm"
+
+
+def test_a_template_for_nothing_known() -> None:
+    with pytest.raises(ConfigError, match="did you mean causal-lm"):
+        template("m", "causal-ml", "d", "lora")
+    with pytest.raises(ConfigError, match=r"method.name is 'lorra'"):
+        template("m", "causal-lm", "d", "lorra")
+
+
+def test_every_key_is_described() -> None:
+    undescribed = [
+        key for key, field in schema_keys.every_key(None).items() if not field.description
+    ]
+    # A method's name, which has no default to comment on.
+    assert undescribed == ["method.name"]
+
+
+def test_the_json_schema_has_every_key_and_spelling() -> None:
+    schema = json_schema()
+    definitions = schema["$defs"]
+    assert schema["additionalProperties"] is False
+    assert set(schema["required"]) == {"model", "task", "data", "method"}
+    assert {"alpha", "lora_alpha", "dropout", "lora_dropout"} <= set(
+        definitions["LoraMethod"]["properties"]
+    )
+    assert {"warmup_steps", "warmup_ratio"} <= set(definitions["TrainConfig"]["properties"])
+    for definition in definitions.values():
+        assert definition["additionalProperties"] is False
+    bare, whole = schema["properties"]["method"]["anyOf"]
+    assert bare["enum"] == list(get_args(MethodName))
+    assert set(whole["discriminator"]["mapping"]) == set(get_args(MethodName))
+    properties: set[str] = set()
+    for definition in (schema, *definitions.values()):
+        properties |= set(definition["properties"])
+    assert {key.rpartition(".")[2] for key in schema_keys.every_key(None)} <= properties
