@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -15,23 +14,9 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from peftlab.errors import ConfigError
-
 Row = dict[str, Any]
 
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
-    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
-}  # fmt: skip
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 _IGNORED = -100
-
-
-def parse_bytes(text: str, key: str = "method.cache_limit") -> int:
-    """`2GiB`, `500 MB` or a plain number, in bytes. Raises `ConfigError`."""
-    match = _SIZE.fullmatch(text)
-    if match is None or match[2].lower() not in _UNITS:
-        raise ConfigError(f"{key} is {text!r}; write a size like 2GiB, 500MB or 0.")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
 @dataclass(slots=True)

@@ -11,10 +11,8 @@ import datasets
 import pytest
 import torch
 
-from peftlab.errors import ConfigError
 from peftlab.model.loading import LoadedModel
 from peftlab.strategies.apply import Applied, apply_strategy
-from peftlab.strategies.feature_store import parse_bytes
 from peftlab.strategies.features import FeatureCache, cache_features
 from tests.strategies.common import CAUSAL, CLASSIFICATION, FOLDER_TASK, TEXTS, load, method
 
@@ -194,17 +192,3 @@ def test_no_room_on_the_disk(
     assert cached(applied, rows, limit_bytes=8, folder=tmp_path) is None
     assert "the disk has no room" in caplog.text
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("2GiB", 2**31), ("500 MB", 500_000_000), ("0", 0), ("1.5kib", 1536), ("7b", 7)],
-)
-def test_sizes_are_read(text: str, size: int) -> None:
-    assert parse_bytes(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GiB", "2 gigs", "-1"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"method\.cache_limit"):
-        parse_bytes(text)
