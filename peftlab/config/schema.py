@@ -67,8 +67,9 @@ class ModelConfig(Section):
 
 class SplitsConfig(Section):
     train: str = Field("train", min_length=1, description="Name of the training split.")
-    validation: str | Annotated[float, Field(gt=0, lt=1)] = Field(
-        "auto", description="A split, a fraction of train, or auto: the split if there, else 0.1."
+    validation: str | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        "auto",
+        description="A split, a fraction of train, null, or auto: the split if there, else 0.1.",
     )
     test: str | None = Field(
         "auto", description="Name of a split, null, or auto: the split if there."

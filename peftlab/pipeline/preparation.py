@@ -67,7 +67,7 @@ def check(config: RunConfig) -> Checked:
         columns=data.columns,
         roles=kind.roles,
         train=data.splits.train,
-        validation=data.splits.validation,
+        validation=0.0 if data.splits.validation is None else data.splits.validation,
         test=data.splits.test,
         max_train_samples=data.max_train_samples,
         max_eval_samples=data.max_eval_samples,

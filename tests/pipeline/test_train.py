@@ -112,8 +112,7 @@ def test_the_adapter_loads_in_plain_peft(tiny_checkpoint: Any, rows: Path, tmp_p
 def test_no_validation_and_no_test_split(tiny_checkpoint: Any, rows: Path, tmp_path: Path) -> None:
     config = configure(
         tiny_checkpoint("bert"), rows, tmp_path / "run",
-        data={"source": str(rows / "train.jsonl"), "splits": {"validation": 0.0}},
-        eval={"every": "never"},
+        data={"source": str(rows / "train.jsonl"), "splits": {"validation": None}},
     )  # fmt: skip
     run = pipeline.train(config)
     assert set(run.metrics) == {"train"}
