@@ -4,7 +4,8 @@
 
 One training step (forward, backward) of a small random Llama, the two losses interleaved, medians
 of their times. Memory is the growth of the process' anonymous memory over one step, each loss in a
-process of its own. `plain` is `peftlab`'s own (it, too, leaves masked positions out before the
+process of its own in which glibc gives large buffers back at once (else what the heap keeps from
+earlier steps hides what a step needs). `plain` is `peftlab`'s own (it, too, leaves masked positions out before the
 softmax); `transformers` is the model's own loss.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import threading
 import time
@@ -139,11 +141,24 @@ def measure_peak(case: Case, name: str, answer: Any) -> None:
     answer.put(found[0])
 
 
+@contextmanager
+def large_buffers_returned() -> Iterator[None]:
+    """Processes started meanwhile map every buffer above 1 MB, and unmap it when it is freed."""
+    key = "MALLOC_MMAP_THRESHOLD_"
+    before = os.environ.get(key)
+    os.environ[key] = "1000000"
+    try:
+        yield
+    finally:
+        os.environ.pop(key) if before is None else os.environ.update({key: before})
+
+
 def peak_bytes(case: Case, name: str) -> int:
     context = multiprocessing.get_context("spawn")
     answer = context.Queue()
     process = context.Process(target=measure_peak, args=(case, name, answer))
-    process.start()
+    with large_buffers_returned():
+        process.start()
     bytes_ = int(answer.get(timeout=300))
     process.join()
     return bytes_
