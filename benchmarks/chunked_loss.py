@@ -2,11 +2,11 @@
 
     python benchmarks/chunked_loss.py [--repeats 9] [--json FILE]
 
-One training step (forward, backward) of a small random Llama, the two losses interleaved, medians
-of their times. Memory is the growth of the process' anonymous memory over one step, each loss in a
+One training step (forward, backward) of a small random Llama, the losses interleaved, medians of
+their times. Memory is the growth of the process' anonymous memory over one step, each loss in a
 process of its own in which glibc gives large buffers back at once (else what the heap keeps from
-earlier steps hides what a step needs). `plain` is `peftlab`'s own (it, too, leaves masked positions out before the
-softmax); `transformers` is the model's own loss.
+earlier steps hides what a step needs). `plain` is peftlab's own loss from whole logits,
+`transformers` the model's own.
 """
 
 from __future__ import annotations
