@@ -8,10 +8,8 @@ of the step.
 from __future__ import annotations
 
 import ctypes
-import logging
 import platform
-
-logger = logging.getLogger("peftlab")
+from typing import Any
 
 # <malloc.h>: numbers of the parameters of mallopt.
 _M_TRIM_THRESHOLD = -1
@@ -27,12 +25,8 @@ def keep_large_buffers() -> bool:
     Takes effect for what is allocated from now on, so call it before models are loaded. Does
     nothing on other C libraries (musl, macOS, Windows). Twice is the same as once.
     """
-    if platform.libc_ver()[0] != "glibc":
-        logger.debug("The C library is not glibc; its allocator stays as it is.")
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    mallopt = _glibc("mallopt")
+    if mallopt is None:
         return False
     mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
     mallopt.restype = ctypes.c_int
@@ -40,3 +34,21 @@ def keep_large_buffers() -> bool:
     # both, so either both are raised or the result is worse than the default.
     mapped = any(mallopt(_M_MMAP_THRESHOLD, size) for size in _MMAP_BYTES)
     return mapped and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
+
+
+def return_free_memory() -> None:
+    """Give the kernel all that this process has freed; what is allocated next shows as growth."""
+    malloc_trim = _glibc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim.argtypes = (ctypes.c_size_t,)
+        malloc_trim.restype = ctypes.c_int
+        malloc_trim(0)
+
+
+def _glibc(function: str) -> Any:
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    try:
+        return getattr(ctypes.CDLL(None), function)
+    except (OSError, AttributeError):
+        return None

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from peftlab.measure.allocator import return_free_memory
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -94,8 +96,9 @@ class PeakMemory:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        # Garbage of earlier work must not be freed inside the block and hide what the block takes.
+        # What earlier work left, garbage or freed heap, must not serve the block unseen.
         gc.collect()
+        return_free_memory()
         if self._device is not None:
             import torch
 

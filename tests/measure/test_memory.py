@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from peftlab.measure.allocator import keep_large_buffers
 from peftlab.measure.memory import (
     PeakMemory,
     anonymous_memory,
@@ -55,6 +56,17 @@ def test_it_sees_a_buffer_that_lives_between_two_looks() -> None:
         del buffer
     assert memory.peak == pytest.approx(200 * MB, abs=5 * MB)
     assert not any(thread.name == "peak-memory" for thread in threading.enumerate())
+
+
+@linux
+def test_freed_heap_is_not_a_place_to_hide() -> None:
+    """Memory that an earlier run left in the allocator's lists counts when it is used again."""
+    keep_large_buffers()
+    for _ in range(2):
+        with PeakMemory() as memory:
+            buffer = touched(200 * MB)
+            del buffer
+        assert memory.peak == pytest.approx(200 * MB, abs=5 * MB)
 
 
 @linux
