@@ -14,7 +14,7 @@ from peftlab.config import keys
 from peftlab.config.bench_rows import check_bench
 from peftlab.config.overrides import Override, parse_override, plain, set_value
 from peftlab.config.problems import explain, path_of, raise_problems
-from peftlab.config.reading import check_metrics, check_roles, unread
+from peftlab.config.reading import check_metrics, check_roles, check_validation, unread
 from peftlab.config.schema import RunConfig
 from peftlab.config.source import KeyPath, Source, read_yaml
 
@@ -70,6 +70,7 @@ def _load(
     problems = [
         *unread(config),
         *check_metrics(config),
+        *check_validation(config),
         *check_roles(config),
         *check_bench(config),
     ]

@@ -80,6 +80,8 @@ def _explain(path: KeyPath, errors: list[ErrorDetails], values: Mapping[str, Any
         return Problem(path, next(e["ctx"]["message"] for e in errors if e["type"] == AT_KEY))
     if "extra_forbidden" in kinds:
         return Problem(path, unknown(path, values))
+    if "invalid_key" in kinds or any("[key]" in e["loc"] for e in errors):
+        return Problem(path, "is no key: keys are text")
     annotation, field = keys.at(path, values)
     if kinds & {"missing", "union_tag_not_found"}:
         what = f" ({field.description.rstrip('.')})" if field and field.description else ""
@@ -167,6 +169,8 @@ def shown(value: Any) -> str:
 def _not_a_section(path: KeyPath, given: Any, annotation: Any) -> str:
     sections = keys.sections_of(annotation)
     allowed = keys.describe(annotation)
+    if all(keys.tag_of(section) for section in sections):
+        allowed = f"{', '.join(_tags())}, or a mapping with one of them as name"
     hint = ""
     if len(sections) == 1 and isinstance(given, str):
         first = keys.keys_of(sections[0])[0]

@@ -71,6 +71,16 @@ def check_metrics(config: RunConfig) -> Iterator[Problem]:
             yield Problem(path, _not_among(name, known, f"{config.task} reports"))
 
 
+def check_validation(config: RunConfig) -> Iterator[Problem]:
+    """A problem for stopping by a split that there is not."""
+    patience = config.eval.early_stopping_patience
+    if patience is not None and config.data.splits.validation is None:
+        yield Problem(
+            ("eval", "early_stopping_patience"),
+            f"is {patience}, but data.splits.validation is null: there is nothing to stop by",
+        )
+
+
 def check_roles(config: RunConfig) -> Iterator[Problem]:
     """A problem for each role in `data.columns` that the task does not know."""
     known = ROLES[config.task]

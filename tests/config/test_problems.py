@@ -50,6 +50,10 @@ IN_FILE = {
         "output: there\n",
         ["output is 'there'", "did you mean output.dir: there?"],
     ),
+    "list of methods": (
+        "bench: {methods: [{method: [lora]}]}\n",
+        ["bench.methods.0.method is the list ['lora']; allowed: head, last_n, lora, qlora, full"],
+    ),
     "uneven micro-batch": (
         "train: {micro_batch_size: 5}\n",
         ["divide global_batch_size 16; 4 does"],
@@ -140,7 +144,7 @@ BY_OVERRIDE = {
     "data.packing=true": ["data.packing is read by task causal-lm only"],
     "data.packing=false": ["data.packing is read by task causal-lm only"],
     "data.columns.txt=a": ["data.columns.txt is no role; did you mean data.columns.text?"],
-    "data.splits.validation=1.5": ["text or a number above 0 and below 1"],
+    "data.splits.validation=1.5": ["data.splits.validation is 1.5", "above 0 and below 1"],
     "data.splits={train: a, dev: b}": ["data.splits.dev is unknown", "train, validation, test"],
     "train.seed.x=3": ["train.seed is a mapping"],
     "train=3": ["train is 3; allowed: a mapping with num_train_epochs"],
@@ -167,6 +171,11 @@ def test_a_key_that_only_another_method_reads(refusal: Refusal) -> None:
     assert "cache_limit is '3x'; allowed: a size such as 500MB or 2GiB" in refusal(
         "", "method=head", "method.cache_limit=3x"
     )
+
+
+def test_stopping_without_validation_rows(refusal: Refusal) -> None:
+    said = refusal("eval: {early_stopping_patience: 2}\n", "data.splits.validation=null")
+    assert said.startswith("run.yaml:5: eval.early_stopping_patience is 2, but data.splits.val")
 
 
 def test_sampling_settings_without_sampling(refusal: Refusal) -> None:
@@ -226,5 +235,14 @@ def test_a_mapping_from_python_is_checked_alike() -> None:
                 "data": {"source": "d"},
                 "method": "lora",
                 "train": {"seed": 1 << 19999},
+            }
+        )
+    with pytest.raises(ConfigError, match="1 is no key: keys are text"):
+        config_from_mapping(
+            {
+                "model": {"name": "m"},
+                "task": "causal-lm",
+                "data": {"source": "d", "columns": {1: "x"}},
+                "method": "lora",
             }
         )

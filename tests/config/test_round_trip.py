@@ -94,7 +94,9 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
             some(
                 subset=TEXT,
                 columns=st.dictionaries(st.sampled_from(ROLES[task]), TEXT),
-                splits=some(validation=TEXT | st.floats(0.01, 0.99), test=st.none() | TEXT),
+                splits=some(
+                    validation=st.none() | TEXT | st.floats(0.01, 0.99), test=st.none() | TEXT
+                ),
                 max_length=st.just("auto") | st.integers(2, 9999),
                 max_train_samples=st.none() | COUNT,
             )
