@@ -91,7 +91,7 @@ BAD: dict[str, tuple[Change, int, str]] = {
     "one good target, one typo": (
         setting("method.target_modules", ["query", "vlaue"]), 3, "value",
     ),
-    "too many blocks": (setting("method", {"name": "last_n", "n": 99}), 3, "99"),
+    "too many blocks": (setting("method", {"name": "last_n", "n": 99}), 2, "99"),
     "max_length beyond the model": (setting("data.max_length", 100000), 3, "100000"),
     "folder that is taken": (occupied, 2, "no run"),
     "missing data": (setting("data.source", "./nowhere.jsonl"), 3, "nowhere.jsonl"),

@@ -23,23 +23,26 @@ def test_a_finished_run_gets_its_name_and_loses_its_checkpoints(tmp_path: Path) 
     assert [p.name for p in final.parent.iterdir()] == ["one"]
 
 
-def test_a_failed_run_leaves_nothing_not_even_the_parents_it_made(tmp_path: Path) -> None:
-    final = tmp_path / "new" / "deeper" / "one"
-    with pytest.raises(ZeroDivisionError), stage(final, overwrite=False, resume="never") as staging:
+def break_off(final: Path, error: BaseException, *, overwrite: bool = False) -> None:
+    """A run that wrote something and, unless it failed, two checkpoints."""
+    with stage(final, overwrite=overwrite, resume="never") as staging:
         (staging.folder / "half.bin").write_bytes(b"x")
-        raise ZeroDivisionError
+        if isinstance(error, Interrupted):
+            (staging.folder / "checkpoint-12").mkdir()
+            (staging.folder / "checkpoint-9").mkdir()
+        raise error
+
+
+def test_a_failed_run_leaves_nothing_not_even_the_parents_it_made(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        break_off(tmp_path / "new" / "deeper" / "one", ZeroDivisionError())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_run_keeps_its_checkpoint_and_is_resumed(tmp_path: Path) -> None:
     final = tmp_path / "one"
-    with (
-        pytest.raises(Interrupted, match=r"--resume auto.*checkpoint-12"),
-        stage(final, overwrite=False, resume="never") as staging,
-    ):
-        (staging.folder / "checkpoint-12").mkdir()
-        (staging.folder / "checkpoint-9").mkdir()
-        raise Interrupted("Stopped.")
+    with pytest.raises(Interrupted, match=r"--resume auto.*checkpoint-12"):
+        break_off(final, Interrupted("Stopped."))
     assert not final.exists()
     with pytest.raises(ConfigError, match="unfinished run"):
         check_free(final, overwrite=False, resume="never")
@@ -63,8 +66,8 @@ def test_a_taken_folder_is_refused_and_replaced_only_on_demand(tmp_path: Path) -
     finish(final, '{"run": 1}')
     with pytest.raises(ConfigError, match=r"output\.overwrite=true"):
         check_free(final, overwrite=False, resume="never")
-    with pytest.raises(ZeroDivisionError), stage(final, overwrite=True, resume="never"):
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        break_off(final, ZeroDivisionError(), overwrite=True)
     assert read_json(final / RECORD) == {"run": 1}
     finish(final, '{"run": 2}', overwrite=True)
     assert read_json(final / RECORD) == {"run": 2}

@@ -38,7 +38,7 @@ def lora_linear(
 
 
 class LoraGradients(NamedTuple):
-    """Gradients in the shapes of what they belong to: `x [M, K]`, `lora_a [R, K]`, `lora_b [N, R]`."""
+    """Gradients, shaped as what they belong to: `x [M, K]`, `lora_a [R, K]`, `lora_b [N, R]`."""
 
     x: Tensor
     lora_a: Tensor

@@ -80,14 +80,15 @@ class PeakMemory:
     """Context manager: the highest memory inside the block minus its value on entry, in bytes.
 
     On a CPU a thread samples anonymous memory every `interval` seconds; a buffer that lives for
-    less can be missed once, but not in step after step. With `device` on CUDA it is the caching
+    less can be missed once, but hardly in step after step; sampling more often would disturb
+    what is measured beside it. With `device` on CUDA it is the caching
     allocator's peak, which is exact. Import what the block needs before it: libraries take
     hundreds of megabytes of anonymous memory themselves.
 
     `peak` is readable inside the block (so far) and after it.
     """
 
-    def __init__(self, *, device: torch.device | None = None, interval: float = 0.01) -> None:
+    def __init__(self, *, device: torch.device | None = None, interval: float = 0.02) -> None:
         self._device = device if device is not None and device.type == "cuda" else None
         self._interval = interval
         self._before = 0

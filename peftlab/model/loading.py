@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +32,6 @@ __all__ = [
     "load_tokenizer",
     "read_checkpoint_config",
 ]
-
-logger = logging.getLogger("peftlab")
 
 CAUSAL = "AutoModelForCausalLM"
 
@@ -143,8 +140,6 @@ def _build(request: _Request, *, weights: bool) -> LoadedModel:
         notes = (*notes, f"the head is a linear layer on features pooled by: {pooling}")
     notes = (*precision.notes, *notes, *fit_to_model(tokenizer, model, request.name))
     _settle_generation(model, tokenizer)
-    for note in notes:
-        logger.info("%s: %s", request.name, note)
     return LoadedModel(
         model=model.eval(),
         tokenizer=tokenizer,

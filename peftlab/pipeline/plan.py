@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +99,10 @@ def plan(config: RunConfig) -> Plan:
 
 def label_counts(checked: preparation.Checked) -> dict[str, int]:
     """Rows per label in the training split; empty for a task without labels."""
+    from peftlab.data.statistics import label_histogram
+
     names = checked.splits.label_names
-    if not names:
-        return {}
-    counts = Counter(checked.splits.train["label"])
-    return {name: counts[name] for name in names}
+    return {} if names is None else label_histogram(checked.splits.train, names)
 
 
 def preview(config: RunConfig, rows: int = 3) -> dict[str, Any]:

@@ -110,6 +110,8 @@ def encode(
     checked: Checked, tokenizer: Any, max_length: int, splits: Sequence[str]
 ) -> dict[str, Encoded]:
     """Encode the named splits that exist, and act on `data.truncation`."""
+    from peftlab.tasks.encoding import check_truncation
+
     data = checked.config.data
     encoded: dict[str, Encoded] = {}
     for name in splits:
@@ -118,23 +120,10 @@ def encode(
             continue
         packing = data.packing if checked.config.task == "causal-lm" else False
         encoded[name] = checked.task.encode(rows, tokenizer, max_length=max_length, packing=packing)
-        report_truncation(name, encoded[name], max_length, data.truncation)
+        check_truncation(
+            encoded[name].statistics, split=name, max_length=max_length, policy=data.truncation
+        )
     return encoded
-
-
-def report_truncation(split: str, encoded: Encoded, max_length: int, policy: str) -> None:
-    """Say how many rows were cut, or refuse. Raises `CheckFailed` under `truncation: error`."""
-    found = encoded.statistics
-    if not found.truncated or policy == "silent":
-        return
-    share = found.truncated / max(found.rows, 1)
-    message = (
-        f"{split}: {found.truncated} of {found.rows} rows ({share:.1%}) are longer than "
-        f"data.max_length={max_length} tokens"
-    )
-    if policy == "error":
-        raise CheckFailed(f"{message}; raise data.max_length, or set data.truncation to warn.")
-    logger.warning("%s and were cut.", message)
 
 
 def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
@@ -153,6 +142,8 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     set_seed(config.train.seed)
     build = load_model if weights else empty_model
     loaded = build(config.model.name, checked.task.head(), **base_arguments(config))
+    for note in loaded.notes:
+        logger.info("%s: %s", config.model.name, note)
     applied = apply_strategy(loaded.model, config.method, task=config.task)
     max_length = chosen_length(config, loaded.max_length_limit)
     encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))

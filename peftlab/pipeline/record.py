@@ -34,15 +34,14 @@ def write_run(prepared: Prepared, trained: Trained, memory: PeakMemory, folder: 
     config, loaded = prepared.checked.config, prepared.loaded
     save_trained(prepared.applied, folder)
     loaded.tokenizer.save_pretrained(folder / "tokenizer")
-    curves.write_log(trained.result.history, folder / "log.csv")
-    if config.output.plots:
-        curves.plot_curves(
-            trained.result.history,
-            folder / "plots",
-            metric=best_metric(config, prepared.checked.task),
-            best_step=trained.result.best_step,
-            title=f"{config.method.name} on {Path(config.data.source).name}",
-        )
+    curves.write_curves(
+        trained.result.history,
+        folder,
+        plots=config.output.plots,
+        metric=best_metric(config, prepared.checked.task),
+        best_step=trained.result.best_step,
+        title=f"{config.method.name} on {Path(config.data.source).name}",
+    )
     environment = describe_environment()
     run_folder.write_json(folder / run_folder.ENVIRONMENT, environment)
     record = _record(prepared) | {"peftlab": environment["packages"].get("peftlab")}
@@ -123,6 +122,6 @@ def _memory(prepared: Prepared, result: TrainResult, memory: PeakMemory) -> Memo
     return breakdown(
         memory.peak + mapped_weights(),
         weights=weight_bytes(prepared.applied.model),
-        gradients=result.memory.gradients,
-        optimizer=result.memory.optimizer,
+        gradients=result.gradient_bytes,
+        optimizer=result.optimizer_bytes,
     )

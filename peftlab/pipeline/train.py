@@ -45,8 +45,11 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
     run_folder.check_free(final, overwrite=config.output.overwrite, resume=resume)
     checked = preparation.check(config)
     _import_all()
+    import torch
+
     from peftlab.measure.allocator import keep_large_buffers
     from peftlab.measure.memory import PeakMemory
+    from peftlab.model.precision import training_device
     from peftlab.training.choices import check_choices
     from peftlab.training.process import refuse_many_processes
 
@@ -61,7 +64,7 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
         keep_large_buffers()
     with (
         run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging,
-        PeakMemory() as memory,
+        PeakMemory(device=torch.device(training_device())) as memory,
     ):
         prepared = preparation.prepare(checked)
         write_config(prepared, staging)

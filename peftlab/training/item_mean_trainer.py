@@ -66,15 +66,6 @@ class ItemMeanTrainer(Trainer):
         self._step_loss = torch.zeros((), device=self.args.device)
 
     @torch.no_grad()
-    def materialise_trained(self) -> None:
-        """Write the trained weights once, as the first step will.
-
-        Weights may lie in a mapped checkpoint, and the first write copies them into memory of our
-        own: done before measuring, that copy is counted as weights and not as activations too.
-        """
-        for parameter in self._trained:
-            parameter.mul_(1.0)
-
     def _get_num_items_in_batch(
         self, batch_samples: list[Batch], device: torch.device
     ) -> torch.Tensor | int | None:

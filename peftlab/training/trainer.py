@@ -17,14 +17,7 @@ from transformers import PrinterCallback
 
 from peftlab.config.schema import TrainConfig
 from peftlab.errors import Interrupted
-from peftlab.measure.memory import (
-    MemoryParts,
-    PeakMemory,
-    breakdown,
-    gradient_bytes,
-    optimizer_bytes,
-    weight_bytes,
-)
+from peftlab.measure.memory import gradient_bytes, optimizer_bytes
 from peftlab.tasks.task import Batch, Task
 from peftlab.training import checkpoint, surroundings
 from peftlab.training.arguments import check_sizes, recorded_settings, training_arguments
@@ -64,7 +57,8 @@ class TrainResult:
     training_seconds: float
     tokens: int
     tokens_per_second: float
-    memory: MemoryParts
+    gradient_bytes: int
+    optimizer_bytes: int
 
 
 def train(
@@ -148,18 +142,9 @@ def train(
             compute_dtype=compute_dtype,
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.materialise_trained()
-        weights = weight_bytes(model)
-        with PeakMemory(device=arguments.device) as memory:
-            _run(trainer, signals, resume)
-        parts = breakdown(
-            weights + memory.peak,
-            weights=weights,
-            gradients=gradient_bytes(model),
-            optimizer=optimizer_bytes(trainer.optimizer) if trainer.optimizer else 0,
-        )
+        _run(trainer, signals, resume)
         _keep_best(trainer, staging)
-        result = _result(trainer, parts)
+        result = _result(trainer)
         # Optimizer and data loader hang in cycles; what follows (a test split, a merge) wants
         # their room.
         del trainer
@@ -203,7 +188,7 @@ def _keep_best(trainer: ItemMeanTrainer, staging: Path) -> None:
     best.unlink(missing_ok=True)
 
 
-def _result(trainer: ItemMeanTrainer, memory: MemoryParts) -> TrainResult:
+def _result(trainer: ItemMeanTrainer) -> TrainResult:
     ledger, state = trainer.ledger, trainer.state
     return TrainResult(
         steps=state.global_step,
@@ -218,5 +203,6 @@ def _result(trainer: ItemMeanTrainer, memory: MemoryParts) -> TrainResult:
         training_seconds=ledger.training_seconds,
         tokens=ledger.tokens,
         tokens_per_second=ledger.tokens / max(ledger.training_seconds, 1e-9),
-        memory=memory,
+        gradient_bytes=gradient_bytes(trainer.module),
+        optimizer_bytes=optimizer_bytes(trainer.optimizer) if trainer.optimizer else 0,
     )

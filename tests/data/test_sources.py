@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from peftlab.data.sources import Splits, load_splits
-from peftlab.data.statistics import describe_splits
+from peftlab.data.statistics import label_histogram
 
 CLASSIFY = {"text": True, "text_pair": False, "label": True}
 CAUSAL = {"text": False, "prompt": False, "completion": False}
@@ -247,12 +247,9 @@ def test_loading_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["train.csv"]
 
 
-def test_description(tmp_path: Path) -> None:
-    source = hundred(tmp_path, {"a": 30, "b": 10})
-    described = describe_splits(load_splits(source, roles=CLASSIFY))
-    assert described["train"]["labels"] == {"a": 27, "b": 9}
-    assert described["validation"]["rows"] == 4
-    assert json.loads(json.dumps(described)) == described
+def test_label_histogram_keeps_the_order_and_the_zeros(tmp_path: Path) -> None:
+    splits = load_splits(hundred(tmp_path, {"a": 30, "b": 10}), roles=CLASSIFY)
+    assert label_histogram(splits.train, ("b", "none", "a")) == {"b": 9, "none": 0, "a": 27}
 
 
 @pytest.mark.parametrize(

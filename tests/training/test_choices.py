@@ -62,7 +62,7 @@ def test_8_bit_state_is_small(make_model: Any, make_rows: Any, run: Any) -> None
         around = {"collator": collate}
         state[optim] = run(
             Wide(), [{}] * 4, global_batch_size=4, max_steps=1, optim=optim, around=around
-        ).memory.optimizer
+        ).optimizer_bytes
     assert state["adamw_bnb_8bit"] < 0.35 * state["adamw_torch"]
     assert state["paged_adamw_8bit"] < 0.35 * state["adamw_torch"]
 
