@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from peftlab.errors import DataError
+from peftlab.tasks.prediction import evaluating
 
 if TYPE_CHECKING:
     import datasets
@@ -54,7 +54,7 @@ def evaluate(
     parts: list[RowScores] = []
     starts = range(0, count, batch_size)
     with (
-        _evaluating(model),
+        evaluating(model),
         torch.inference_mode(),
         torch.autocast(place.type, dtype=torch.bfloat16, enabled=compute_dtype == torch.bfloat16),
     ):
@@ -72,19 +72,6 @@ def evaluate(
     back = np.argsort(np.asarray(order))
     scores = {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
     return Evaluation(metrics=task.metrics(scores), scores=scores)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each module's own mode afterwards (a frozen base has another)."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            # Not train(): it would recurse, and a module may have its own idea of it.
-            module.training = training
 
 
 def _longest_first(rows: datasets.Dataset | Sequence[Batch]) -> list[int]:

@@ -68,7 +68,9 @@ def mapped_weights() -> int:
     for line in maps.read_bytes().splitlines():
         field, _, rest = line.partition(b":")
         if b"-" in field:
-            counted = line.rstrip().endswith(b".safetensors")
+            path = line.rstrip()
+            # A hub snapshot links to a blob named by its hash alone.
+            counted = path.endswith(b".safetensors") or b"/blobs/" in path
         elif counted and field == b"Size":
             kib += int(rest.split()[0])
         elif counted and field == b"Anonymous":

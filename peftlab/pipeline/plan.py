@@ -68,6 +68,7 @@ def plan(config: RunConfig) -> Plan:
     final = preparation.output_folder(config)
     run_folder.check_free(final, overwrite=config.output.overwrite, resume="auto")
     checked = preparation.check(config)
+    preparation.check_settings(checked)
     prepared = preparation.prepare(checked, weights=False)
     encoded = prepared.encoded
     micro = preparation.micro_batch(config)

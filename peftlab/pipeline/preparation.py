@@ -79,6 +79,21 @@ def check(config: RunConfig) -> Checked:
     return Checked(config, splits, task)
 
 
+def check_settings(checked: Checked) -> None:
+    """Refuse what Trainer does not know or this process cannot do. Raises `ConfigError`."""
+    from peftlab.training.choices import check_choices
+    from peftlab.training.process import refuse_many_processes
+
+    config = checked.config
+    refuse_many_processes()
+    check_choices(
+        optim=config.train.optim,
+        lr_scheduler_type=config.train.lr_scheduler_type,
+        report_to=config.output.report_to,
+        evaluates=config.eval.every != "never" and checked.splits.validation is not None,
+    )
+
+
 def base_arguments(config: RunConfig) -> dict[str, Any]:
     """The keyword arguments by which `load_model` and `empty_model` build this run's base."""
     method = config.method

@@ -83,6 +83,7 @@ def _record(prepared: Prepared) -> dict[str, Any]:
             "notes": list(loaded.notes),
         },
         "method": checked.config.method.model_dump(mode="json"),
+        "columns": dict(checked.splits.columns),
         "max_length": prepared.max_length,
         "coverage": prepared.applied.coverage.to_json(),
     }
@@ -119,9 +120,12 @@ def _memory(prepared: Prepared, result: TrainResult, memory: PeakMemory) -> Memo
     """The run's peak from before the model was loaded, its known parts told apart."""
     from peftlab.measure.memory import breakdown, mapped_weights, weight_bytes
 
+    model = prepared.applied.model
+    # On CUDA the allocator's peak holds the weights; on a CPU they may lie in a mapped file.
+    mapped = mapped_weights() if next(model.parameters()).device.type == "cpu" else 0
     return breakdown(
-        memory.peak + mapped_weights(),
-        weights=weight_bytes(prepared.applied.model),
+        memory.peak + mapped,
+        weights=weight_bytes(model),
         gradients=result.gradient_bytes,
         optimizer=result.optimizer_bytes,
     )

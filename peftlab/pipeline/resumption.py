@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from peftlab.pipeline.preparation import Prepared
     from peftlab.run_folder import Staging
 
-TRAINED_BY = frozenset({"model", "task", "data", "method", "train"})
-"""Sections that the weights depend on."""
+COMPARED = frozenset({"model", "task", "data", "method"})
+"""Sections that the weights depend on, but for `train`, which every checkpoint holds itself."""
 
 
 def write_config(prepared: Prepared, staging: Staging) -> None:
@@ -36,7 +36,7 @@ def write_config(prepared: Prepared, staging: Staging) -> None:
         differing = sorted(
             key
             for key in begun.keys() | now.keys()
-            if begun.get(key) != now.get(key) and key.split(".")[0] in TRAINED_BY
+            if begun.get(key) != now.get(key) and key.split(".")[0] in COMPARED
         )
         if differing:
             lines = [f"  {key}: was {begun.get(key)}, now {now.get(key)}" for key in differing]

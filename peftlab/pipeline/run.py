@@ -108,8 +108,10 @@ class Run:
         """
         if not rows:
             return []
-        key = "prompt" if self.config.task == "causal-lm" else "text"
-        asked = [{key: row} if isinstance(row, str) else dict(row) for row in rows]
+        asked = [
+            {self.task.asked_role: row} if isinstance(row, str) else self._by_role(row)
+            for row in rows
+        ]
         settings = self.config.eval.generation.model_dump() | generation
         ready = self.answering
         import torch
@@ -124,6 +126,13 @@ class Run:
                 batch_size=evaluation_batch(self.config),
                 generation=settings if self.config.task == "causal-lm" else None,
             )
+
+    def _by_role(self, row: Mapping[str, str]) -> dict[str, str]:
+        """A row with the columns of the run's data, or with the task's roles, by role."""
+        column = self.record["columns"]
+        return dict(row) | {
+            role: row[name] for role, name in column.items() if role not in row and name in row
+        }
 
 
 def evaluation_batch(config: RunConfig) -> int:

@@ -50,16 +50,8 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
     from peftlab.measure.allocator import keep_large_buffers
     from peftlab.measure.memory import PeakMemory
     from peftlab.model.precision import training_device
-    from peftlab.training.choices import check_choices
-    from peftlab.training.process import refuse_many_processes
 
-    refuse_many_processes()
-    check_choices(
-        optim=config.train.optim,
-        lr_scheduler_type=config.train.lr_scheduler_type,
-        report_to=config.output.report_to,
-        evaluates=config.eval.every != "never",
-    )
+    preparation.check_settings(checked)
     if config.train.allocator == "auto":
         keep_large_buffers()
     with (

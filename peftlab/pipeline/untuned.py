@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from peftlab.errors import DataError
 from peftlab.pipeline import preparation
 from peftlab.pipeline.run import evaluation_batch, with_interval
 
@@ -20,18 +21,24 @@ def evaluate_untuned(config: RunConfig) -> dict[str, Any]:
     checked = preparation.check(config)
     split = "test" if checked.splits.test is not None else "validation"
     known = checked.task.untuned(checked.splits)
+    from peftlab.evaluation import Evaluation, evaluate
+
     if known is not None:
-        return {"what": "majority class", split: known}
-    from peftlab.evaluation import evaluate
+        found = Evaluation(checked.task.metrics(known), known)
+        return {"what": "majority class", split: with_interval(checked.task, found, config)}
+    if checked.splits.get(split) is None:
+        raise DataError(f"{config.data.source} has neither a test nor a validation split.")
     from peftlab.model.loading import load_model
+    from peftlab.model.precision import training_device
 
     loaded = load_model(
         config.model.name, checked.task.head(), **preparation.base_arguments(config)
     )
+    model = loaded.model.to(training_device())
     max_length = preparation.chosen_length(config, loaded.max_length_limit)
     encoded = preparation.encode(checked, loaded.tokenizer, max_length, (split,))
     found = evaluate(
-        loaded.model,
+        model,
         checked.task,
         encoded[split].rows,
         checked.task.collator(loaded.tokenizer),

@@ -13,7 +13,7 @@ from torch import nn
 
 from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec
-from peftlab.tasks import bootstrap
+from peftlab.tasks import intervals
 from peftlab.tasks.causal_encoding import encode_pairs, encode_text, pack_text, prompt_ids
 from peftlab.tasks.chunked_loss import CausalLoss, LossMode, targets
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
@@ -43,7 +43,7 @@ class CausalLM(Task):
 
     name: ClassVar[str] = "causal-lm"
     roles: ClassVar[Mapping[str, bool]] = {"text": False, "prompt": False, "completion": False}
-    best_metric: ClassVar[str] = "loss"
+    best_metric: ClassVar[str] = "perplexity"
     greater_is_better: ClassVar[Mapping[str, bool]] = {
         "perplexity": False, "token_accuracy": True, "loss": False,
     }  # fmt: skip
@@ -126,13 +126,17 @@ class CausalLM(Task):
 
     def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
         if metric == "token_accuracy":
-            return bootstrap.ratio_interval(scores["correct"], scores["tokens"])
+            return intervals.ratio_interval(scores["correct"], scores["tokens"])
         if metric not in self.greater_is_better:
             raise ConfigError(f"{metric!r} is none of {', '.join(self.greater_is_better)}.")
         transform = _perplexity if metric == "perplexity" else np.asarray
-        return bootstrap.ratio_interval(scores["loss"], scores["tokens"], transform)
+        return intervals.ratio_interval(scores["loss"], scores["tokens"], transform)
 
-    def untuned(self, splits: Splits) -> dict[str, float] | None:
+    @property
+    def asked_role(self) -> str:
+        return "prompt" if self.paired else "text"
+
+    def untuned(self, splits: Splits) -> RowScores | None:
         """None: what a language model knows untuned is the base model's own to tell."""
         return None
 
@@ -147,7 +151,7 @@ class CausalLM(Task):
         generation: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """`{"text", "finished"}` for each row's `prompt` (or, of plain text, `text`)."""
-        role = "prompt" if self.paired else "text"
+        role = self.asked_role
         check_rows(rows, (role,))
         config = generation_config(model, tokenizer, generation)
         room = prompt_room(model, max_length, int(config.max_new_tokens))

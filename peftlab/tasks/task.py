@@ -107,11 +107,16 @@ class Task(ABC):
 
     @abstractmethod
     def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
-        """A 95 % interval of one metric, by bootstrap over rows with a fixed seed."""
+        """A 95 % interval of one metric, from the scores; the same at every call."""
 
     @abstractmethod
-    def untuned(self, splits: Splits) -> dict[str, float] | None:
-        """Metrics on test of knowing nothing (majority class); None: evaluate the base model."""
+    def untuned(self, splits: Splits) -> RowScores | None:
+        """Scores on test of knowing nothing (majority class); None: evaluate the base model."""
+
+    @property
+    @abstractmethod
+    def asked_role(self) -> str:
+        """The column that a bare text given to `predict` stands for."""
 
     @abstractmethod
     def predict(

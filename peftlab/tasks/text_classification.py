@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec
-from peftlab.tasks import bootstrap
+from peftlab.tasks import intervals
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
 from peftlab.tasks.encoding import Gathered, batches_of
 from peftlab.tasks.prediction import check_rows, evaluating
@@ -130,14 +130,20 @@ class TextClassification(Task):
 
     def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
         if metric == "loss":
-            return bootstrap.ratio_interval(scores["loss"], np.ones(len(scores["loss"])))
-        # With one label a row, micro F1 is the accuracy.
-        of_confusion = bootstrap.f1_macro if metric == "f1_macro" else bootstrap.accuracy
+            return intervals.ratio_interval(scores["loss"], np.ones(len(scores["loss"])))
         if metric not in self.greater_is_better:
             raise ConfigError(f"{metric!r} is none of {', '.join(self.greater_is_better)}.")
-        return bootstrap.confusion_interval(scores["label"], scores["prediction"], of_confusion)
+        label, prediction = scores["label"], scores["prediction"]
+        if metric == "f1_macro":
+            return intervals.confusion_interval(label, prediction, intervals.f1_macro)
+        # With one label a row, micro F1 is the accuracy.
+        return intervals.share_interval(int((label == prediction).sum()), len(label))
 
-    def untuned(self, splits: Splits) -> dict[str, float] | None:
+    @property
+    def asked_role(self) -> str:
+        return "text"
+
+    def untuned(self, splits: Splits) -> RowScores | None:
         """The most frequent training label for every row, with the training rows' shares."""
         index_of = {name: index for index, name in enumerate(self.label_names)}
         held_out = splits.test if splits.test is not None else splits.validation
@@ -150,9 +156,7 @@ class TextClassification(Task):
         shares = np.maximum(counts, 1) / np.maximum(counts, 1).sum()
         label = np.asarray([index_of[name] for name in held_out["label"]])
         prediction = np.full(len(label), counts.argmax())
-        return self.metrics(
-            {"label": label, "prediction": prediction, "loss": -np.log(shares[label])}
-        )
+        return {"label": label, "prediction": prediction, "loss": -np.log(shares[label])}
 
     def predict(
         self,

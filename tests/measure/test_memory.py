@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from peftlab.measure.memory import (
     anonymous_memory,
     breakdown,
     gradient_bytes,
+    mapped_weights,
     optimizer_bytes,
     tensor_bytes,
     weight_bytes,
@@ -144,3 +146,21 @@ def test_cuda_peak() -> None:
         buffer = torch.ones(200 * MB, dtype=torch.uint8, device=device)
         del buffer
     assert memory.peak == pytest.approx(200 * MB, abs=3 * MB)
+
+
+def test_mapped_weights_count_until_they_are_written_to(tmp_path: Path) -> None:
+    """Also behind the hub cache's link to a blob, whose own name has no ending."""
+    from safetensors.torch import load_file, save_file
+
+    size = 64 << 20
+    blob = tmp_path / "blobs" / "0123abcd"
+    blob.parent.mkdir()
+    save_file({"weight": torch.ones(size // 4)}, blob)
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(blob)
+    before = mapped_weights()
+    weight = load_file(link)["weight"]
+    assert mapped_weights() - before == pytest.approx(size, rel=0.01)
+    with torch.no_grad():
+        weight.mul_(2.0)
+    assert mapped_weights() - before < size // 10

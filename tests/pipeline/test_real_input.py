@@ -157,4 +157,7 @@ def test_plain_text_keeps_what_the_model_knows(
     before = evaluate_untuned(config)["test"]["loss"]
     run = pipeline.train(config)
     assert run.metrics["test"]["loss"] < before
+    low, high = run.metrics["test"]["interval"]["perplexity"]
+    assert low < run.metrics["test"]["perplexity"] < high
+    assert run.predict(["Once upon a time"])[0]["text"].strip()
     assert (tmp_path / "run" / "plots" / "loss.png").stat().st_size > 5000

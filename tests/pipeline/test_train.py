@@ -189,3 +189,37 @@ def test_opening_what_is_no_run(tmp_path: Path) -> None:
         pipeline.open_run(tmp_path / "nowhere")
     with pytest.raises(CheckFailed, match="not a finished run"):
         pipeline.open_run(tmp_path)
+
+
+def test_what_the_weights_do_not_depend_on_may_change_on_resume(
+    tiny_checkpoint: Any, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peftlab.training import curves
+
+    train = {"num_train_epochs": 2, "global_batch_size": 8, "learning_rate": 5e-3, "save_every": 5}
+    model = tiny_checkpoint("bert")
+    with monkeypatch.context() as broken:
+        broken.setattr(curves, "write_log", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pipeline.train(configure(model, rows, tmp_path / "run", train=train))
+    smaller = train | {"micro_batch_size": 4, "gradient_checkpointing": True}
+    run = pipeline.train(configure(model, rows, tmp_path / "run", train=smaller), resume="auto")
+    assert run.metrics["train"]["steps"] == 12
+    faster = train | {"learning_rate": 1e-2}
+    with monkeypatch.context() as broken:
+        broken.setattr(curves, "write_log", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pipeline.train(configure(model, rows, tmp_path / "two", train=train))
+    with pytest.raises(ConfigError, match=r"learning_rate"):
+        pipeline.train(configure(model, rows, tmp_path / "two", train=faster), resume="auto")
+
+
+def test_planning_refuses_what_training_would(
+    tiny_checkpoint: Any, rows: Path, tmp_path: Path
+) -> None:
+    config = configure(
+        tiny_checkpoint("bert"), rows, tmp_path / "run", train={"optim": "adamw_torhc"}
+    )
+    for verb in (pipeline.plan, pipeline.train):
+        with pytest.raises(ConfigError, match="adamw_torch"):
+            verb(config)

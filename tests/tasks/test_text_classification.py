@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 
 from peftlab.data.sources import Splits, load_splits
 from peftlab.errors import CheckFailed, ConfigError, DataError
-from peftlab.tasks import bootstrap
+from peftlab.tasks import intervals
 from peftlab.tasks.encoding import check_truncation
 from peftlab.tasks.registry import task_class
 from peftlab.tasks.text_classification import TextClassification
@@ -182,8 +182,11 @@ def test_untuned_is_the_majority_class(tmp_path: Path) -> None:
     task = TextClassification.from_splits(splits)
     assert task.label_names == ("a", "b", "c")
     assert TextClassification.from_state(json.loads(json.dumps(task.state()))) == task
-    known = task.untuned(splits)
-    assert known is not None
+    scores = task.untuned(splits)
+    assert scores is not None
+    known = task.metrics(scores)
+    low, high = task.interval(scores, "accuracy")
+    assert 0 < low < 0.5 < high < 1
     assert known["accuracy"] == 0.5
     assert known["f1_macro"] == pytest.approx(2 / 3 / 3)
     assert known["loss"] == pytest.approx(-(2 * np.log(0.6) + np.log(0.3) + np.log(0.1)) / 4)
@@ -208,17 +211,24 @@ def scores_of(rows: int, classes: int, right: float) -> dict[str, Any]:
 def test_intervals_are_right_and_quick() -> None:
     scores = scores_of(2000, 4, 0.7)
     start = time.perf_counter()
-    intervals = {metric: TASK.interval(scores, metric) for metric in TASK.greater_is_better}
+    found = {metric: TASK.interval(scores, metric) for metric in TASK.greater_is_better}
     assert time.perf_counter() - start < 0.5
     point = TASK.metrics(scores)
-    for metric, (low, high) in intervals.items():
+    for metric, (low, high) in found.items():
         assert low < point[metric] < high, metric
         assert TASK.interval(scores, metric) == (low, high)
     normal = 1.96 * np.sqrt(point["accuracy"] * (1 - point["accuracy"]) / 2000)
-    low, high = intervals["accuracy"]
+    low, high = found["accuracy"]
     assert high - low == pytest.approx(2 * normal, rel=0.1)
     with pytest.raises(ConfigError, match="bleu"):
         TASK.interval(scores, "bleu")
+
+
+def test_wilsons_interval_keeps_its_width_where_all_is_right() -> None:
+    # Newcombe 1998, table I: 81/263 gives 0.2553 to 0.3662; no failures in 20 gives 0.8389 to 1.
+    assert intervals.share_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert intervals.share_interval(20, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
+    assert intervals.share_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
 
 
 def test_macro_f1_of_resamples_is_scikit_learns() -> None:
@@ -227,15 +237,15 @@ def test_macro_f1_of_resamples_is_scikit_learns() -> None:
         confusion = np.zeros((1, classes, classes), dtype=int)
         np.add.at(confusion[0], (scores["label"], scores["prediction"]), 1)
         expected = f1_score(scores["label"], scores["prediction"], average="macro", zero_division=0)
-        assert bootstrap.f1_macro(confusion)[0] == pytest.approx(expected)
+        assert intervals.f1_macro(confusion)[0] == pytest.approx(expected)
 
 
-def test_row_bootstrap_agrees_with_the_multinomial() -> None:
+def test_row_bootstrap_agrees_with_wilsons_interval() -> None:
     scores = scores_of(400, 3, 0.6)
     right = (scores["label"] == scores["prediction"]).astype(float)
-    by_rows = bootstrap.ratio_interval(right, np.ones(400))
-    by_cells = TASK.interval(scores, "accuracy")
-    assert by_rows == pytest.approx(by_cells, abs=0.01)
+    by_rows = intervals.ratio_interval(right, np.ones(400))
+    wilson = TASK.interval(scores, "accuracy")
+    assert by_rows == pytest.approx(wilson, abs=0.01)
 
 
 def test_real_sentences(minilm: Path, shared_data: Path) -> None:
@@ -249,4 +259,4 @@ def test_real_sentences(minilm: Path, shared_data: Path) -> None:
     assert text.split()[:2] == splits.get("validation")[0]["text"].split()[:2]
     known = task.untuned(splits)
     assert known is not None
-    assert known["accuracy"] == pytest.approx(0.5, abs=0.2)
+    assert task.metrics(known)["accuracy"] == pytest.approx(0.5, abs=0.2)

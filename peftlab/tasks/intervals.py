@@ -1,7 +1,8 @@
-"""95 % intervals by bootstrap over rows, with a fixed seed."""
+"""95 % intervals: Wilson's for shares, else by bootstrap over rows, with a fixed seed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 RESAMPLES = 1000
 _SEED = 20_240_607
+_NORMAL_95 = 1.959964
+"""The normal distribution has 95 % within so many standard deviations."""
 _ELEMENTS_AT_ONCE = 4_000_000
 
 Array = NDArray[Any]
@@ -28,6 +31,19 @@ def ratio_interval(
         below = denominator[drawn].sum(axis=1, dtype=np.float64)
         ratios.append(numerator[drawn].sum(axis=1, dtype=np.float64) / np.maximum(below, 1e-12))
     return _middle(transform(np.concatenate(ratios)))
+
+
+def share_interval(hits: int, rows: int) -> tuple[float, float]:
+    """Of a share `hits / rows`, by Wilson's score.
+
+    Unlike the bootstrap it keeps its width where every row was right, and on few rows.
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference,
+    Journal of the American Statistical Association 22, 1927.
+    """
+    share, z2 = hits / rows, _NORMAL_95**2
+    centre = (share + z2 / (2 * rows)) / (1 + z2 / rows)
+    half = _NORMAL_95 * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2)) / (1 + z2 / rows)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def confusion_interval(
@@ -49,12 +65,6 @@ def confusion_interval(
         confusion[:, cells] = generator.multinomial(counts.sum(), counts / counts.sum(), size=size)
         values.append(metric(confusion.reshape(size, classes, classes)))
     return _middle(np.concatenate(values))
-
-
-def accuracy(confusion: Array) -> Array:
-    """Share of the diagonal; of shape [resamples]."""
-    hits = np.trace(confusion, axis1=1, axis2=2)
-    return np.asarray(hits / confusion.sum(axis=(1, 2)))
 
 
 def f1_macro(confusion: Array) -> Array:
