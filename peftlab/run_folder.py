@@ -58,6 +58,9 @@ def check_free(final: Path, *, overwrite: bool, resume: str | Path) -> Path | No
     neither resumes nor overwrites, or where the named checkpoint does not exist.
     """
     staging = staging_folder(final)
+    if not final.exists() and _replaced(final).is_dir():
+        # A kill between the two renames of an overwrite: the earlier run is still the run.
+        _replaced(final).rename(final)
     if final.exists() and not final.is_dir():
         raise ConfigError(f"output.dir is {final}, which is a file; choose another folder.")
     if final.is_dir() and any(final.iterdir()):
@@ -148,13 +151,12 @@ def stage(final: Path, *, overwrite: bool, resume: str | Path) -> Iterator[Stagi
 
 
 def _publish(folder: Path, final: Path) -> None:
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    """Give a whole run its name. Killed at any moment, the next start finds a run to go on from."""
     for path in folder.rglob("*"):
         if path.is_file():
             _fsync(path)
     if final.exists():
-        old = final.with_name(f"{final.name}.replaced")
+        old = _replaced(final)
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
         folder.rename(final)
@@ -162,6 +164,14 @@ def _publish(folder: Path, final: Path) -> None:
     else:
         folder.rename(final)
     _fsync(final.parent)
+    # Last: until the run had its name, they were what it could be resumed from.
+    for checkpoint in final.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def _replaced(final: Path) -> Path:
+    """Where an earlier run waits while the new one takes its name."""
+    return final.with_name(f"{final.name}.replaced")
 
 
 def _fsync(path: Path) -> None:

@@ -114,3 +114,27 @@ def test_broken_json_names_the_file(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(CheckFailed, match=r"metrics\.json"):
         read_json(path)
+
+
+def test_a_kill_while_overwriting_loses_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final = tmp_path / "one"
+    finish(final, '{"run": 1}')
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        if self == staging_folder(final):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finish(final, '{"run": 2}', overwrite=True)
+    assert not final.exists()
+    # What it could be resumed from is still there, and the next start puts the old run back.
+    assert (staging_folder(final) / "checkpoint-3").is_dir()
+    with pytest.raises(ConfigError, match="finished run"):
+        check_free(final, overwrite=False, resume="never")
+    assert read_json(final / RECORD) == {"run": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import gc
 import os
 import resource
@@ -54,23 +55,30 @@ def _anonymous(status: bytes) -> int:
     return kib * 1024
 
 
-def mapped_weights() -> int:
-    """Bytes of safetensors files that are mapped into this process and still as on disk.
+def mapped_weights(model: nn.Module) -> int:
+    """Bytes of a model's weights that lie in mapped files and are still as on disk.
 
     Transformers maps a checkpoint instead of reading it: frozen weights are then no anonymous
     memory, although the run needs them. A page that was written to has become anonymous and is
-    not counted here. 0 where the kernel does not tell (not Linux).
+    not counted here. 0 where the kernel does not tell (not Linux), and for weights on a device.
     """
     maps = Path("/proc/self/smaps")
-    if not maps.exists():
+    addresses = sorted(
+        tensor.untyped_storage().data_ptr()
+        for tensor in (*model.parameters(), *model.buffers())
+        if tensor.device.type == "cpu"
+    )
+    if not maps.exists() or not addresses:
         return 0
     kib, counted = 0, False
     for line in maps.read_bytes().splitlines():
         field, _, rest = line.partition(b":")
         if b"-" in field:
-            path = line.rstrip()
-            # A hub snapshot links to a blob named by its hash alone.
-            counted = path.endswith(b".safetensors") or b"/blobs/" in path
+            # "start-end mode offset device inode path": a mapping with an inode has a file.
+            span, _, _, _, inode, *_ = line.split()
+            start, end = (int(part, 16) for part in span.split(b"-"))
+            first = bisect.bisect_left(addresses, start)
+            counted = inode != b"0" and first < len(addresses) and addresses[first] < end
         elif counted and field == b"Size":
             kib += int(rest.split()[0])
         elif counted and field == b"Anonymous":

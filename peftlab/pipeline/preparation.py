@@ -7,6 +7,7 @@ imported; `prepare` loads the model, or builds it without weights, and encodes t
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,9 +178,16 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
 
 
 def output_folder(config: RunConfig) -> Path:
-    """`output.dir`, with auto spelled out as `runs/MODEL-METHOD`."""
+    """`output.dir`, with auto spelled out as `runs/MODEL-METHOD`. Raises `ConfigError`."""
     if config.output.dir != "auto":
-        return Path(config.output.dir)
+        folder = Path(os.path.abspath(Path(config.output.dir).expanduser()))  # noqa: PTH100
+        if folder in (Path.cwd(), *Path.cwd().parents):
+            raise ConfigError(
+                f"output.dir is {config.output.dir}, which holds the working directory; name a "
+                "folder of the run's own, such as runs/one."
+            )
+        # As it was written where that is a name: messages and the saved configuration show it.
+        return Path(config.output.dir).expanduser()
     model = Path(config.model.name).name or "model"
     return Path("runs") / f"{model}-{config.method.name}"
 

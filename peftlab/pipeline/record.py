@@ -121,10 +121,8 @@ def _memory(prepared: Prepared, result: TrainResult, memory: PeakMemory) -> Memo
     from peftlab.measure.memory import breakdown, mapped_weights, weight_bytes
 
     model = prepared.applied.model
-    # On CUDA the allocator's peak holds the weights; on a CPU they may lie in a mapped file.
-    mapped = mapped_weights() if next(model.parameters()).device.type == "cpu" else 0
     return breakdown(
-        memory.peak + mapped,
+        memory.peak + mapped_weights(model),
         weights=weight_bytes(model),
         gradients=result.gradient_bytes,
         optimizer=result.optimizer_bytes,

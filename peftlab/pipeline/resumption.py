@@ -25,6 +25,7 @@ def write_config(prepared: Prepared, staging: Staging) -> None:
     config = prepared.checked.config
     pinned = config.model_copy(
         update={
+            "model": config.model.model_copy(update={"revision": prepared.loaded.revision}),
             "train": config.train.model_copy(update={"learning_rate": prepared.learning_rate}),
             "output": config.output.model_copy(update={"dir": str(staging.final)}),
         }

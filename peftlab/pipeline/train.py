@@ -54,14 +54,13 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
     preparation.check_settings(checked)
     if config.train.allocator == "auto":
         keep_large_buffers()
-    with (
-        run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging,
-        PeakMemory(device=torch.device(training_device())) as memory,
-    ):
+    with PeakMemory(device=torch.device(training_device())) as memory:
         prepared = preparation.prepare(checked)
-        write_config(prepared, staging)
-        trained = _train(prepared, staging)
-        write_run(prepared, trained, memory, staging.folder)
+        # Only now: staging may remove an earlier unfinished run, and ours is known to be able.
+        with run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging:
+            write_config(prepared, staging)
+            trained = _train(prepared, staging)
+            write_run(prepared, trained, memory, staging.folder)
     answering = Answering(
         prepared.applied.model, prepared.loaded.tokenizer, prepared.loaded.compute
     )
@@ -78,7 +77,10 @@ def _import_all() -> None:
 
 def _train(prepared: Prepared, staging: Staging) -> Trained:
     """Train on the rows; where the base is frozen whole, on features computed from them once."""
-    rows = {name: found.rows for name, found in prepared.encoded.items() if name != "test"}
+    needed = (
+        ("train",) if prepared.checked.config.eval.every == "never" else ("train", "validation")
+    )
+    rows = {name: prepared.encoded[name].rows for name in needed if name in prepared.encoded}
     applied, method = prepared.applied, prepared.checked.config.method
     if method.name == "head":
         from peftlab.strategies.features import cache_features

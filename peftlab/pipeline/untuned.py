@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from peftlab.errors import DataError
+from peftlab.errors import ConfigError
 from peftlab.pipeline import preparation
 from peftlab.pipeline.run import evaluation_batch, with_interval
 
@@ -26,8 +26,8 @@ def evaluate_untuned(config: RunConfig) -> dict[str, Any]:
     if known is not None:
         found = Evaluation(checked.task.metrics(known), known)
         return {"what": "majority class", split: with_interval(checked.task, found, config)}
-    if checked.splits.get(split) is None:
-        raise DataError(f"{config.data.source} has neither a test nor a validation split.")
+    if getattr(checked.splits, split) is None:
+        raise ConfigError(f"{config.data.source} has neither a test nor a validation split.")
     from peftlab.model.loading import load_model
     from peftlab.model.precision import training_device
 

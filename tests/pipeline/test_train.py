@@ -66,7 +66,11 @@ def test_a_run_folder_tells_all_and_answers_as_it_was_trained(
     assert train["steps"] == 12
     assert train["tokens"] > 0
     assert 0 < train["trained_parameters"] <= train["total_parameters"]
-    assert train["peak_memory"]["total"] >= train["peak_memory"]["weights"] > 0
+    memory = train["peak_memory"]
+    assert memory["weights"] >= 4 * train["total_parameters"]
+    assert memory["activations"] > 0
+    assert memory["total"] == sum(value for part, value in memory.items() if part != "total")
+    assert memory["total"] < 400 << 20  # a model of a few hundred kilobytes
     assert set(run.metrics) == {"train", "validation", "test"}
 
     reopened = pipeline.open_run(run.folder)
@@ -143,26 +147,33 @@ def test_resuming_reaches_the_weights_of_an_uninterrupted_run(
 ) -> None:
     from safetensors.torch import load_file
 
-    from peftlab.training import curves
+    from peftlab.tasks.text_classification import TextClassification
 
     model = tiny_checkpoint("llama")
     whole = pipeline.train(configure(model, rows, tmp_path / "whole"))
 
-    config = configure(model, rows, tmp_path / "cut", train={
-        "num_train_epochs": 2, "global_batch_size": 8, "learning_rate": 5e-3, "save_every": 5,
-    })  # fmt: skip
+    train = {"num_train_epochs": 2, "global_batch_size": 8, "learning_rate": 5e-3, "save_every": 5}
+    config = configure(model, rows, tmp_path / "cut", train=train)
+    seen = 0
+    count_items = TextClassification.count_items
+
+    def killed(self: TextClassification, batch: Any) -> int:
+        nonlocal seen
+        seen += 1
+        if seen == 8:
+            raise MemoryError("killed in step 8 of 12")
+        return count_items(self, batch)
+
     with monkeypatch.context() as broken:
-        broken.setattr(curves, "write_log", lambda *_, **__: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        broken.setattr(TextClassification, "count_items", killed)
+        with pytest.raises(MemoryError):
             pipeline.train(config)
-    assert (tmp_path / "cut.unfinished").is_dir()
+    unfinished = tmp_path / "cut.unfinished"
+    assert [p.name for p in unfinished.glob("checkpoint-*")] == ["checkpoint-5"]
     with pytest.raises(ConfigError, match="--resume auto"):
         pipeline.train(config)
-    # From the middle, not from the end: the last checkpoint is taken away.
-    newest = max(
-        (tmp_path / "cut.unfinished").glob("checkpoint-*"), key=lambda p: p.stat().st_mtime
-    )
-    resumed = pipeline.train(config, resume=newest)
+    resumed = pipeline.train(config, resume="auto")
+    assert not unfinished.exists()
     name = "adapter/adapter_model.safetensors"
     a, b = load_file(whole.folder / name), load_file(resumed.folder / name)
     assert all(torch.equal(a[key], b[key]) for key in a)
@@ -223,3 +234,28 @@ def test_planning_refuses_what_training_would(
     for verb in (pipeline.plan, pipeline.train):
         with pytest.raises(ConfigError, match="adamw_torch"):
             verb(config)
+
+
+def test_overwriting_with_a_broken_configuration_keeps_the_checkpoints(
+    tiny_checkpoint: Any, rows: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "run.unfinished" / "checkpoint-9"
+    kept.mkdir(parents=True)
+    config = configure(
+        tiny_checkpoint("bert"), rows, tmp_path / "run",
+        method={"name": "lora", "target_modules": ["qurey"]},
+        output={"dir": str(tmp_path / "run"), "overwrite": True},
+    )  # fmt: skip
+    with pytest.raises(CheckFailed, match="query"):
+        pipeline.train(config)
+    assert kept.is_dir()
+
+
+def test_the_working_directory_is_no_output(
+    tiny_checkpoint: Any, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "..", str(tmp_path)):
+        config = configure(tiny_checkpoint("bert"), rows, Path(folder))
+        with pytest.raises(ConfigError, match="working directory"):
+            pipeline.train(config)
