@@ -32,11 +32,25 @@ def check_sizes(global_batch_size: int, micro_batch_size: int, dtype: torch.dtyp
         )
 
 
-def recorded_settings(settings: TrainConfig, learning_rate: float, rows: int) -> dict[str, Any]:
-    """What a checkpoint remembers of the settings, to compare on resume; JSON values."""
+def recorded_settings(
+    settings: TrainConfig,
+    *,
+    learning_rate: float,
+    rows: int,
+    best_metric: str,
+    greater_is_better: bool,
+) -> dict[str, Any]:
+    """What a checkpoint remembers of the settings, to compare on resume; JSON values.
+
+    The best metric is among them: the best value so far means nothing in another one's terms.
+    """
     kept = settings.model_dump(mode="json", exclude=_FREE) | {"learning_rate": learning_rate}
-    named = {f"train.{key}": value for key, value in kept.items()}
-    restored: dict[str, Any] = json.loads(json.dumps(named | {"training rows": rows}))
+    named = {f"train.{key}": value for key, value in kept.items()} | {
+        "training rows": rows,
+        "eval.best": best_metric,
+        "the better value of eval.best": "greater" if greater_is_better else "smaller",
+    }
+    restored: dict[str, Any] = json.loads(json.dumps(named))
     return restored
 
 

@@ -100,7 +100,13 @@ def train(
     )
     check_sizes(settings.global_batch_size, micro_batch_size, compute_dtype)
     steps_per_epoch = math.ceil(len(rows) / settings.global_batch_size)
-    recorded = recorded_settings(settings, learning_rate, len(rows))
+    recorded = recorded_settings(
+        settings,
+        learning_rate=learning_rate,
+        rows=len(rows),
+        best_metric=best_metric,
+        greater_is_better=greater_is_better,
+    )
     ledger = Ledger(settings=recorded)
     if resume is not None:
         ledger = checkpoint.open_checkpoint(resume, staging)

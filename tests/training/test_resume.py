@@ -196,6 +196,31 @@ def test_resume_refuses_other_settings_and_damage(
     assert ledger["finished"] is True
 
 
+@pytest.mark.parametrize(
+    ("judged", "words"),
+    [
+        ({"best_metric": "loss"}, r"eval\.best was 'score' and is 'loss'"),
+        ({"greater_is_better": False}, r"value of eval\.best was 'greater' and is 'smaller'"),
+    ],
+)
+def test_resume_refuses_to_judge_otherwise(
+    judged: dict[str, Any], words: str, rows: Any, make_model: Any, run: Any, tmp_path: Path
+) -> None:
+    """The best score so far cannot be compared with losses."""
+    around = {
+        "evaluate": counted_evaluation([0.9]), "evaluate_every": 2,
+        "best_metric": "score", "greater_is_better": True,
+    }  # fmt: skip
+    with pytest.raises(Interrupted):
+        run(signalled(make_model(HEAD), 5), rows, staging=tmp_path, around=around, **SETTINGS)
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    with pytest.raises(ConfigError, match=words):
+        run(
+            make_model(HEAD), rows, staging=tmp_path,
+            around=around | {"resume": checkpoint} | judged, **SETTINGS,
+        )  # fmt: skip
+
+
 def test_logging_may_change_on_resume(rows: Any, make_model: Any, run: Any, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(signalled(make_model(HEAD), 3), rows, staging=tmp_path, **SETTINGS)
