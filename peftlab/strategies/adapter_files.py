@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,8 @@ def load_adapter(folder: Path, model: PeftModel, *, fresh_head: bool) -> tuple[s
     """Copy a saved adapter's tensors into the one on `model`; nothing may be left over.
 
     `fresh_head`: whole modules that are missing there, or are of another shape (another number of
-    labels), keep their new weights; returned are their names. Raises `CheckFailed` naming keys.
+    labels), keep their new weights; returned are their names. Another task's head is left behind.
+    Raises `CheckFailed` naming keys, or whole modules that this model has but does not adapt.
     """
     try:
         saved = load_file(folder / WEIGHTS)
@@ -90,6 +91,7 @@ def load_adapter(folder: Path, model: PeftModel, *, fresh_head: bool) -> tuple[s
         if fresh_head and (key not in saved or saved[key].shape != mine[key].shape)
     }
     dropped = {key for key in saved if fresh_head and "lora_" not in key and key not in mine}
+    _refuse_lost(dropped, model, folder)
     check_same_tensors(
         {k: v for k, v in saved.items() if k not in kept | dropped},
         {k: v for k, v in mine.items() if k not in kept},
@@ -99,7 +101,22 @@ def load_adapter(folder: Path, model: PeftModel, *, fresh_head: bool) -> tuple[s
         for key, tensor in mine.items():
             if key not in kept and not tensor.is_meta:
                 tensor.copy_(saved[key])
-    return tuple(sorted({key.removeprefix("base_model.model.").rpartition(".")[0] for key in kept}))
+    return tuple(sorted({_module_of(key) for key in kept}))
+
+
+def _refuse_lost(dropped: Collection[str], model: PeftModel, folder: Path) -> None:
+    """A module that the adapter trained whole and this model has: what it learnt must not go."""
+    here = {name for name, _ in model.get_base_model().named_modules()}
+    lost = sorted({_module_of(key) for key in dropped} & here)
+    if lost:
+        raise CheckFailed(
+            f"{folder} trained whole modules that this method would leave as the base has them: "
+            f"{', '.join(lost)}; add them to method.modules_to_save."
+        )
+
+
+def _module_of(key: str) -> str:
+    return key.removeprefix("base_model.model.").rpartition(".")[0]
 
 
 def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:

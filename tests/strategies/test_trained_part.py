@@ -179,6 +179,38 @@ def test_training_starts_from_an_adapter(tiny_checkpoint: Tiny, tmp_path: Path) 
     assert apply_strategy(empty, chosen, task=CLASSIFICATION).trainable == applied.trainable
 
 
+def start(folder: Path, task: str, source: Path, **settings: Any) -> Applied:
+    chosen = method("lora", r=2, init_from=str(source), **settings)
+    return apply_strategy(load(folder, task, chosen, seed=1).model, chosen, task=task)
+
+
+def test_what_an_adapter_trained_whole_is_not_lost(tiny_checkpoint: Tiny, tmp_path: Path) -> None:
+    folder, saved = tiny_checkpoint("bert"), ["word_embeddings"]
+    applied, inputs = trained(folder, CLASSIFICATION, method("lora", r=2, modules_to_save=saved))
+    save_trained(applied, tmp_path)
+    words = r"bert\.embeddings\.word_embeddings; add them to method\.modules_to_save"
+    with pytest.raises(CheckFailed, match=words):
+        start(folder, CLASSIFICATION, tmp_path)
+    again = start(folder, CLASSIFICATION, tmp_path, modules_to_save=saved)
+    assert torch.equal(logits(again.model, inputs), logits(applied.model, inputs))
+
+
+def test_another_tasks_head_is_left_behind(tiny_checkpoint: Tiny, tmp_path: Path) -> None:
+    folder = tiny_checkpoint("llama", "causal")
+    causal, _ = trained(folder, CAUSAL, method("lora", r=2, modules_to_save=["lm_head"]))
+    save_trained(causal, tmp_path / "causal")
+    with pytest.raises(CheckFailed, match=r"lm_head; add them to method\.modules_to_save"):
+        start(folder, CAUSAL, tmp_path / "causal")
+    classifier = start(folder, CLASSIFICATION, tmp_path / "causal")
+    assert "score did not fit and starts anew" in classifier.notes[-1]
+    save_trained(classifier, tmp_path / "classifier")
+    back = start(folder, CAUSAL, tmp_path / "classifier")
+    layer = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight"
+    tensor = trained_state(back.model)[layer]
+    assert tensor.any()
+    assert torch.equal(tensor, trained_state(causal.model)[layer])
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
