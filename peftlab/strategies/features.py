@@ -6,6 +6,7 @@ Legend: B rows, T tokens, H features.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ _CHECKED_ROWS = 4
 class FeatureCache:
     """Train `head` on `rows[split]` with `collator`; the model it belongs to is trained by that.
 
+    `seconds[split]` is the wall time that its features took, setting up counted to the first split.
     A context manager: leaving it frees the features and removes their file.
     """
 
@@ -50,6 +52,7 @@ class FeatureCache:
     rows: Mapping[str, FeatureRows]
     collator: Callable[[Sequence[Row]], Row]
     store: FeatureStore
+    seconds: Mapping[str, float]
 
     def __enter__(self) -> Self:
         return self
@@ -79,6 +82,7 @@ def cache_features(
     this model's head cannot be trained on features alone; then train it on the rows themselves.
     On the first batch the logits from features must equal the model's within `TOLERANCE`.
     """
+    since = time.perf_counter()
     head, reason = feature_head(applied)
     if head is None:
         logger.warning("features are not cached: %s; each step runs the base", reason)
@@ -104,6 +108,7 @@ def cache_features(
         if store is None:
             return None
         rows: dict[str, FeatureRows] = {}
+        seconds: dict[str, float] = {}
         start = 0
         for name, split in splits.items():
             starts = [start + before for before in accumulate(sizes[name], initial=0)]
@@ -113,7 +118,9 @@ def cache_features(
                 _keep(store, starts, others, numbers, batch, _features(model, head, batch))
             rows[name] = FeatureRows(store, starts[:-1], others)
             start = starts[-1]
-    return FeatureCache(head, rows, collate_features, store)
+            now = time.perf_counter()
+            seconds[name], since = now - since, now
+    return FeatureCache(head, rows, collate_features, store, seconds)
 
 
 def feature_head(applied: Applied) -> tuple[FeatureHead | None, str]:

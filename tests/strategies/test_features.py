@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,13 @@ def test_features_give_the_models_logits(
     applied.model.train()
     modes = {name: module.training for name, module in applied.model.named_modules()}
     with caplog.at_level(logging.INFO, logger="peftlab"):
+        started = time.perf_counter()
         cache = cached(applied, rows, limit_bytes=limit, folder=tmp_path)
+        seconds = time.perf_counter() - started
     assert cache is not None
+    assert cache.seconds.keys() == {"train", "validation"}
+    assert min(cache.seconds.values()) > 0
+    assert 0.5 * seconds < sum(cache.seconds.values()) <= seconds
     assert {n: m.training for n, m in applied.model.named_modules()} == modes
     assert cache.store.mapped is (limit == 8)
     assert ("above method.cache_limit" in caplog.text) is (limit == 8)
