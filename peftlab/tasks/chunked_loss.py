@@ -99,6 +99,9 @@ class CausalLoss:
         known = self._proofs.get(model)
         if known is None and bool(targets(batch)[1].any()):
             known = self._proofs[model] = prove(model, batch)
+            # Some versions of autocast keep casts of weights made without gradient for the rest of
+            # the region, in which the first micro-batch trains next.
+            torch.clear_autocast_cache()
             if known.reason is None:
                 logger.info("causal loss without whole logits: equal to plain on a slice")
             elif self.mode == "auto":
@@ -129,8 +132,9 @@ class CausalLoss:
 def _per_row(
     losses: torch.Tensor, correct: torch.Tensor, rows: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    # Widened on the CPU: not every device has float64.
     summed = torch.zeros(count, dtype=torch.float64).index_add_(
-        0, rows.cpu(), losses.double().cpu()
+        0, rows.cpu(), losses.cpu().double()
     )
     right = torch.zeros(count, dtype=torch.int64).index_add_(0, rows.cpu(), correct.long().cpu())
     return summed, right
@@ -198,19 +202,27 @@ def chunked_loss_sum(chosen: Selected, kernels: frozenset[Kernel]) -> torch.Tens
 
 def _kernel(chosen: Selected) -> Kernel:
     """Fused kernels take the weight and skip the module: they need a linear layer that is bare."""
-    head, module = chosen.head, chosen.head.module
+    head, module, hidden = chosen.head, chosen.head.module, chosen.hidden
     bare = (
         type(module) is nn.Linear
         and module.bias is None
         and head.softcap is None
-        and head.autocast is None
-        and module.weight.dtype == chosen.hidden.dtype
         and "forward" not in module.__dict__
         and not any(getattr(module, hooks) for hooks in _HOOKS)
     )
-    if bare and chosen.hidden.is_cuda and importlib.util.find_spec("liger_kernel") is not None:
+    if not bare:
+        return "blocks"
+    # Liger gives the weight no gradient where the hidden states need none.
+    alone = torch.is_grad_enabled() and module.weight.requires_grad and not hidden.requires_grad
+    if _liger_runs_on(hidden.device) and not alone:
         return "liger"
-    return "torch" if bare and hasattr(F, "linear_cross_entropy") else "blocks"
+    # It neither casts nor follows autocast.
+    one_dtype = head.autocast is None and module.weight.dtype == hidden.dtype
+    return "torch" if one_dtype and hasattr(F, "linear_cross_entropy") else "blocks"
+
+
+def _liger_runs_on(device: torch.device) -> bool:
+    return device.type == "cuda" and importlib.util.find_spec("liger_kernel") is not None
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -219,8 +231,12 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def _liger(chosen: Selected) -> torch.Tensor:
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-    loss = LigerFusedLinearCrossEntropyLoss(reduction="sum")
-    result: torch.Tensor = loss(chosen.head.module.weight, chosen.hidden, chosen.labels)
+    # A trained weight's gradient is summed over many blocks: bf16 would lose the small ones.
+    loss = LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)
+    head, hidden = chosen.head, chosen.hidden
+    dtype = head.autocast or hidden.dtype
+    with torch.autocast(head.device_type, enabled=False):
+        result: torch.Tensor = loss(head.module.weight.to(dtype), hidden.to(dtype), chosen.labels)
     return result.float()
 
 

@@ -112,7 +112,7 @@ class TextClassification(Task):
         labels = batch["labels"].to(logits.device)
         losses = F.cross_entropy(logits, labels, reduction="none")
         return {
-            "loss": losses.double().cpu().numpy(),
+            "loss": losses.cpu().double().numpy(),
             "prediction": logits.argmax(dim=-1).cpu().numpy(),
             "label": labels.cpu().numpy(),
         }

@@ -65,7 +65,6 @@ class ItemMeanTrainer(Trainer):
         self._step_items = 0
         self._step_loss = torch.zeros((), device=self.args.device)
 
-    @torch.no_grad()
     def _get_num_items_in_batch(
         self, batch_samples: list[Batch], device: torch.device
     ) -> torch.Tensor | int | None:
