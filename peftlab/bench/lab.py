@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from peftlab.bench.bench_folder import RESULTS, UNTUNED, BenchFolder, claim
 from peftlab.bench.processes import JobOutcome, JobServer
 from peftlab.bench.results import BenchResult, Row, SeedRun, read_run, run_from_metrics
 from peftlab.bench.rows import PlannedRow, describe_settings, plan_rows
@@ -19,11 +18,9 @@ from peftlab.errors import ConfigError, DataError, Interrupted
 
 logger = logging.getLogger("peftlab")
 
-RESULTS = "results.json"
-LOGS = "logs"
 # Named, not imported: the pipeline stands above the bench.
 TRAIN = "peftlab.pipeline.train:train"
-UNTUNED = "peftlab.pipeline.untuned:evaluate_untuned"
+EVALUATE_UNTUNED = "peftlab.pipeline.untuned:evaluate_untuned"
 
 
 def run_bench(
@@ -31,20 +28,23 @@ def run_bench(
     *,
     folder: Path,
     train: str = TRAIN,
-    untuned: str = UNTUNED,
+    untuned: str = EVALUATE_UNTUNED,
     preload: Sequence[str] | None = None,
 ) -> BenchResult:
     """Run `config.bench` and return its rows; `folder`/results.json holds them after every run.
 
     `train` names a function that takes a `RunConfig` and leaves a run folder in its `output.dir`;
     `untuned` one that returns {"test": metrics} of the model before training. A method that fails
-    is a row with its reason; data that cannot be used fails them all and raises `DataError`.
+    is a row with its reason; data that cannot be used before any row has a result raises
+    `DataError`. Raises `ConfigError` where `folder` is taken or there is nothing to score on.
     `preload` are the modules that the worker imports before its first job.
     """
     from peftlab.measure.environment import describe_environment
 
-    _check_free(folder, overwrite=config.output.overwrite)
+    _check_scored(config)
     planned = plan_rows(config, folder)
+    runs = tuple(Path(run.output.dir).name for row in planned for run in row.configs)
+    claimed = claim(folder, runs, overwrite=config.output.overwrite)
     started = time.monotonic()
     result = BenchResult(
         model=config.model.name,
@@ -57,38 +57,53 @@ def run_bench(
         complete=False,
         environment=describe_environment(),
         rows=(),
+        runs=runs,
     )
-    shutil.rmtree(folder / "runs", ignore_errors=True)
-    (folder / LOGS).mkdir(parents=True, exist_ok=True)
+    # Before any job runs: from here on the folder is known as a bench, and these runs as its own.
+    claimed.write(result.to_json())
+    claimed.log(UNTUNED).parent.mkdir(exist_ok=True)
     try:
         with JobServer(preload) as server:
-            for rows in _rows(config, planned, folder, server, train, untuned):
+            for rows in _rows(config, planned, claimed, server, train, untuned):
                 result = _so_far(result, rows, time.monotonic() - started)
-                _write(result, folder)
+                claimed.write(result.to_json())
                 if rows[-1].runs:
                     logger.info("    %s", _one_line(rows[-1].runs[-1], result.metric))
     except DataError:
-        _remove(folder)
+        claimed.remove()
         raise
     except KeyboardInterrupt:
-        _clear_unfinished(folder / "runs")
+        claimed.clear_unfinished()
         raise Interrupted(
             f"Stopped after {len(result.rows)} rows; what they found is in {folder / RESULTS}."
         ) from None
     result = replace(result, complete=True)
-    _write(result, folder)
+    claimed.write(result.to_json())
     return result
+
+
+def _check_scored(config: RunConfig) -> None:
+    """Refuse a bench whose runs could not be told apart by quality."""
+    splits = config.data.splits
+    if splits.validation is None and splits.test is None:
+        raise ConfigError(
+            "bench needs a validation or a test split to compare methods on, and "
+            "data.splits.validation and data.splits.test are both null; set one of them."
+        )
 
 
 def _rows(
     config: RunConfig,
     planned: Sequence[PlannedRow],
-    folder: Path,
+    claimed: BenchFolder,
     server: JobServer,
     train: str,
     untuned: str,
 ) -> Iterator[list[Row]]:
-    """Run every job; yield all rows so far after each."""
+    """Run every job; yield all rows so far after each.
+
+    Raises `DataError` for data that a job refuses while no row has a result.
+    """
     rows: list[Row] = []
     total = sum(len(plan.configs) for plan in planned) + config.bench.untuned
     job = 0
@@ -97,7 +112,8 @@ def _rows(
         logger.info("bench %d/%d: untuned", job, total)
         # The model as it is in the checkpoint: not in 8 bits, with no pooling of a method's.
         plain = config.model_copy(update={"method": FullMethod(name="full")})
-        outcome = server.run(untuned, plain, log=folder / LOGS / "untuned.log")
+        outcome = server.run(untuned, plain, log=claimed.log(UNTUNED))
+        _refuse_data(outcome, rows)
         rows.append(_untuned_row(config, outcome))
         yield rows
     for plan in planned:
@@ -107,65 +123,34 @@ def _rows(
             job += 1
             name = Path(run_config.output.dir).name
             logger.info("bench %d/%d: %s, seed %d", job, total, plan.label, run_config.train.seed)
-            outcome = server.run(train, run_config, log=folder / LOGS / f"{name}.log")
+            outcome = server.run(train, run_config, log=claimed.log(name))
+            _refuse_data(outcome, rows)
             runs.append(_finished(run_config, outcome))
+            if runs[-1].error is not None:
+                claimed.clear_unfinished()
             rows[-1] = _row(plan, runs)
             yield rows
 
 
-def _check_free(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds something else, or a finished bench that is not to be replaced."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"output.dir is {folder}, which is a file; choose another folder.")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    previous = folder / RESULTS
-    if not previous.is_file() and not (folder / LOGS).is_dir():
-        raise ConfigError(
-            f"output.dir is {folder}, which holds files that are no bench; choose another folder."
-        )
-    if overwrite or not previous.is_file():
-        return
-    if json.loads(previous.read_text(encoding="utf-8")).get("complete"):
-        raise ConfigError(
-            f"output.dir is {folder}, which holds a finished bench; choose another folder, "
-            "or set output.overwrite=true to replace it."
-        )
+def _refuse_data(outcome: JobOutcome, rows: Sequence[Row]) -> None:
+    """Raise a job's `DataError` where every other job would meet it too, and nothing is lost.
 
-
-def _remove(folder: Path) -> None:
-    """Leave nothing of ours behind, and everything else."""
-    for ours in (folder / "runs", folder / LOGS):
-        shutil.rmtree(ours, ignore_errors=True)
-    (folder / RESULTS).unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _clear_unfinished(runs: Path) -> None:
-    """Remove what a run that was stopped leaves: its staging folder and the lock beside it."""
-    for left in runs.glob("*.unfinished*"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+    Once a row has a result the data was good then, and the error is one row's failure.
+    """
+    if outcome.kind == DataError.__name__ and not any(row.good for row in rows):
+        raise DataError(outcome.error or "the data cannot be used")
 
 
 def _finished(config: RunConfig, outcome: JobOutcome) -> SeedRun:
     folder = Path(config.output.dir)
-    if outcome.kind == DataError.__name__:
-        raise DataError(outcome.error or "the data cannot be used")
     if outcome.error is None and not (folder / "metrics.json").is_file():
         outcome = JobOutcome(None, f"The run left no metrics in {folder}.", "MetricsMissing")
     if outcome.error is not None:
-        _clear_unfinished(folder.parent)
         return SeedRun(seed=config.train.seed, error=outcome.error, kind=outcome.kind)
     return read_run(folder, config.train.seed)
 
 
 def _untuned_row(config: RunConfig, outcome: JobOutcome) -> Row:
-    if outcome.kind == DataError.__name__:
-        raise DataError(outcome.error or "the data cannot be used")
     value = outcome.value or {}
     run = (
         SeedRun(seed=config.train.seed, error=outcome.error, kind=outcome.kind)
@@ -188,15 +173,10 @@ def _row(plan: PlannedRow, runs: Sequence[SeedRun]) -> Row:
 def _so_far(result: BenchResult, rows: Sequence[Row], seconds: float) -> BenchResult:
     good = [run for row in rows for run in row.good]
     # The metric that chooses is the one a run gives an interval for.
-    metric = next((name for run in reversed(good) for name in run.interval), result.metric)
+    chosen = [name for run in reversed(good) for name in run.interval]
+    metric = next(iter([*chosen, *(name for run in good for name in run.quality)]), result.metric)
     split = good[-1].split if good else result.split
     return replace(result, metric=metric, split=split, rows=tuple(rows), seconds=seconds)
-
-
-def _write(result: BenchResult, folder: Path) -> None:
-    part = folder / f"{RESULTS}.part"
-    part.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
-    part.replace(folder / RESULTS)
 
 
 def _one_line(run: SeedRun, metric: str) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 from peftlab.bench import charts
 from peftlab.bench.quantities import (
     ABSENT,
+    averaged,
+    failed_seeds,
     findings,
     format_bytes,
     format_count,
@@ -67,8 +69,8 @@ def render_page(result: BenchResult) -> str:
 
 def _subtitle(result: BenchResult) -> str:
     parts = [result.task.replace("-", " ")]
-    if result.seeds > 1:
-        parts.append(f"mean of {result.seeds} seeds")
+    if words := averaged(result):
+        parts.append(words)
     if device := _device(result.environment):
         parts.append(device)
     parts.append(f"{format_seconds(result.seconds)} in all")
@@ -172,10 +174,8 @@ def _cells(row: Row, colour: int, result: BenchResult, heads: Sequence[tuple[str
     parts = " / ".join(format_bytes(mean(row.memory(part))) for part in MEMORY_PARTS)
     total = format_bytes(mean(row.memory()))
     trained = row.spread(lambda run: run.trained_parameters)
-    failed = len(row.runs) - len(row.good)
-    settings = row.settings + (f" ({failed} of {len(row.runs)} seeds failed)" if failed else "")
     cells = (
-        (escape(settings), "settings"),
+        (escape(row.settings + failed_seeds(row)), "settings"),
         (
             f"{escape(figure)}<small>{escape((bracket + interval).strip())}</small>",
             "number quality",

@@ -7,6 +7,7 @@ import math
 from peftlab.bench.results import BenchResult, Row, Spread
 
 ABSENT = "-"
+NO_METRIC = "no metric"
 
 
 def format_bytes(count: float | None) -> str:
@@ -82,7 +83,7 @@ def format_quality(row: Row, metric: str) -> str:
     """Mean, spread over seeds, and the 95 % interval."""
     found = row.metric(metric)
     if found is None:
-        return ABSENT
+        return ABSENT if any(run.quality for run in row.good) else NO_METRIC
     text = format_metric(found.mean)
     if found.sd is not None:
         text += f" ± {format_metric(found.sd)}"
@@ -90,6 +91,33 @@ def format_quality(row: Row, metric: str) -> str:
     if interval is not None:
         text += f" [{format_metric(interval[0])}, {format_metric(interval[1])}]"
     return text
+
+
+def failed_seeds(row: Row) -> str:
+    """What to add to a row of which only some seeds finished; empty elsewhere."""
+    failed = len(row.runs) - len(row.good)
+    return f" ({failed} of {len(row.runs)} seeds failed)" if failed and row.good else ""
+
+
+def averaged(result: BenchResult) -> str:
+    """Over how many seeds the numbers are means, in words; empty for one."""
+    if result.seeds == 1:
+        return ""
+    if any(failed_seeds(row) for row in result.rows):
+        return f"mean of the seeds that finished, of {result.seeds}"
+    return f"mean of {result.seeds} seeds"
+
+
+def why_nothing_scored(result: BenchResult) -> str | None:
+    """Why there is no quality to compare; None where there is."""
+    if result.scored:
+        return None
+    if not result.trained:
+        return "No method finished; the reasons are in the table."
+    return (
+        "Methods finished, but none was scored: there is no metric, because the data has neither "
+        "a test nor a validation split."
+    )
 
 
 def overlapping(result: BenchResult, best: Row) -> tuple[Row, ...]:
@@ -111,7 +139,7 @@ def findings(result: BenchResult) -> list[str]:
     """What the table says, in sentences that claim no more than the intervals allow."""
     best = result.best()
     if best is None:
-        return ["No method finished; the reasons are in the table."]
+        return [why_nothing_scored(result) or f"No method was scored by {result.metric}."]
     name = metric_name(result.metric)
     said = [
         f"{best.label} has the best {name} on {result.split}: "

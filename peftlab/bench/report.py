@@ -8,6 +8,8 @@ from pathlib import Path
 from peftlab.bench.page import render_page
 from peftlab.bench.quantities import (
     ABSENT,
+    averaged,
+    failed_seeds,
     findings,
     format_bytes,
     format_quality,
@@ -59,19 +61,20 @@ def _cells(row: Row, result: BenchResult) -> tuple[str, ...]:
 
 def text_table(result: BenchResult) -> str:
     """The rows as aligned plain text, for a terminal; failed rows carry their reason."""
-    lines = [_heads(result)]
-    lines += [_cells(row, result) for row in result.rows if row.failure is None]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    shown = {
-        line[0]: "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    }
-    text = [shown[lines[0][0]], "  ".join("-" * width for width in widths)]
-    for row in result.rows:
-        if row.failure is None:
-            text.append(shown[row.label])
-        else:
+    heads = _heads(result)
+    found = [_cells(row, result) if row.failure is None else None for row in result.rows]
+    whole = [heads, *(cells for cells in found if cells is not None)]
+    widths = [max(len(line[i]) for line in whole) for i in range(len(heads))]
+
+    def aligned(cells: tuple[str, ...]) -> str:
+        return "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip()
+
+    text = [aligned(heads), "  ".join("-" * width for width in widths)]
+    for row, cells in zip(result.rows, found, strict=True):
+        if cells is None:
             text.append(f"{row.label.ljust(widths[0])}  failed: {row.failure}")
+        else:
+            text.append(aligned(cells) + failed_seeds(row))
     return "\n".join(text)
 
 
@@ -90,11 +93,11 @@ def markdown(result: BenchResult) -> str:
         if row.failure is None:
             parts = [format_bytes(mean(row.memory(part))) for part in MEMORY_PARTS]
             memory = ABSENT if row.memory() is None else ", ".join(parts)
-            cells = (*_cells(row, result), memory, row.settings)
+            cells = (*_cells(row, result), memory, row.settings + failed_seeds(row))
         else:
             cells = (row.label, f"failed: {row.failure}", *[""] * (len(heads) - 2))
         lines.append("| " + " | ".join(_escape(cell) for cell in cells) + " |")
-    seeds = f", mean of {result.seeds} seeds" if result.seeds > 1 else ""
+    seeds = f", {words}" if (words := averaged(result)) else ""
     lines += [
         "",
         f"Quality on {result.split} with its 95 % interval{seeds}; peak memory above what was "

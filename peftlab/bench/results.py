@@ -100,7 +100,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """All rows and what they were measured on. `complete` is False where the bench was stopped."""
+    """All rows and what they were measured on. `complete` is False where the bench was stopped.
+
+    `runs` names the run folders that are the bench's own, also those not begun yet.
+    """
 
     model: str
     task: str
@@ -112,6 +115,7 @@ class BenchResult:
     complete: bool
     environment: Mapping[str, Any]
     rows: tuple[Row, ...]
+    runs: tuple[str, ...] = ()
 
     @property
     def greater_is_better(self) -> bool:
@@ -122,6 +126,11 @@ class BenchResult:
     def trained(self) -> tuple[Row, ...]:
         """Rows of methods that finished, without the untuned row."""
         return tuple(r for r in self.rows if r.method != "untuned" and r.failure is None)
+
+    @property
+    def scored(self) -> tuple[Row, ...]:
+        """Finished rows with a quality to compare."""
+        return tuple(row for row in self.trained if any(run.quality for run in row.good))
 
     def best(self) -> Row | None:
         """The finished row of the best mean quality."""

@@ -52,6 +52,8 @@ def train(config: RunConfig) -> None:
         },
         "test": {"accuracy": quality, "loss": 0.3, "interval": {"accuracy": [0.88, 0.97]}},
     }  # fmt: skip
+    if epochs == 107:
+        del metrics["test"]
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "log.csv").write_text("step,loss\n10,0.7\n20,0.5\n,\n")
 
@@ -63,6 +65,15 @@ def untuned(config: RunConfig) -> dict[str, Any]:
         "what": "majority class",
         "test": {"accuracy": 0.5, "interval": {"accuracy": [0.4, 0.6]}},
     }
+
+
+def mark_seen(config: RunConfig) -> None:
+    """Fails unless the folder was marked as a bench, with this run's name, before it began."""
+    runs = Path(config.output.dir).parent
+    marker = json.loads((runs.parent / "results.json").read_text())
+    assert Path(config.output.dir).name in marker["runs"]
+    assert marker["complete"] is False
+    train(config)
 
 
 def sleep(config: RunConfig) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from peftlab.bench.lab import run_bench
 from peftlab.bench.processes import JobServer
+from peftlab.bench.quantities import findings, why_nothing_scored
+from peftlab.bench.report import text_table
 from peftlab.bench.results import BenchResult
 from peftlab.config.schema import RunConfig
 from peftlab.errors import ConfigError, DataError, Interrupted
@@ -103,10 +105,12 @@ def test_a_method_that_fails_is_a_row_with_its_reason(
 def test_bad_data_stops_all_and_leaves_nothing(
     config_of: MakeConfig, fake_jobs: str, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "bench"
+    folder = tmp_path / "new" / "bench"
     with pytest.raises(DataError, match="label is null"):
-        run(config_of({"methods": [failing(105, "x"), "lora"]}), folder, fake_jobs)
-    assert not folder.exists()
+        run(
+            config_of({"methods": [failing(105, "x"), "lora"], "untuned": False}), folder, fake_jobs
+        )
+    assert not folder.parent.exists()
 
 
 def test_a_finished_bench_is_not_replaced_unasked(
@@ -121,13 +125,105 @@ def test_a_finished_bench_is_not_replaced_unasked(
     assert not (folder / "runs" / "lora").exists()
 
 
+@pytest.mark.parametrize(
+    "results",
+    [None, "{", "[]", "3", '"rows complete"', "{}", '{"rows": {}, "complete": true}', "\udcff"],
+)
+@pytest.mark.parametrize("kept", ["letter.txt", "runs/mine/peftlab.json", "logs/of-the-ship.log"])
 def test_a_folder_of_something_else_is_left_alone(
-    config_of: MakeConfig, fake_jobs: str, tmp_path: Path
+    kept: str, results: str | None, config_of: MakeConfig, fake_jobs: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "letter.txt").write_text("dear")
+    (tmp_path / kept).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / kept).write_text("dear")
+    if results is not None:
+        (tmp_path / "results.json").write_bytes(results.encode(errors="surrogateescape"))
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match="no bench"):
         run(config_of({"methods": ["lora"]}, output={"overwrite": True}), tmp_path, fake_jobs)
-    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_replacing_a_bench_deletes_its_own_runs_alone(
+    config_of: MakeConfig, fake_jobs: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bench"
+    run(config_of({"methods": ["lora"]}), folder, fake_jobs, train="mark_seen")
+    (folder / "runs" / "lora.unfinished").mkdir()
+    mine = [folder / "runs" / "mine" / "peftlab.json", folder / "logs" / "mine.log"]
+    for file in (*mine, folder / "notes.md"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("weeks of work")
+    over = {"overwrite": True}
+    run(config_of({"methods": ["full"]}, output=over), folder, fake_jobs, train="mark_seen")
+    assert sorted(p.name for p in (folder / "runs").iterdir()) == ["full", "mine"]
+    assert not (folder / "logs" / "lora.log").exists()
+    # A run that the bench would replace, and that is not the bench's.
+    with pytest.raises(ConfigError, match="mine is there and is not this bench's"):
+        run(
+            config_of({"methods": [{"label": "mine", "method": "full"}]}, output=over),
+            folder,
+            fake_jobs,
+        )
+    assert (folder / "runs" / "full" / "metrics.json").is_file()
+    with pytest.raises(DataError):
+        run(
+            config_of({"methods": [failing(105, "x")], "untuned": False}, output=over),
+            folder,
+            fake_jobs,
+        )
+    left = sorted(p for p in folder.rglob("*") if p.is_file())
+    assert left == sorted([*mine, folder / "notes.md"])
+
+
+def test_names_in_a_marker_do_not_lead_out_of_the_folder(
+    config_of: MakeConfig, fake_jobs: str, tmp_path: Path
+) -> None:
+    folder, victim = tmp_path / "bench", tmp_path / "victim"
+    victim.mkdir()
+    folder.mkdir()
+    marker = {"rows": [], "complete": False, "runs": ["../../victim", "..", "", 3, str(victim)]}
+    (folder / "results.json").write_text(json.dumps(marker))
+    run(config_of({"methods": ["lora"]}), folder, fake_jobs)
+    assert victim.is_dir()
+
+
+def test_bad_data_after_a_good_row_is_that_rows_failure(
+    config_of: MakeConfig, fake_jobs: str, tmp_path: Path
+) -> None:
+    rows = ["lora", failing(105, "late"), "full"]
+    result = run(config_of({"methods": rows}), tmp_path / "bench", fake_jobs)
+    assert [row.failure for row in result.rows] == [
+        None,
+        None,
+        "train.jsonl:3: label is null",
+        None,
+    ]
+    assert result.complete
+    assert (tmp_path / "bench" / "runs" / "lora" / "metrics.json").is_file()
+
+
+def test_without_anything_to_score_on_no_job_runs(
+    config_of: MakeConfig, fake_jobs: str, tmp_path: Path
+) -> None:
+    data = {"source": "rows.csv", "splits": {"validation": None, "test": None}}
+    with pytest.raises(ConfigError, match="bench needs a validation or a test split"):
+        run(config_of({"methods": ["lora"]}, data=data), tmp_path / "bench", fake_jobs)
+    assert not (tmp_path / "bench").exists()
+
+
+def test_rows_without_a_metric_are_no_failures_and_no_scores(
+    config_of: MakeConfig, fake_jobs: str, tmp_path: Path
+) -> None:
+    rows = [failing(107, "unscored")]
+    result = run(config_of({"methods": rows, "untuned": False}), tmp_path / "bench", fake_jobs)
+    assert (len(result.trained), result.scored, result.best()) == (1, (), None)
+    assert "none was scored" in findings(result)[0]
+    assert "no metric" in text_table(result)
+    both = run(config_of({"methods": [*rows, "lora"]}), tmp_path / "both", fake_jobs)
+    best = both.best()
+    assert best is not None
+    assert best.label == "lora"
+    assert why_nothing_scored(both) is None
 
 
 def test_ctrl_c_stops_the_running_job(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -193,6 +194,22 @@ def test_findings_claim_no_more_than_the_intervals(result: BenchResult) -> None:
     assert "50 % of full fine-tuning's" in said
     assert "intervals of full overlap" in said
     assert "majority class" in said
+
+
+def test_seeds_that_failed_are_told_in_every_report(result: BenchResult) -> None:
+    reports = (text_table, markdown, render_page)
+    for show in reports:
+        assert "seeds failed" not in show(result)
+    assert "mean of 2 seeds" in markdown(result)
+    assert "mean of 2 seeds" in render_page(result)
+    full = result.rows[3]
+    runs = (*full.runs, SeedRun(43, error="killed"))
+    partly = replace(result, rows=(*result.rows[:3], replace(full, runs=runs), result.rows[4]))
+    for show in reports:
+        assert show(partly).count("(1 of 2 seeds failed)") == 1
+        assert "mean of 2 seeds" not in show(partly)
+    for show in (markdown, render_page):
+        assert "mean of the seeds that finished, of 2" in show(partly)
 
 
 def test_a_lower_perplexity_is_better() -> None:

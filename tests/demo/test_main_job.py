@@ -14,7 +14,7 @@ from peftlab.config import load_config
 from peftlab.config.schema import RunConfig
 from peftlab.demo import main_job
 from peftlab.demo.main_job import DATA, Answer, next_command, run_demo
-from peftlab.errors import CheckFailed
+from peftlab.errors import CheckFailed, ConfigError
 
 CHECKSUMS = {
     "train.jsonl": "b6fe0631e6816a1e",
@@ -92,6 +92,20 @@ def test_without_a_finished_method_the_reasons_are_said(
     monkeypatch.setattr(main_job, "run_bench", lambda *_, **__: bench_of((broken,)))
     with pytest.raises(CheckFailed, match="full: out of luck"):
         run_demo(None, tmp_path)
+
+
+def test_a_folder_with_runs_of_ones_own_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "runs" / "lora" / "peftlab.json"
+    run.parent.mkdir(parents=True)
+    run.write_text("{}")
+    (tmp_path / "logs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(main_job, "locate_model", lambda: tmp_path / "model")
+    with pytest.raises(ConfigError, match="no bench"):
+        run_demo(None, Path())
+    assert list(tmp_path.rglob("*.json")) == [run]
 
 
 def test_the_next_command_can_be_pasted() -> None:
