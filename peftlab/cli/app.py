@@ -14,6 +14,8 @@ from peftlab.errors import PeftlabError
 FAILED = 1
 DOES_NOT_FIT = 3
 STOPPED = 130
+# What torch's allocator says on Linux and macOS, and on Windows.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,11 +74,19 @@ def _reader_gone() -> int:
     return 0
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's, CUDA's, or that of torch's CPU allocator, which is a plain RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY)
+
+
 def _unexpected(error: Exception) -> int:
     if debugging():
         traceback.print_exc()
     told = str(error).strip().splitlines() or ["no message"]
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _is_out_of_memory(error):
         _say(
             f"Out of memory: {told[0]}\nLower train.micro_batch_size or data.max_length, or set "
             "train.gradient_checkpointing=true."

@@ -113,7 +113,7 @@ VERBS: dict[str, Verb] = {
             _flag(
                 "--file",
                 metavar="F",
-                help="lines of text, or rows of .jsonl, .csv, .tsv with the task's columns",
+                help="lines of text, or rows of .jsonl, .json, .csv, .tsv, .parquet by column",
             ),
         ),
     ),
@@ -124,7 +124,7 @@ VERBS: dict[str, Verb] = {
         (
             _flag("--methods", metavar="A,B", help="short for bench.methods: head,last_n:2,lora:8"),
             _flag("--seeds", metavar="N", help="short for bench.seeds=N"),
-            _flag(*_FOLDER, metavar="DIR", help="default: output.dir, or runs/MODEL-bench"),
+            _flag(*_FOLDER, metavar="DIR", help="default: <output.dir>-bench, or runs/MODEL-bench"),
         ),
     ),
     "inspect": Verb(

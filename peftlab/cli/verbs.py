@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def init(options: Namespace) -> Answer:
     _write_new(file, text)
     return Answer(
         {"path": str(file), "config": resolved_mapping(config)},
-        lambda screen: screen.line(f"Wrote {file}. Next: peftlab plan {file}"),
+        lambda screen: screen.line(f"Wrote {file}. Next: peftlab plan {shlex.quote(str(file))}"),
     )
 
 
@@ -141,7 +142,7 @@ def bench(options: Namespace) -> Answer:
     config = _config("bench", options, flags, need=frozenset({"model", "task", "data"}))
     folder = _bench_folder(options.output, config)
     from peftlab.bench.lab import run_bench
-    from peftlab.bench.quantities import findings
+    from peftlab.bench.quantities import findings, why_nothing_scored
     from peftlab.bench.report import text_table, write_reports
 
     result = run_bench(config, folder=folder)
@@ -150,16 +151,18 @@ def bench(options: Namespace) -> Answer:
     return Answer(
         {**result.to_json(), "report": str(page)},
         lambda screen: screen.line("\n".join(lines)),
-        None if result.trained else "No method finished; the reasons are in the table.",
+        why_nothing_scored(result),
     )
 
 
 def _bench_folder(output: str | None, config: RunConfig) -> Path:
     if output is not None:
         return Path(output)
-    if config.output.dir != "auto":
-        return Path(config.output.dir)
-    return Path("runs") / f"{Path(config.model.name).name or 'model'}-bench"
+    if config.output.dir == "auto":
+        return Path("runs") / f"{Path(config.model.name).name or 'model'}-bench"
+    # Beside the folder that `train` takes from the same configuration.
+    run = Path(config.output.dir)
+    return run / "bench" if run.name in ("", "..") else run.with_name(f"{run.name}-bench")
 
 
 def inspect(options: Namespace) -> Answer:

