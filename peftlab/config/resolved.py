@@ -44,4 +44,7 @@ def resolved_mapping(config: RunConfig) -> dict[str, Any]:
 
 def dump_yaml(mapping: Mapping[str, Any]) -> str:
     """A mapping as YAML text. Loading it gives the same values."""
-    return yaml.dump(dict(mapping), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    # No line is folded: the template puts a value in one line, and people search for whole paths.
+    return yaml.dump(
+        dict(mapping), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf")
+    )

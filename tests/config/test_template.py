@@ -1,11 +1,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from peftlab.config import config_from_mapping, json_schema, resolved_mapping, template
+from peftlab.config import (
+    config_from_mapping,
+    dump_yaml,
+    json_schema,
+    load_config,
+    resolved_mapping,
+    template,
+)
 from peftlab.config import keys as schema_keys
 from peftlab.config.section import MethodName, TaskName
 from peftlab.config.source import parse_mapping
@@ -89,3 +97,17 @@ def test_the_json_schema_has_every_key_and_spelling() -> None:
     for definition in (schema, *definitions.values()):
         properties |= set(definition["properties"])
     assert {key.rpartition(".")[2] for key in schema_keys.every_key(None)} <= properties
+
+
+def test_a_long_path_with_spaces_stays_in_one_piece(tmp_path: Path) -> None:
+    path = "/home/me/" + "my reviews of films " * 6 + "from 2024.csv"
+    assert len(path) > 120
+    text = template(path, "text-classification", path, "lora")
+    assert text.count(path) == 2
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    config = load_config(file, ()).config
+    assert (config.model.name, config.data.source) == (path, path)
+    file.write_text(dump_yaml(resolved_mapping(config)))
+    assert path in file.read_text()
+    assert load_config(file, ()).config == config
