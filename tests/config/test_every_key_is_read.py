@@ -5,74 +5,92 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from peftlab.config.keys import every_key, sections_of
-from peftlab.config.schema import RunConfig
+import pytest
+from pydantic import create_model
 
+from tests.config.reads import Reads, every_section
+
+Key = tuple[str, str]
 PACKAGE = Path(__file__).resolve().parents[2] / "peftlab"
 
-# Sections handed on whole, as keyword arguments of a library, by `model_dump()` on the attribute.
-HANDED_ON = {"eval.generation"}
+# Handed on whole, as keyword arguments of a library, by `model_dump()` on the section.
+HANDED_ON = {"GenerationConfig"}
+# What `bench` itself is asked; all other keys must be read by what it runs.
+OF_BENCH = {"BenchConfig", "BenchRow"}
+# Keys with one value: a name for it, which only reports say.
+SAID_ONLY = {("QLoraMethod", "bits")}
 
 
-def reading_modules() -> list[ast.Module]:
+def modules(*folders: str) -> list[ast.Module]:
+    """The package's source, without those folders."""
+    left_out = {PACKAGE / folder for folder in folders}
     return [
         ast.parse(path.read_text(encoding="utf-8"), str(path))
         for path in sorted(PACKAGE.rglob("*.py"))
-        if PACKAGE / "config" not in path.parents
+        if left_out.isdisjoint(path.parents)
     ]
 
 
-def attributes_read(modules: list[ast.Module]) -> set[str]:
-    """Names of all attributes that are read, or asked for by `getattr` with a literal."""
-    found: set[str] = set()
-    for node in (node for module in modules for node in ast.walk(module)):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            found.add(node.attr)
-        elif (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id == "getattr"
-            and isinstance(node.args[1], ast.Constant)
-        ):
-            found.add(str(node.args[1].value))
-    return found
+@pytest.fixture(scope="module")
+def everything() -> list[ast.Module]:
+    return modules("config")
 
 
-def dumped_whole(modules: list[ast.Module]) -> set[str]:
-    """Names of the attributes that `model_dump` is called on."""
+@pytest.fixture(scope="module")
+def running() -> list[ast.Module]:
+    """Without those who show a configuration rather than act on it."""
+    return modules("config", "bench", "cli")
+
+
+def unread(reads: Reads) -> set[Key]:
     return {
-        node.func.value.attr
-        for module in modules
-        for node in ast.walk(module)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "model_dump"
-        and isinstance(node.func.value, ast.Attribute)
-    }
+        (name, key)
+        for name, section in reads.sections.items()
+        if not (name in HANDED_ON and name in reads.dumped)
+        for key in section.model_fields
+    } - reads.keys
 
 
-def test_every_key_is_read() -> None:
-    modules = reading_modules()
-    read, dumped = attributes_read(modules), dumped_whole(modules)
-    for section in HANDED_ON:
-        assert section.rpartition(".")[2] in dumped, f"{section} is not handed on whole any more"
-    keys = {
-        key
-        for key, field in every_key(None).items()
-        if not sections_of(field.annotation) and key.rpartition(".")[0] not in HANDED_ON
-    }
-    # Another spelling is the same key.
-    keys -= {"method.lora_alpha", "method.lora_dropout", "train.warmup_ratio"}
-    unread = sorted(key for key in keys if key.rpartition(".")[2] not in read)
-    assert unread == [], "these keys are read by nothing in peftlab/"
+def test_every_key_is_read(everything: list[ast.Module], running: list[ast.Module]) -> None:
+    assert unread(Reads().of(everything)) == set(), "these keys are read by nothing"
+    by_runs = {key for key in unread(Reads().of(running)) if key[0] not in OF_BENCH}
+    assert by_runs - {("RunConfig", "bench")} == SAID_ONLY, "these are read by no run"
 
 
-def test_the_test_sees_a_key_that_nothing_reads() -> None:
-    read = attributes_read(
-        [ast.parse("def f(train):\n    train.seed = 1\n    return train.optim\n")]
-    )
-    assert "optim" in read
-    assert "seed" not in read
-    assert set(RunConfig.model_fields) - {"task"} <= {
-        key for key, field in every_key(None).items() if sections_of(field.annotation)
+@pytest.mark.parametrize("key", ["name", "seed", "dir", "n", "source", "every", "task", "added"])
+def test_a_key_that_is_added_and_not_read_is_found(key: str, everything: list[ast.Module]) -> None:
+    sections = every_section()
+    grown = {name for name, section in sections.items() if key not in section.model_fields}
+    for name in grown:
+        sections[name] = create_model(name, __base__=sections[name], **{key: (int, 1)})
+    assert unread(Reads(sections).of(everything)) == {(n, key) for n in grown - HANDED_ON}
+
+
+def test_what_counts_as_a_read() -> None:
+    source = """
+class Plan:
+    config: "RunConfig"
+
+def steps(config: RunConfig, plans: Sequence[Plan]) -> TrainConfig:
+    train, data = config.train, config.data
+    train.seed = 1
+    for plan in plans:
+        print(plan.config.output.dir, data.splits.test)
+    return train
+
+def more(config: RunConfig, seed: int) -> None:
+    found = steps(config, [])
+    print(found.optim, seed, config.seed, other.model.name)
+    for row in config.bench.methods:
+        print(row.label)
+"""
+    found = Reads().of([ast.parse(source)]).keys
+    whole = {("RunConfig", name) for name in ("train", "data", "output", "bench")}
+    assert found - whole == {
+        ("OutputConfig", "dir"),
+        ("DataConfig", "splits"),
+        ("SplitsConfig", "test"),
+        ("TrainConfig", "optim"),
+        ("BenchConfig", "methods"),
+        ("BenchRow", "label"),
     }
