@@ -22,6 +22,16 @@ pytest_plugins = ["tests.checkpoints"]
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs, here and from processes that tests start, unless `-m gpu` asks for them.
+
+    The suite's numbers are those of a CPU; on a machine with a GPU they would be other ones.
+    """
+    asked = str(config.getoption("markexpr", ""))
+    if "gpu" not in asked or "not gpu" in asked:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data sets: PEFTLAB_DATA, or shared/data beside the repository."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,8 @@ from peftlab.errors import DataError
 from peftlab.evaluation import evaluate
 from peftlab.tasks.collate import PaddingCollator
 from peftlab.tasks.text_classification import TextClassification
+
+datasets = pytest.importorskip("datasets")
 
 COLLATE = PaddingCollator(0)
 

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from peftlab.config.schema import MethodConfig
 from peftlab.model.head_spec import HeadSpec
 from peftlab.model.loading import LoadedModel, empty_model, load_model
+from peftlab.strategies.apply import Applied
+from peftlab.strategies.features import FeatureCache, cache_features
 
 CLASSIFICATION, CAUSAL = "text-classification", "causal-lm"
 HEADS = {
@@ -20,6 +22,7 @@ HEADS = {
     CAUSAL: HeadSpec("AutoModelForCausalLM"),
 }
 FOLDER_TASK = {CLASSIFICATION: "classification", CAUSAL: "causal"}
+PLENTY = 2**30
 TEXTS = ["a good film", "bad", "the story was very dull and I hated it", "her dog was happy"]
 
 
@@ -72,3 +75,22 @@ def step(model: nn.Module, inputs: dict[str, torch.Tensor], task: str, rate: flo
 def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of every parameter, 8-bit ones included."""
     return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def collate(rows: Any) -> dict[str, torch.Tensor]:
+    """Rows padded to the longest of them."""
+    longest = max(len(row["input_ids"]) for row in rows)
+
+    def padded(key: str, filler: int) -> torch.Tensor:
+        return torch.tensor([row[key] + [filler] * (longest - len(row[key])) for row in rows])
+
+    batch = {"input_ids": padded("input_ids", 0), "attention_mask": padded("attention_mask", 0)}
+    if isinstance(rows[0]["labels"], list):
+        return batch | {"labels": padded("labels", -100)}
+    return batch | {"labels": torch.tensor([row["labels"] for row in rows])}
+
+
+def cached(applied: Applied, rows: Any, **settings: Any) -> FeatureCache | None:
+    """The rows' features, in memory unless `limit_bytes` says otherwise."""
+    settings = {"limit_bytes": PLENTY, "batch_size": 3} | settings
+    return cache_features(applied, {"train": rows, "validation": rows}, collate, **settings)

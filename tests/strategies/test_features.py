@@ -8,17 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 import torch
 
 from peftlab.model.loading import LoadedModel
 from peftlab.strategies.apply import Applied, apply_strategy
-from peftlab.strategies.features import FeatureCache, cache_features
-from tests.strategies.common import CAUSAL, CLASSIFICATION, FOLDER_TASK, TEXTS, load, method
+from tests.strategies.common import (
+    CAUSAL,
+    CLASSIFICATION,
+    FOLDER_TASK,
+    PLENTY,
+    TEXTS,
+    cached,
+    collate,
+    load,
+    method,
+)
+
+datasets = pytest.importorskip("datasets")
 
 Tiny = Callable[..., Path]
-PLENTY = 2**30
 CASES = [
     ("bert", CLASSIFICATION, "auto"),
     ("bert", CLASSIFICATION, "cls"),
@@ -44,27 +53,10 @@ def rows_of(loaded: LoadedModel, task: str) -> datasets.Dataset:
     )
 
 
-def collate(rows: Any) -> dict[str, torch.Tensor]:
-    longest = max(len(row["input_ids"]) for row in rows)
-
-    def padded(key: str, filler: int) -> torch.Tensor:
-        return torch.tensor([row[key] + [filler] * (longest - len(row[key])) for row in rows])
-
-    batch = {"input_ids": padded("input_ids", 0), "attention_mask": padded("attention_mask", 0)}
-    if isinstance(rows[0]["labels"], list):
-        return batch | {"labels": padded("labels", -100)}
-    return batch | {"labels": torch.tensor([row["labels"] for row in rows])}
-
-
 def prepared(folder: Path, task: str, pooling: str) -> tuple[Applied, datasets.Dataset]:
     chosen = method("head", pooling=pooling)
     loaded = load(folder, task, chosen)
     return apply_strategy(loaded.model, chosen, task=task), rows_of(loaded, task)
-
-
-def cached(applied: Applied, rows: datasets.Dataset, **settings: Any) -> FeatureCache | None:
-    settings = {"limit_bytes": PLENTY, "batch_size": 3} | settings
-    return cache_features(applied, {"train": rows, "validation": rows}, collate, **settings)
 
 
 @pytest.mark.parametrize(("family", "task", "pooling"), CASES)

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 import torch
 from torch.nn import functional as F
@@ -16,8 +15,18 @@ from peftlab.model.loading import LoadedModel
 from peftlab.strategies.apply import apply_strategy
 from peftlab.strategies.learning_rate import default_learning_rate
 from peftlab.strategies.trained_part import load_trained, save_trained
-from tests.strategies.common import CAUSAL, CLASSIFICATION, batch, load, loss, method
-from tests.strategies.test_features import cached, collate
+from tests.strategies.common import (
+    CAUSAL,
+    CLASSIFICATION,
+    batch,
+    cached,
+    collate,
+    load,
+    loss,
+    method,
+)
+
+datasets = pytest.importorskip("datasets")
 
 
 @pytest.mark.parametrize(

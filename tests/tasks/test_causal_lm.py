@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,8 @@ from peftlab.data.sources import load_splits
 from peftlab.errors import ConfigError, DataError
 from peftlab.tasks.causal_encoding import Marks
 from peftlab.tasks.causal_lm import CausalLM
+
+datasets = pytest.importorskip("datasets")
 
 PAIRED, PLAIN = CausalLM(paired=True), CausalLM(paired=False)
 BOS, EOS = 1, 2

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,8 @@ from peftlab.tasks import intervals
 from peftlab.tasks.encoding import check_truncation
 from peftlab.tasks.registry import task_class
 from peftlab.tasks.text_classification import TextClassification
+
+datasets = pytest.importorskip("datasets")
 
 TASK = TextClassification(("neg", "pos", "so-so"))
 WORDS = ["a", "good", "bad", "film", "very", "and", "long"]

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 import torch
 from torch import nn
 
 from peftlab.errors import CheckFailed, ConfigError, Interrupted
+
+datasets = pytest.importorskip("datasets")
 
 HEAD = "gpt2-classification"
 SETTINGS: dict[str, Any] = {

@@ -8,12 +8,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 import torch
 from torch import nn
 
 from peftlab.errors import CheckFailed, ConfigError
+
+datasets = pytest.importorskip("datasets")
 
 HEAD = "bert-classification"
 
