@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,7 +84,6 @@ def _train(prepared: Prepared, staging: Staging) -> Trained:
     if method.name == "head":
         from peftlab.strategies.features import cache_features
 
-        started = time.perf_counter()
         cache = cache_features(
             applied,
             rows,
@@ -95,11 +93,11 @@ def _train(prepared: Prepared, staging: Staging) -> Trained:
             compute_dtype=prepared.loaded.compute,
             folder=staging.folder,
         )
-        seconds = time.perf_counter() - started
         if cache is not None:
             with cache:
                 found = _train_on(prepared, staging, cache.head, cache.rows, cache.collator)
-            return Trained(found, seconds)
+            # Validation's features are evaluation, which no method's training time counts.
+            return Trained(found, cache.seconds["train"])
     return Trained(_train_on(prepared, staging, applied.model, rows, prepared.collator), 0.0)
 
 
