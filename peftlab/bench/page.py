@@ -96,7 +96,7 @@ def _tiles(result: BenchResult) -> str:
         return ""
     tiles = [
         (
-            f"Best {metric_name(result.metric)}",
+            f"{metric_name(result.metric).capitalize()}, best on {result.chosen_on}",
             format_metric(mean(best.metric(result.metric))),
             best,
         )

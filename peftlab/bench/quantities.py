@@ -141,10 +141,14 @@ def findings(result: BenchResult) -> list[str]:
     if best is None:
         return [why_nothing_scored(result) or f"No method was scored by {result.metric}."]
     name = metric_name(result.metric)
-    said = [
-        f"{best.label} has the best {name} on {result.split}: "
+    reached = (
         f"{format_quality(best, result.metric)}, "
         f"training {format_share(best.trained_share())} of the weights."
+    )
+    said = [
+        f"{best.label} has the best {name} on {result.split}: {reached}"
+        if result.chosen_on == result.split
+        else f"{best.label}, best on {result.chosen_on}, has {name} on {result.split} {reached}"
     ]
     full = next((row for row in result.trained if row.method == "full"), None)
     best_memory = None if best is full else mean(best.memory())

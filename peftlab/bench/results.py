@@ -19,7 +19,7 @@ class SeedRun:
     """One run of one row. Either `error` says why there is nothing, or the rest is there.
 
     Memory and the artifact are in bytes, times in seconds; `quality` holds every metric of the
-    split that was scored, `interval` the 95 % interval of the metrics that have one, and `curve`
+    split that was scored, `validation` those that rows are chosen by, `interval` the 95 % interval of the metrics that have one, and `curve`
     the training loss as (step, loss).
     """
 
@@ -30,6 +30,7 @@ class SeedRun:
     split: str = "test"
     quality: Mapping[str, float] = field(default_factory=dict)
     interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    validation: Mapping[str, float] = field(default_factory=dict)
     trained_parameters: int | None = None
     total_parameters: int | None = None
     peak_memory: Mapping[str, int] = field(default_factory=dict)
@@ -132,9 +133,27 @@ class BenchResult:
         """Finished rows with a quality to compare."""
         return tuple(row for row in self.trained if any(run.quality for run in row.good))
 
+    @property
+    def chosen_on(self) -> str:
+        """The split that the best row is chosen on: validation, or where a row lacks it, `split`.
+
+        Test is reported, and chooses nothing as long as there is validation.
+        """
+        lacking = [r for r in self.scored if any(self.metric not in s.validation for s in r.good)]
+        return self.split if lacking else "validation"
+
     def best(self) -> Row | None:
-        """The finished row of the best mean quality."""
-        rows = [(found.mean, row) for row in self.trained if (found := row.metric(self.metric))]
+        """The finished row of the best mean metric on the split that chooses."""
+        validated = self.chosen_on == "validation"
+        rows = [
+            (found.mean, row)
+            for row in self.scored
+            if (
+                found := row.spread(
+                    lambda run: (run.validation if validated else run.quality).get(self.metric)
+                )
+            )
+        ]
         choose = max if self.greater_is_better else min
         return choose(rows, key=lambda pair: pair[0])[1] if rows else None
 
@@ -174,12 +193,14 @@ def run_from_metrics(
     """A run from what metrics.json holds; scored on test, or on validation where there is none."""
     split = "test" if metrics.get("test") else "validation"
     scored: Mapping[str, Any] = metrics.get(split) or {}
+    validation: Mapping[str, Any] = metrics.get("validation") or {}
     train: Mapping[str, Any] = metrics.get("train") or {}
     return SeedRun(
         seed=seed,
         folder=None if folder is None else str(folder),
         split=split,
         quality={k: float(v) for k, v in scored.items() if isinstance(v, int | float)},
+        validation={k: float(v) for k, v in validation.items() if isinstance(v, int | float)},
         interval={k: (float(v[0]), float(v[1])) for k, v in scored.get("interval", {}).items()},
         trained_parameters=train.get("trained_parameters"),
         total_parameters=train.get("total_parameters"),

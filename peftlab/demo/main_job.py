@@ -57,7 +57,7 @@ class DemoResult:
             *findings(self.bench),
             "",
             f"Three sentences, classified by the {label} run, "
-            f"the one of best {metric_name(self.bench.metric)}:",
+            f"which had the best {metric_name(self.bench.metric)} on {self.bench.chosen_on}:",
             *(f"  {a.label:<8} {a.probability:6.1%}  {a.sentence}" for a in self.answers),
             "",
             f"Report with plots: {self.report}",

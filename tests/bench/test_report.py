@@ -263,3 +263,23 @@ def test_axes_hold_their_values_between_round_ends() -> None:
     wide = log_axis([770, 22_700_000])
     assert wide.ticks == (1e3, 1e4, 1e5, 1e6, 1e7)
     assert 0 < wide.at(770) < wide.at(22_700_000) < 1
+
+
+def test_validation_chooses_and_test_is_only_reported() -> None:
+    def row(label: str, validation: float, test: float) -> Row:
+        run = SeedRun(1, quality={"accuracy": test}, validation={"accuracy": validation})
+        return Row(label, "lora", "", {}, (run,))
+
+    rows = (row("lucky on test", 0.80, 0.95), row("chosen", 0.85, 0.90))
+    found = BenchResult("m", "text-classification", "d", "accuracy", "test", 1, 1.0, True, {}, rows)
+    best = found.best()
+    assert best is not None
+    assert best.label == "chosen"
+    assert findings(found)[0].startswith("chosen, best on validation, has accuracy on test 0.900")
+    # Without validation in every row there is nothing else to choose by.
+    unvalidated = Row("bare", "full", "", {}, (SeedRun(1, quality={"accuracy": 0.97}),))
+    without = replace(found, rows=(*rows, unvalidated))
+    assert without.chosen_on == "test"
+    best = without.best()
+    assert best is not None
+    assert best.label == "bare"
