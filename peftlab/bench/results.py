@@ -19,8 +19,8 @@ class SeedRun:
     """One run of one row. Either `error` says why there is nothing, or the rest is there.
 
     Memory and the artifact are in bytes, times in seconds; `quality` holds every metric of the
-    split that was scored, `validation` those that rows are chosen by, `interval` the 95 % interval of the metrics that have one, and `curve`
-    the training loss as (step, loss).
+    split that was scored, `validation` those that rows are chosen by, `interval` the 95 % interval
+    of the metrics that have one, and `curve` the training loss as (step, loss).
     """
 
     seed: int
