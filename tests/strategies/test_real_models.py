@@ -49,7 +49,7 @@ def test_minilm_by_the_numbers(
 
 
 def test_default_rates_are_those_that_worked_at_minilms_width() -> None:
-    rates = {"head": 5e-3, "last_n": 5e-4, "lora": 2e-3, "qlora": 2e-3, "full": 1e-4}
+    rates = {"head": 5e-3, "last_n": 5e-4, "lora": 1e-3, "qlora": 1e-3, "full": 1e-4}
     for name, rate in rates.items():
         assert default_learning_rate(method(name), 384) == pytest.approx(rate)
         assert default_learning_rate(method(name), 4096) <= rate
