@@ -28,6 +28,7 @@ class Answer:
 
 
 def demo(options: Namespace) -> Answer:
+    """Run the bundled main job."""
     _no_arguments("demo", options)
     from peftlab.demo.main_job import run_demo
 
@@ -36,6 +37,7 @@ def demo(options: Namespace) -> Answer:
 
 
 def init(options: Namespace) -> Answer:
+    """Write a commented configuration, or print the JSON Schema."""
     _no_arguments("init", options)
     from peftlab.config import json_schema, load_config, resolved_mapping, template
 
@@ -64,6 +66,7 @@ def init(options: Namespace) -> Answer:
 
 
 def plan(options: Namespace) -> Answer:
+    """Check a run and say what it would do; train nothing."""
     config = _config("plan", options)
     if options.print_config:
         from peftlab.config import dump_yaml, resolved_mapping
@@ -81,6 +84,7 @@ def _planned(config: RunConfig) -> Answer:
 
 
 def data(options: Namespace) -> Answer:
+    """Show rows as the model reads them."""
     config = _config("data", options, need=frozenset({"model", "task", "data"}))
     if options.rows < 0:
         raise ConfigError(f"-n {options.rows}: allowed: a number of rows, 0 or more.")
@@ -91,6 +95,7 @@ def data(options: Namespace) -> Answer:
 
 
 def train(options: Namespace) -> Answer:
+    """Train, or with --dry-run plan."""
     flags = []
     if options.max_steps is not None:
         flags.append(_read_flag(("train", "max_steps"), options.max_steps, "--max-steps"))
@@ -108,6 +113,7 @@ def train(options: Namespace) -> Answer:
 
 
 def evaluate(options: Namespace) -> Answer:
+    """Evaluate a run on one split."""
     folder = _one("eval", "RUN, the folder of a run", options)
     from peftlab.pipeline.run import open_run
 
@@ -117,6 +123,7 @@ def evaluate(options: Namespace) -> Answer:
 
 
 def predict(options: Namespace) -> Answer:
+    """Answer texts with a run."""
     if not options.arguments:
         raise ConfigError("peftlab predict needs RUN, the folder of a run; see --help.")
     folder, *said = options.arguments
@@ -133,6 +140,7 @@ def predict(options: Namespace) -> Answer:
 
 
 def bench(options: Namespace) -> Answer:
+    """Compare methods and write the report."""
     flags = []
     if options.methods is not None:
         names = [name.strip() for name in options.methods.split(",") if name.strip()]
@@ -166,6 +174,7 @@ def _bench_folder(output: str | None, config: RunConfig) -> Path:
 
 
 def inspect(options: Namespace) -> Answer:
+    """Say what a folder is."""
     folder = _one("inspect", "PATH, a folder", options)
     from peftlab.pipeline.inspection import inspect as look
 
@@ -174,6 +183,7 @@ def inspect(options: Namespace) -> Answer:
 
 
 def env(options: Namespace) -> Answer:
+    """Say what this machine and its packages are."""
     _no_arguments("env", options)
     from peftlab.measure.environment import describe_environment
 
