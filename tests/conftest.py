@@ -9,7 +9,10 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What is fastest here must not decide which code a test runs.
+os.environ["PEFTLAB_KERNEL_CHOICES"] = "off"
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +26,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs, here and from processes that tests start, unless `-m gpu` asks for them.
+    """Make the suite's surroundings the same wherever it is started.
 
-    The suite's numbers are those of a CPU; on a machine with a GPU they would be other ones.
+    GPUs are hidden, here and from processes that tests start, unless `-m gpu` asks for them: the
+    suite's numbers are those of a CPU. A shell that starts the suite in the background makes it
+    deaf to Ctrl-C, and Python then installs no handler; what the tests interrupt must hear it.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     asked = str(config.getoption("markexpr", ""))
     if "gpu" not in asked or "not gpu" in asked:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
