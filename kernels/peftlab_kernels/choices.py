@@ -1,0 +1,208 @@
+"""Which of several equal ways is fastest here: measured once, kept on disk, replayed with a run.
+
+A question is a sentence such as "bfloat16 x @ W.T"; its candidates do the same work in the same
+precision class, so the clock may choose between them. The answer holds for one device, torch
+version and number of threads, which together are the machine's key in the file.
+
+`PEFTLAB_KERNEL_CHOICES` names another file, or `off`: then every question gets its default.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+from typing import Any, Literal
+
+import torch
+
+logger = logging.getLogger("peftlab.kernels")
+
+VARIABLE = "PEFTLAB_KERNEL_CHOICES"
+_ROUNDS = 3
+_HOPELESS = 10.0
+"""A candidate this many times slower than another is dropped after its first run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One question's answer, with each candidate's median seconds where it was measured."""
+
+    question: str
+    answer: str
+    source: Literal["measured", "kept", "replayed", "default"]
+    seconds: Mapping[str, float]
+
+
+_made: dict[tuple[str, str], Choice] = {}
+_replayed: dict[str, str] = {}
+_lock = RLock()
+
+
+def choose(
+    question: str,
+    device: torch.device,
+    candidates: Callable[[], Mapping[str, Callable[[], object]]],
+    default: str,
+) -> str:
+    """The name of the fastest candidate; `candidates` is called only where they must be timed.
+
+    A candidate that raises is left out; where all do, the answer is `default`, and is not kept.
+    """
+    with _lock:
+        if question in _replayed:
+            return _record("", Choice(question, _replayed[question], "replayed", {}))
+        if os.environ.get(VARIABLE) == "off":
+            return _record("", Choice(question, default, "default", {}))
+        machine = machine_key(device)
+        if (machine, question) in _made:
+            return _made[machine, question].answer
+        kept = _read(cache_file()).get(machine, {}).get(question)
+        if kept is not None and _is_kept(kept):
+            return _record(machine, Choice(question, kept["answer"], "kept", kept["seconds"]))
+        seconds = _time(candidates(), device)
+        if not seconds:
+            return _record(machine, Choice(question, default, "default", {}))
+        answer = min(seconds, key=lambda name: seconds[name])
+        _keep(cache_file(), machine, question, {"answer": answer, "seconds": seconds})
+        return _record(machine, Choice(question, answer, "measured", seconds))
+
+
+def made() -> tuple[Choice, ...]:
+    """The choices this process has made so far, by question."""
+    with _lock:
+        return tuple(sorted(_made.values(), key=lambda choice: choice.question))
+
+
+def answers() -> dict[str, str]:
+    """The answers alone, as `replay` takes them and a run keeps them."""
+    return {choice.question: choice.answer for choice in made()}
+
+
+@contextmanager
+def replay(kept: Mapping[str, str]) -> Iterator[None]:
+    """Answer these questions so, whatever the clock would say here; or the user's own override."""
+    with _lock:
+        before = dict(_replayed)
+        _replayed.update(kept)
+    try:
+        yield
+    finally:
+        with _lock:
+            _replayed.clear()
+            _replayed.update(before)
+
+
+def forget() -> None:
+    """Drop what this process remembers; the file stays."""
+    with _lock:
+        _made.clear()
+
+
+def machine_key(device: torch.device) -> str:
+    """Device, torch version and number of threads: what an answer holds for."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}"
+    if device.type == "cpu":
+        capability = torch.backends.cpu.get_cpu_capability()
+        return (
+            f"{_cpu_model()} ({capability}), torch {torch.__version__}, "
+            f"{torch.get_num_threads()} threads"
+        )
+    return f"{device.type}, torch {torch.__version__}"
+
+
+def cache_file() -> Path:
+    """Where answers are kept between processes."""
+    named = os.environ.get(VARIABLE)
+    if named and named != "off":
+        return Path(named).expanduser()
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "peftlab" / "kernel_choices.json"
+
+
+def _record(machine: str, choice: Choice) -> str:
+    _made[machine, choice.question] = choice
+    return choice.answer
+
+
+def _time(candidates: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
+    """Median seconds of each candidate, in turns, so that a busy moment hits all alike."""
+    found = {name: [once] for name, run in candidates.items() if (once := _once(run, device))}
+    best = min((seconds[0] for seconds in found.values()), default=0.0)
+    hopeful = [name for name in found if found[name][0] <= _HOPELESS * best]
+    for name in hopeful:
+        found[name].clear()  # the first run warmed up
+    for _ in range(_ROUNDS):
+        for name in hopeful:
+            if (once := _once(candidates[name], device)) is not None:
+                found[name].append(once)
+    return {name: statistics.median(seconds) for name, seconds in found.items() if seconds}
+
+
+def _once(run: Callable[[], object], device: torch.device) -> float | None:
+    try:
+        _wait(device)
+        started = time.perf_counter()
+        run()
+        _wait(device)
+        return time.perf_counter() - started
+    except (RuntimeError, NotImplementedError) as error:  # out of memory is a RuntimeError too
+        logger.debug("a candidate could not be timed: %s", error)
+        return None
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _is_kept(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("answer"), str) and "seconds" in entry
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """The file's answers by machine; a missing or damaged file has none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if isinstance(value, dict)}
+
+
+def _keep(path: Path, machine: str, question: str, entry: Mapping[str, Any]) -> None:
+    """Add an answer to the file, whole or not at all; a folder that cannot be written is no error.
+
+    Two processes that write at once may lose one answer, which is then measured again.
+    """
+    kept = _read(path)
+    kept.setdefault(machine, {})[question] = dict(entry)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False
+        ) as file:
+            json.dump(kept, file, indent=1, sort_keys=True)
+        Path(file.name).replace(path)
+    except OSError as error:
+        logger.info("%s cannot be written (%s): what is fastest is measured anew", path, error)
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, "CPU")

@@ -1,0 +1,188 @@
+"""Which backend computes a call: chosen once, in forward, and kept for its backward.
+
+`auto` takes Triton where it can run and torch elsewhere, and within each the fastest arithmetic by
+measurement (`choices`). A backend that was asked for by name either computes or raises.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from peftlab_kernels import choices, products
+from peftlab_kernels.eager import EagerKernels
+from peftlab_kernels.protocol import Kernels, Needs
+
+Backend = Literal["auto", "torch", "triton"]
+VARIABLE = "PEFTLAB_BACKEND"
+
+_asked: list[Backend] = []
+"""The backends asked for by `use_backend`, innermost last."""
+
+_PROBE = (512, 1024, 1024)
+"""M, K, N of the products that are timed on a CPU: 1 GFLOP each."""
+
+
+@contextmanager
+def use_backend(backend: Backend) -> Iterator[None]:
+    """Compute with this backend inside the `with`. Raises `ValueError` for one there is not."""
+    _asked.append(_checked(backend, "use_backend"))
+    try:
+        yield
+    finally:
+        _asked.pop()
+
+
+def asked_backend() -> Backend:
+    """What `use_backend`, else `PEFTLAB_BACKEND`, else the default asks for."""
+    if _asked:
+        return _asked[-1]
+    return _checked(os.environ.get(VARIABLE) or "auto", VARIABLE)
+
+
+def why_not_triton(
+    x: Tensor, weight: Tensor, lora_a: Tensor | None = None, lora_b: Tensor | None = None
+) -> str | None:
+    """Why the Triton kernels cannot compute this call, in words; None where they can."""
+    if torch.compiler.is_compiling():
+        return "torch.compile is tracing, which fuses the torch path itself"
+    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"the tensors are on {x.device.type}, and Triton needs a CUDA device"
+    try:
+        from peftlab_kernels.triton import backend
+    except ImportError as error:
+        return (
+            f"Triton cannot be imported ({error}); install it with pip install 'peftlab[kernels]'"
+        )
+    return backend.why_not(x, weight, lora_a, lora_b)
+
+
+def kernels_for(
+    x: Tensor,
+    weight: Tensor,
+    lora_a: Tensor | None,
+    lora_b: Tensor | None,
+    *,
+    dropout: float,
+    transposed: bool,
+) -> Kernels:
+    """The kernels for one call, on matrices as `protocol.Kernels` has them.
+
+    Raises `RuntimeError`, with the reason, where Triton was asked for by name and cannot compute.
+    """
+    asked = asked_backend()
+    if asked == "torch":
+        return eager_kernels(x)
+    reason = why_not_triton(x, weight, lora_a, lora_b)
+    if reason is None:
+        return _triton_kernels(x, weight, lora_a, lora_b, dropout, transposed)
+    if asked == "triton":
+        raise RuntimeError(
+            f"the Triton kernels were asked for, but {reason}; ask for auto or torch instead"
+        )
+    return eager_kernels(x)
+
+
+def eager_kernels(x: Tensor) -> EagerKernels:
+    """The torch path with the arithmetic that is fast for x's dtype on this machine."""
+    if x.device.type != "cpu" or x.dtype not in {torch.bfloat16, torch.float16}:
+        return EagerKernels()
+    name = str(x.dtype).removeprefix("torch.")
+    return EagerKernels(
+        "native" if cpu_arithmetic(name, "x @ W.T") == "native" else "fp32",
+        "native" if cpu_arithmetic(name, "dy @ W") == "native" else "fp32",
+    )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def cpu_arithmetic(dtype: str, product: str) -> str:
+    """`native` or `fp32`: how a CPU multiplies 16-bit matrices faster, by measurement."""
+    return choices.choose(
+        f"{dtype} {product}",
+        torch.device("cpu"),
+        lambda: _cpu_candidates(getattr(torch, dtype), product),
+        default="native" if torch.backends.cpu.get_cpu_capability() != "AVX2" else "fp32",
+    )
+
+
+def _cpu_candidates(dtype: torch.dtype, product: str) -> Mapping[str, Callable[[], object]]:
+    rows, columns, outs = _PROBE
+    weight = torch.ones(outs, columns, dtype=dtype)
+    if product == "x @ W.T":
+        x = torch.ones(rows, columns, dtype=dtype)
+        return {
+            "native": lambda: products.forward(x, weight, None, transposed=False),
+            "fp32": lambda: products.forward(x.float(), weight, None, transposed=False).to(dtype),
+        }
+    dy = torch.ones(rows, outs, dtype=dtype)
+    return {
+        "native": lambda: products.backward(dy, weight, transposed=False),
+        "fp32": lambda: products.backward(dy.float(), weight, transposed=False).to(dtype),
+    }
+
+
+def _triton_kernels(
+    x: Tensor,
+    weight: Tensor,
+    lora_a: Tensor | None,
+    lora_b: Tensor | None,
+    dropout: float,
+    transposed: bool,
+) -> Kernels:
+    """Triton's, with the base product by Triton or cuBLAS, whichever is faster for the shape."""
+    from peftlab_kernels.triton.backend import TritonKernels
+
+    if not x.is_cuda:
+        return TritonKernels(base="epilogue")
+    rows = 1 << (x.shape[0] - 1).bit_length() if x.shape[0] else 1
+    rank = 0 if lora_a is None else lora_a.shape[0]
+    question = (
+        f"{str(x.dtype).removeprefix('torch.')} lora_linear M={rows} "
+        f"W={'x'.join(map(str, weight.shape))}{'T' if transposed else ''} R={rank}"
+        f"{' dropout' if dropout else ''}"
+    )
+
+    def candidates() -> Mapping[str, Callable[[], object]]:
+        sample: Any = torch.randn_like(x[:1]).expand(rows, -1).contiguous()
+        adapter = (lora_a, lora_b)
+        return {
+            "cublas": lambda: _both_ways(TritonKernels(base="cublas"), sample, weight, adapter,
+                                         dropout, transposed),
+            "epilogue": lambda: _both_ways(TritonKernels(base="epilogue"), sample, weight, adapter,
+                                           dropout, transposed),
+        }  # fmt: skip
+
+    answer = choices.choose(question, x.device, candidates, default="cublas")
+    return TritonKernels(base="epilogue" if answer == "epilogue" else "cublas")
+
+
+def _both_ways(
+    kernels: Kernels,
+    x: Tensor,
+    weight: Tensor,
+    adapter: tuple[Tensor | None, Tensor | None],
+    dropout: float,
+    transposed: bool,
+) -> None:
+    a, b = adapter
+    out = kernels.forward(
+        x, weight, None, a, b, scaling=1.0, dropout=dropout, transposed=transposed
+    )
+    trains = a is not None
+    kernels.backward(
+        out.y, x, weight, a, b, out.h, out.mask,
+        scaling=1.0, dropout=dropout, transposed=transposed, needs=Needs(True, trains, trains),
+    )  # fmt: skip
+
+
+def _checked(backend: str, origin: str) -> Backend:
+    if backend not in get_args(Backend):
+        raise ValueError(
+            f"{origin} asks for the backend {backend!r}; there are {', '.join(get_args(Backend))}"
+        )
+    return backend  # type: ignore[return-value]

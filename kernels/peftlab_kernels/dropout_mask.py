@@ -1,0 +1,68 @@
+"""Dropout masks: on a CPU drawn fast and kept as one bit an element, elsewhere torch's own.
+
+torch's dropout on a CPU draws one number after the other and keeps a float an element. Here numpy's
+SFC64 draws 64 bits at a time, of which each element compares sixteen with the threshold. The seed
+comes out of torch's generator, so `torch.manual_seed`, and the state that gradient checkpointing
+restores, govern the mask as they would torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peftlab_kernels.products import row_blocks
+
+_DRAWS = 1 << 16
+
+
+def scale_of_kept(dropout: float) -> float:
+    """What the kept elements are multiplied by: 1 / (1 - dropout), as `draw_rows` rounds it."""
+    return _DRAWS / (_DRAWS - _threshold(dropout))
+
+
+def empty_mask(x: Tensor) -> Tensor:
+    """Room for the mask of `x [M, K]`, for `draw_rows` to fill.
+
+    uint8 [M, K / 8] on a CPU; elsewhere, and where torch.compile traces, bool [M, K].
+    """
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return x.new_empty(x.shape[0], -(-x.shape[1] // 8), dtype=torch.uint8)
+    return x.new_empty(x.shape, dtype=torch.bool)
+
+
+def draw_rows(mask: Tensor, columns: int, dropout: float) -> Iterator[tuple[slice, Tensor]]:
+    """Fill `mask`, and yield each block of rows with what it keeps, bool [rows, columns]."""
+    threshold = _threshold(dropout)
+    if mask.dtype is torch.bool:
+        mask.bernoulli_(1.0 - threshold / _DRAWS)
+        yield slice(0, mask.shape[0]), mask
+        return
+    seed = int(torch.randint(0, 2**62, (1,), dtype=torch.int64).item())
+    stream = np.random.SFC64(seed)
+    packed = mask.numpy()
+    for rows in row_blocks(mask.shape[0], columns):
+        count = (rows.stop - rows.start) * columns
+        draws = stream.random_raw(-(-count // 4)).view(np.uint16)[:count]
+        keep = (draws >= threshold).reshape(-1, columns)
+        packed[rows] = np.packbits(keep, axis=1)
+        yield rows, torch.from_numpy(keep)
+
+
+def kept_rows(mask: Tensor, columns: int) -> Iterator[tuple[slice, Tensor]]:
+    """The blocks that `draw_rows` yielded, from the filled mask or from some rows of it."""
+    if mask.dtype is torch.bool:
+        yield slice(0, mask.shape[0]), mask
+        return
+    packed = mask.numpy()
+    for rows in row_blocks(mask.shape[0], columns):
+        bits = np.unpackbits(packed[rows], axis=1, count=columns)
+        yield rows, torch.from_numpy(bits.view(np.bool_))
+
+
+def _threshold(dropout: float) -> int:
+    # One draw keeps at least: 1 / (1 - p) stays finite however close p is to 1.
+    return min(round(dropout * _DRAWS), _DRAWS - 1)

@@ -1,0 +1,210 @@
+"""LoRA's linear layer in plain torch, fast and lean: for CPUs, MPS, and CUDA without Triton.
+
+Beside the base product nothing of size [M, N] or [M, K] is formed whole: the low-rank parts are
+added in place, and dropout goes through a block of rows at a time. Scaling and the 1 / (1 - p) of
+dropout are factors of `h` and `g`, which are thin, and appear nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from peftlab_kernels import products
+from peftlab_kernels.dropout_mask import draw_rows, empty_mask, kept_rows, scale_of_kept
+from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
+
+Arithmetic = Literal["native", "fp32"]
+"""How 16-bit activations are multiplied: as they are, or widened to fp32 some rows at a time."""
+
+WIDENED_ROWS = 1024
+"""Rows of activations widened at a time: many, because the weight is widened anew for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class EagerKernels:
+    """The torch path, and the arithmetic of 16-bit activations in each of its two passes."""
+
+    forward_arithmetic: Arithmetic = "native"
+    backward_arithmetic: Arithmetic = "native"
+
+    @property
+    def name(self) -> str:
+        """As `use_backend` spells it."""
+        return "torch"
+
+    def forward(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        lora_a: Tensor | None,
+        lora_b: Tensor | None,
+        *,
+        scaling: float,
+        dropout: float,
+        transposed: bool,
+    ) -> LoraForward:
+        """See `protocol.Kernels`; the mask is as `dropout_mask.empty_mask` describes it."""
+        wide = _widens(x, self.forward_arithmetic)
+        dtype = torch.float32 if wide else x.dtype
+        a, b = _cast(lora_a, dtype), _cast(lora_b, dtype)
+        mask = empty_mask(x) if a is not None and dropout > 0 else None
+        h = None if a is None else _down(x, a, mask, scaling, dropout)
+        if not wide:
+            y = products.forward(x, weight, bias, transposed=transposed)
+            if h is not None and b is not None:
+                y.addmm_(h, b.T)
+            return LoraForward(y, h, mask)
+        y = x.new_empty(x.shape[0], weight.shape[1 if transposed else 0])
+        for rows in _chunks(x):
+            part = products.forward(x[rows].float(), weight, bias, transposed=transposed)
+            if h is not None and b is not None:
+                part.addmm_(h[rows], b.T)
+            y[rows] = part
+        return LoraForward(y, _cast(h, x.dtype), mask)
+
+    def backward(
+        self,
+        dy: Tensor,
+        x: Tensor | None,
+        weight: Tensor,
+        lora_a: Tensor | None,
+        lora_b: Tensor | None,
+        h: Tensor | None,
+        mask: Tensor | None,
+        *,
+        scaling: float,
+        dropout: float,
+        transposed: bool,
+        needs: Needs,
+    ) -> LoraGradients:
+        """See `protocol.Kernels`."""
+        wide = _widens(dy, self.backward_arithmetic)
+        dtype = torch.float32 if wide else dy.dtype
+        a, b = _cast(lora_a, dtype), _cast(lora_b, dtype)
+        factor = scaling * (1.0 if mask is None else scale_of_kept(dropout))
+        if not wide:
+            found = _gradients(dy, x, weight, a, b, h, mask, factor, transposed, needs)
+        else:
+            found = _summed(
+                (
+                    _gradients(
+                        dy[rows].float(), _rows(x, rows), weight, a, b,
+                        _cast(_rows(h, rows), dtype), _rows(mask, rows), factor, transposed, needs,
+                    )
+                    for rows in _chunks(dy)
+                ),
+                dy, weight.shape[0 if transposed else 1], a, b, needs,
+            )  # fmt: skip
+        return LoraGradients(
+            found.x,
+            _cast(found.lora_a, None if lora_a is None else lora_a.dtype),
+            _cast(found.lora_b, None if lora_b is None else lora_b.dtype),
+        )
+
+
+def _down(x: Tensor, a: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
+    """`h = s D x A^T` [M, R] in A's dtype, filling the mask on the way."""
+    if mask is None and a.dtype is x.dtype:
+        return (x @ a.T).mul_(scaling)
+    h = a.new_empty(x.shape[0], a.shape[0])
+    if mask is None:
+        for rows in products.row_blocks(*x.shape):
+            torch.mm(x[rows].to(a.dtype), a.T, out=h[rows])
+        return h.mul_(scaling)
+    for rows, keep in draw_rows(mask, x.shape[1], dropout):
+        torch.mm((x[rows] * keep).to(a.dtype), a.T, out=h[rows])
+    return h.mul_(scaling * scale_of_kept(dropout))
+
+
+def _gradients(
+    dy: Tensor,
+    x: Tensor | None,
+    weight: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    h: Tensor | None,
+    mask: Tensor | None,
+    factor: float,
+    transposed: bool,
+    needs: Needs,
+) -> LoraGradients:
+    """Every gradient in dy's dtype; `factor` is s / (1 - p)."""
+    dx = products.backward(dy, weight, transposed=transposed) if needs.x else None
+    if a is None or b is None:
+        return LoraGradients(dx, None, None)
+    # (h^T dy)^T and not dy^T h, which is ten times slower on a CPU.
+    db = (h.T @ dy).T.contiguous() if needs.lora_b and h is not None else None
+    if not (needs.x or needs.lora_a):
+        return LoraGradients(dx, None, db)
+    g = (dy @ b).mul_(factor)
+    x = x if needs.lora_a else None
+    if mask is None:
+        if dx is not None:
+            dx.addmm_(g, a)
+        return LoraGradients(dx, None if x is None else _cross(g, x), db)
+    da = (
+        None
+        if x is None
+        else torch.zeros_like(a, dtype=torch.promote_types(a.dtype, torch.float32))
+    )
+    for rows, keep in kept_rows(mask, a.shape[1]):
+        if dx is not None:
+            dx[rows] += (g[rows] @ a).mul_(keep)
+        if x is not None and da is not None:
+            da += g[rows].T @ (x[rows] * keep).to(g.dtype)
+    return LoraGradients(dx, da, db)
+
+
+def _cross(g: Tensor, x: Tensor) -> Tensor:
+    """`g^T x` [R, K] in g's dtype; an x of another is brought to it by blocks of rows."""
+    if g.dtype is x.dtype:
+        return g.T @ x
+    total = g.new_zeros(g.shape[1], x.shape[1])
+    for rows in products.row_blocks(*x.shape):
+        total.addmm_(g[rows].T, x[rows].to(g.dtype))
+    return total
+
+
+def _summed(
+    parts: Iterator[LoraGradients],
+    dy: Tensor,
+    in_features: int,
+    a: Tensor | None,
+    b: Tensor | None,
+    needs: Needs,
+) -> LoraGradients:
+    """The gradients of all rows from those of `_chunks(dy)`."""
+    dx = dy.new_empty(dy.shape[0], in_features) if needs.x else None
+    da = torch.zeros_like(a) if needs.lora_a and a is not None else None
+    db = torch.zeros_like(b) if needs.lora_b and b is not None else None
+    for rows, part in zip(_chunks(dy), parts, strict=True):
+        if dx is not None and part.x is not None:
+            dx[rows] = part.x
+        if da is not None and part.lora_a is not None:
+            da += part.lora_a
+        if db is not None and part.lora_b is not None:
+            db += part.lora_b
+    return LoraGradients(dx, da, db)
+
+
+def _chunks(rows_first: Tensor) -> Iterator[slice]:
+    count = rows_first.shape[0]
+    return (slice(i, min(i + WIDENED_ROWS, count)) for i in range(0, count, WIDENED_ROWS))
+
+
+def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:
+    return None if tensor is None else tensor[rows]
+
+
+def _cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+    return None if tensor is None else tensor.to(dtype or tensor.dtype)
+
+
+def _widens(activations: Tensor, arithmetic: Arithmetic) -> bool:
+    return arithmetic == "fp32" and activations.dtype is not torch.float32
