@@ -42,7 +42,10 @@ class Choice:
     seconds: Mapping[str, float]
 
 
-_made: dict[tuple[str, str], Choice] = {}
+_made: dict[str, Choice] = {}
+"""The latest answer to each question."""
+_remembered: dict[tuple[str, str], Choice] = {}
+"""What was measured or read for (machine, question), so that the file is read once."""
 _replayed: dict[str, str] = {}
 _lock = RLock()
 
@@ -59,27 +62,19 @@ def choose(
     """
     with _lock:
         if question in _replayed:
-            return _record("", Choice(question, _replayed[question], "replayed", {}))
-        if os.environ.get(VARIABLE) == "off":
-            return _record("", Choice(question, default, "default", {}))
-        machine = machine_key(device)
-        if (machine, question) in _made:
-            return _made[machine, question].answer
-        kept = _read(cache_file()).get(machine, {}).get(question)
-        if kept is not None and _is_kept(kept):
-            return _record(machine, Choice(question, kept["answer"], "kept", kept["seconds"]))
-        seconds = _time(candidates(), device)
-        if not seconds:
-            return _record(machine, Choice(question, default, "default", {}))
-        answer = min(seconds, key=lambda name: seconds[name])
-        _keep(cache_file(), machine, question, {"answer": answer, "seconds": seconds})
-        return _record(machine, Choice(question, answer, "measured", seconds))
+            found = Choice(question, _replayed[question], "replayed", {})
+        elif os.environ.get(VARIABLE) == "off":
+            found = Choice(question, default, "default", {})
+        else:
+            found = _look_up(question, device, candidates, default)
+        _made[question] = found
+        return found.answer
 
 
 def made() -> tuple[Choice, ...]:
     """The choices this process has made so far, by question."""
     with _lock:
-        return tuple(sorted(_made.values(), key=lambda choice: choice.question))
+        return tuple(_made[question] for question in sorted(_made))
 
 
 def answers() -> dict[str, str]:
@@ -105,6 +100,7 @@ def forget() -> None:
     """Drop what this process remembers; the file stays."""
     with _lock:
         _made.clear()
+        _remembered.clear()
 
 
 def machine_key(device: torch.device) -> str:
@@ -130,9 +126,25 @@ def cache_file() -> Path:
     return Path(root).expanduser() / "peftlab" / "kernel_choices.json"
 
 
-def _record(machine: str, choice: Choice) -> str:
-    _made[machine, choice.question] = choice
-    return choice.answer
+def _look_up(
+    question: str,
+    device: torch.device,
+    candidates: Callable[[], Mapping[str, Callable[[], object]]],
+    default: str,
+) -> Choice:
+    machine = machine_key(device)
+    if (machine, question) in _remembered:
+        return _remembered[machine, question]
+    kept = _read(cache_file()).get(machine, {}).get(question)
+    if kept is not None and _is_kept(kept):
+        found = Choice(question, kept["answer"], "kept", kept["seconds"])
+    elif seconds := _time(candidates(), device):
+        found = Choice(question, min(seconds, key=lambda name: seconds[name]), "measured", seconds)
+        _keep(cache_file(), machine, question, {"answer": found.answer, "seconds": seconds})
+    else:
+        found = Choice(question, default, "default", {})
+    _remembered[machine, question] = found
+    return found
 
 
 def _time(candidates: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
