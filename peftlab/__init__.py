@@ -1,7 +1,7 @@
 """Parameter-efficient fine-tuning, measured.
 
 A module imports only from those to its right; siblings never import each other:
-    cli > demo > pipeline > training, evaluation, bench > strategies, tasks
+    cli > demo > pipeline > training, evaluation, bench > strategies, fusion, tasks
     > data, model, measure, run_folder > config > errors
 
 From Python, three lines do what the command line does:
@@ -9,6 +9,8 @@ From Python, three lines do what the command line does:
     import peftlab
     run = peftlab.train("imdb.yaml", method="qlora")
     print(run.evaluate("test"))
+
+and `peftlab.fuse(model)` makes any PEFT model faster and leaner in place.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peftlab.config.schema import RunConfig
+    from peftlab.fusion import FusionReport, fuse, unfuse
     from peftlab.pipeline.plan import Plan
     from peftlab.pipeline.run import Run
 
-__all__ = ["load_config", "load_run", "plan", "train"]
+__all__ = ["FusionReport", "fuse", "load_config", "load_run", "plan", "train", "unfuse"]
 
 
 def load_config(
@@ -84,4 +87,9 @@ def __getattr__(name: str) -> Any:
         except metadata.PackageNotFoundError:
             # Run from a checkout with nothing installed.
             return "0+unknown"
+    if name in {"FusionReport", "fuse", "unfuse"}:
+        # Straight from there, so that signature and docstring are the functions' own.
+        from peftlab import fusion
+
+        return getattr(fusion, name)
     raise AttributeError(f"module 'peftlab' has no attribute {name!r}")

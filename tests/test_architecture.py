@@ -24,7 +24,7 @@ LAYERS = (
     {"demo"},
     {"pipeline"},
     {"training", "evaluation", "bench"},
-    {"strategies", "tasks"},
+    {"strategies", "fusion", "tasks"},
     {"data", "model", "measure", "run_folder"},
     {"config"},
     {"errors"},

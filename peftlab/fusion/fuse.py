@@ -1,0 +1,79 @@
+"""Swap the classes of PEFT's LoRA layers for fused ones, and back."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from peft.tuners import lora
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from peftlab.fusion.guards import why_not
+from peftlab.fusion.lora_layer import FusedLoraLinear
+from peftlab.fusion.report import Activations, FusionReport, NotFused
+
+
+def fuse(model: nn.Module, activations: Activations = "keep") -> FusionReport:
+    """Let the kernels compute the LoRA layers of a PEFT model, in place.
+
+    Results, gradients, state dict, saving, loading, merging and switching adapters stay PEFT's;
+    only rounding and the random numbers of dropout differ. May be called again at any time, and
+    must be after `add_adapter` or `load_adapter` has adapted new layers. `unfuse` undoes it, before
+    what looks into a layer: export, tracing, second derivatives.
+
+    Args:
+        model: a PEFT model, or any model that holds one.
+        activations: `keep` leaves every dtype that a caller sees.
+
+    Raises:
+        ValueError: `activations` is none of these.
+    """
+    if activations not in get_args(Activations):
+        raise ValueError(
+            f"activations is {activations!r}; it must be one of {', '.join(get_args(Activations))}"
+        )
+    fused, others = [], []
+    for name, layer in model.named_modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        kind = _kind(layer)
+        reason = _why_not_swap(layer) if not isinstance(layer, FusedLoraLinear) else None
+        if reason is None:
+            if type(layer) is lora.Linear:
+                layer.__class__ = FusedLoraLinear
+            reason = why_not(layer)
+        if reason is None:
+            fused.append(name)
+        else:
+            others.append(NotFused(name, kind, reason))
+    return FusionReport(activations, tuple(fused), tuple(others))
+
+
+def unfuse(model: nn.Module) -> None:
+    """Give every layer that `fuse` changed its own class back."""
+    for layer in model.modules():
+        if type(layer) is FusedLoraLinear:
+            layer.__class__ = lora.Linear  # type: ignore[assignment]
+
+
+def _why_not_swap(layer: BaseTunerLayer) -> str | None:
+    """Why a layer cannot become a `FusedLoraLinear` at all."""
+    method = type(layer).__module__.split(".")
+    if not isinstance(layer, lora.LoraLayer):
+        return f"an adapter of PEFT's {method[2] if len(method) > 2 else method[0]}, not LoRA"
+    name = type(layer).__name__
+    if name == "Linear8bitLt":
+        return "its base is 8-bit; the kernels read bases of 16 and 32 bits"
+    if name == "ParamWrapper":
+        return "it adapts a parameter (target_parameters), not a layer"
+    if type(layer) is not lora.Linear:
+        return "only PEFT's plain lora.Linear is fused"
+    if "forward" in vars(layer):
+        return "its forward is replaced on the instance, as offloading does"
+    return None
+
+
+def _kind(layer: BaseTunerLayer) -> str:
+    """The layer's class as PEFT has it."""
+    own = lora.Linear if type(layer) is FusedLoraLinear else type(layer)
+    return f"{own.__module__.split('.')[-2]}.{own.__name__}"

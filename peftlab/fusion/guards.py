@@ -1,0 +1,139 @@
+"""When a LoRA layer must run PEFT's own forward, and why, in words.
+
+PEFT calls the layer's parts as modules, the kernels read the parts' tensors. Both are the same only
+while nobody has changed a part: no hook, no other class, no tensor that is sharded or elsewhere. A
+layer is asked at every call, so what costs is done for a refusal only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from transformers.pytorch_utils import Conv1D
+
+from peftlab_kernels.functional import LARGEST_RANK
+
+TRANSPOSED: dict[type[nn.Module], bool] = {nn.Linear: False, Conv1D: True}
+"""The base layers that the kernels compute, and whether they keep their weight as [K, N]."""
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Parts(NamedTuple):
+    """What the kernels need of a layer: `weight [N, K]` ([K, N] if transposed), `lora_a [R, K]`,
+    `lora_b [N, R]`, `bias` and `lora_bias` [N]; `dropout` is this call's probability."""
+
+    weight: Tensor
+    bias: Tensor | None
+    lora_a: Tensor
+    lora_b: Tensor
+    lora_bias: Tensor | None
+    scaling: float | Tensor
+    dropout: float
+    transposed: bool
+    casts_input: bool
+
+
+def why_not(layer: LoraLayer) -> str | None:
+    """Why PEFT's own forward computes this layer as it stands; None where the kernels do."""
+    found = parts_of(layer)
+    return found if isinstance(found, str) else None
+
+
+def parts_of(layer: Any) -> Parts | str:
+    """The tensors of a `peft.tuners.lora.Linear`, or why they must not be read."""
+    if layer._disable_adapters:
+        return "its adapters are disabled"
+    if layer.merged_adapters:
+        return f"merged into its base: {', '.join(layer.merged_adapters)}"
+    modules = layer._modules
+    down = modules["lora_A"]._modules
+    active = [name for name in layer.active_adapters if name in down]
+    if len(active) != 1:
+        return f"{len(active)} adapters are active{': ' * bool(active)}{', '.join(active)}"
+    (name,) = active
+    if name in layer.lora_variant:
+        return f"the adapter {name!r} is a variant, {type(layer.lora_variant[name]).__name__}"
+    base, drop = modules["base_layer"], modules["lora_dropout"]._modules[name]
+    a, b = down[name], modules["lora_B"]._modules[name]
+    transposed = TRANSPOSED.get(type(base))
+    if transposed is None:
+        return f"its base is a {type(base).__name__}, neither torch.nn.Linear nor Conv1D"
+    if type(a) is not nn.Linear or type(b) is not nn.Linear:
+        return f"A and B are {type(a).__name__} and {type(b).__name__}, not torch.nn.Linear"
+    if type(drop) is not nn.Identity and (type(drop) is not nn.Dropout or drop.inplace):
+        return f"its dropout is {drop}, not a plain torch.nn.Dropout"
+    if torch_module._has_any_global_hook():
+        return "a hook is registered on all modules of the process"
+    if _watched(base) or _watched(a) or _watched(b) or _watched(drop):
+        return _who_is_watched({"base_layer": base, "lora_A": a, "lora_B": b, "dropout": drop})
+    weight, lora_a = base._parameters.get("weight"), a._parameters.get("weight")
+    lora_b = b._parameters.get("weight")
+    if weight is None or lora_a is None or lora_b is None:
+        return "a weight of it is no parameter of its own: sharded or parametrized"
+    bias, lora_bias = base._parameters.get("bias"), b._parameters.get("bias")
+    device = weight.device
+    for tensor in (weight, lora_a, lora_b, bias, lora_bias):
+        if tensor is None:
+            continue
+        if type(tensor) is not nn.Parameter and type(tensor) is not Tensor:
+            return f"a tensor of it is a {type(tensor).__name__}"
+        if hasattr(tensor, "ds_id"):
+            return "its tensors are DeepSpeed's, gathered only inside the modules' own calls"
+        if tensor.device != device:
+            return f"its tensors are on {tensor.device} and {device}"
+    if weight.requires_grad:
+        return "its base weight trains"
+    if a._parameters.get("bias") is not None:
+        return "A has a bias"
+    if lora_a.dtype is not lora_b.dtype or lora_a.dtype not in FLOATS:
+        return f"A is {lora_a.dtype} and B {lora_b.dtype}"
+    if weight.dtype not in FLOATS:
+        return f"its base weight is {weight.dtype}; the kernels read fp32, bf16 and fp16"
+    if lora_a.shape[0] > LARGEST_RANK:
+        return f"its rank is {lora_a.shape[0]}; the kernels take up to {LARGEST_RANK}"
+    dropout = drop.p if type(drop) is nn.Dropout and drop.training else 0.0
+    if dropout >= 1:
+        return "its dropout drops everything"
+    return Parts(
+        weight, bias, lora_a, lora_b, lora_bias, layer.scaling[name], dropout, transposed,
+        layer.cast_input_dtype_enabled,
+    )  # fmt: skip
+
+
+def takes(parts: Parts, x: Any) -> bool:
+    """Whether the kernels compute this input as PEFT does, result dtype included."""
+    if type(x) is not Tensor and type(x) is not nn.Parameter:
+        return False
+    device, weight = x.device, parts.weight
+    if device != weight.device or device.type == "meta" or x.is_nested:
+        return False
+    if torch._C._are_functorch_transforms_active():
+        return False
+    if torch.is_autocast_enabled(device.type):
+        return x.dtype in FLOATS
+    if x.dtype is not weight.dtype:
+        return False
+    return parts.casts_input or x.dtype is parts.lora_a.dtype
+
+
+def _watched(part: Any) -> bool:
+    """Whether calling the module does more than its class's forward."""
+    return bool(
+        part._forward_hooks
+        or part._forward_pre_hooks
+        or part._backward_hooks
+        or part._backward_pre_hooks
+        or "forward" in part.__dict__
+    )
+
+
+def _who_is_watched(parts: dict[str, nn.Module]) -> str:
+    name, part = next((n, p) for n, p in parts.items() if _watched(p))
+    if "forward" in vars(part):
+        return f"the forward of its {name} is replaced on the instance, as offloading does"
+    return f"its {name} has a hook"

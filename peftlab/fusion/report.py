@@ -1,0 +1,66 @@
+"""What was fused, and for everything else why not."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Activations = Literal["keep", "fp32"]
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class NotFused:
+    """A layer that PEFT's own forward computes: its name, its class and the reason in words."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FusionReport:
+    """The layers that the kernels compute, by their names in the model, and those they do not.
+
+    It tells how the model stood when `fuse` returned. A fused layer still falls back to PEFT's
+    forward for single calls, and a layer that was not fused may be one later: adapters that are
+    merged, disabled, or active together are.
+    """
+
+    activations: Activations
+    fused: tuple[str, ...]
+    not_fused: tuple[NotFused, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report in JSON values."""
+        return {
+            "activations": self.activations,
+            "fused": list(self.fused),
+            "not_fused": [asdict(layer) for layer in self.not_fused],
+        }
+
+    def __str__(self) -> str:
+        total = len(self.fused) + len(self.not_fused)
+        lines = [f"{len(self.fused)} of {total} adapted layers fused"]
+        lines += [
+            f"  fused      {_times(pattern, count)}"
+            for pattern, count in Counter(map(_pattern, self.fused)).items()
+        ]
+        reasons = Counter((_pattern(o.name), o.kind, o.reason) for o in self.not_fused)
+        lines += [
+            f"  not fused  {_times(pattern, count)} ({kind}): {reason}"
+            for (pattern, kind, reason), count in reasons.items()
+        ]
+        return "\n".join(lines)
+
+
+def _pattern(name: str) -> str:
+    """The name with block numbers as `*`: one line for what is the same in every block."""
+    return _NUMBER.sub("*", name)
+
+
+def _times(pattern: str, count: int) -> str:
+    return pattern if count == 1 else f"{pattern} ({count} times)"
