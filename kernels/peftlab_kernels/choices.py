@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from threading import RLock
 from typing import Any, Literal
@@ -211,6 +212,7 @@ def _keep(path: Path, machine: str, question: str, entry: Mapping[str, Any]) -> 
         logger.info("%s cannot be written (%s): what is fastest is measured anew", path, error)
 
 
+@cache
 def _cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from peftlab_kernels import products
-from peftlab_kernels.dropout_mask import draw_rows, empty_mask, kept_rows, scale_of_kept
+from peftlab_kernels.dropout_mask import draw_rows, drop, empty_mask, kept_rows, scale_of_kept
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
 
 Arithmetic = Literal["native", "fp32"]
@@ -118,7 +118,7 @@ def _down(x: Tensor, a: Tensor, mask: Tensor | None, scaling: float, dropout: fl
             torch.mm(x[rows].to(a.dtype), a.T, out=h[rows])
         return h.mul_(scaling)
     for rows, keep in draw_rows(mask, x.shape[1], dropout):
-        torch.mm((x[rows] * keep).to(a.dtype), a.T, out=h[rows])
+        torch.mm(drop(x[rows], keep).to(a.dtype), a.T, out=h[rows])
     return h.mul_(scaling * scale_of_kept(dropout))
 
 
@@ -155,9 +155,9 @@ def _gradients(
     )
     for rows, keep in kept_rows(mask, a.shape[1]):
         if dx is not None:
-            dx[rows] += (g[rows] @ a).mul_(keep)
+            dx[rows] += drop(g[rows] @ a, keep, in_place=True)
         if x is not None and da is not None:
-            da += g[rows].T @ (x[rows] * keep).to(g.dtype)
+            da += g[rows].T @ drop(x[rows], keep).to(g.dtype)
     return LoraGradients(dx, da, db)
 
 

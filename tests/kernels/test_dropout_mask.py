@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftlab_kernels.dropout_mask import draw_rows, empty_mask, kept_rows, scale_of_kept
+from peftlab_kernels.dropout_mask import draw_rows, drop, empty_mask, kept_rows, scale_of_kept
 
 
 def draw(x: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
@@ -64,3 +64,16 @@ def test_torch_s_seed_governs_it() -> None:
 def test_a_dropout_of_nearly_one_keeps_something_finite() -> None:
     assert scale_of_kept(0.9999999) == 65536.0
     assert scale_of_kept(0.0) == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("strided", [False, True])
+def test_dropping_zeroes_and_touches_nothing_else(dtype: torch.dtype, strided: bool) -> None:
+    x = torch.randn(30, 41).to(dtype)
+    x = x[:, ::2] if strided else x
+    keep = torch.rand(x.shape) < 0.5
+    expected = torch.where(keep, x, torch.zeros_like(x))
+    assert torch.equal(drop(x, keep), expected)
+    assert not torch.equal(x, expected)
+    assert drop(x, keep, in_place=True).data_ptr() == x.data_ptr()
+    assert torch.equal(x, expected)
