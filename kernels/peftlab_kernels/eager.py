@@ -155,7 +155,7 @@ def _gradients(
     )
     for rows, keep in kept_rows(mask, a.shape[1]):
         if dx is not None:
-            dx[rows] += drop(g[rows] @ a, keep, in_place=True)
+            dx[rows].add_(drop(g[rows] @ a, keep, in_place=True))  # += would write it twice
         if x is not None and da is not None:
             da += g[rows].T @ drop(x[rows], keep).to(g.dtype)
     return LoraGradients(dx, da, db)
