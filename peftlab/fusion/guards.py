@@ -20,7 +20,7 @@ from peftlab_kernels.functional import LARGEST_RANK
 TRANSPOSED: dict[type[nn.Module], bool] = {nn.Linear: False, Conv1D: True}
 """The base layers that the kernels compute, and whether they keep their weight as [K, N]."""
 
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class Parts(NamedTuple):
@@ -93,7 +93,7 @@ def parts_of(layer: Any) -> Parts | str:
     if lora_a.dtype is not lora_b.dtype or lora_a.dtype not in FLOATS:
         return f"A is {lora_a.dtype} and B {lora_b.dtype}"
     if weight.dtype not in FLOATS:
-        return f"its base weight is {weight.dtype}; the kernels read fp32, bf16 and fp16"
+        return f"its base weight is {weight.dtype}; the kernels read floats of 16 to 64 bits"
     if lora_a.shape[0] > LARGEST_RANK:
         return f"its rank is {lora_a.shape[0]}; the kernels take up to {LARGEST_RANK}"
     dropout = drop.p if type(drop) is nn.Dropout and drop.training else 0.0
@@ -115,7 +115,12 @@ def takes(parts: Parts, x: Any) -> bool:
     if torch._C._are_functorch_transforms_active():
         return False
     if torch.is_autocast_enabled(device.type):
-        return x.dtype in FLOATS
+        # It brings everything to its dtype, but for float64.
+        return x.dtype in FLOATS and torch.float64 not in (
+            x.dtype,
+            weight.dtype,
+            parts.lora_a.dtype,
+        )
     if x.dtype is not weight.dtype:
         return False
     return parts.casts_input or x.dtype is parts.lora_a.dtype
