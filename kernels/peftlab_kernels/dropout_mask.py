@@ -17,12 +17,10 @@ from torch import Tensor
 from peftlab_kernels.products import row_blocks
 
 _DRAWS = 1 << 16
-_INTEGERS = {
-    2: (torch.int16, np.int16),
-    4: (torch.int32, np.int32),
-    8: (torch.int64, np.int64),
-}
-"""The integers as wide as a floating number, in torch and numpy, by bytes."""
+_BLOCK_ELEMENTS = 256 * 1024
+"""Elements masked at a time: a block's numbers, draws and products share a core's cache."""
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integer as wide as a floating number, by bytes."""
 
 
 def scale_of_kept(dropout: float) -> float:
@@ -50,7 +48,7 @@ def draw_rows(mask: Tensor, columns: int, dropout: float) -> Iterator[tuple[slic
     seed = int(torch.randint(0, 2**62, (1,), dtype=torch.int64).item())
     stream = np.random.SFC64(seed)
     packed = mask.numpy()
-    for rows in row_blocks(mask.shape[0], columns):
+    for rows in row_blocks(mask.shape[0], columns, _BLOCK_ELEMENTS):
         count = (rows.stop - rows.start) * columns
         draws = stream.random_raw(-(-count // 4)).view(np.uint16)[:count]
         keep = (draws >= threshold).reshape(-1, columns)
@@ -64,22 +62,35 @@ def kept_rows(mask: Tensor, columns: int) -> Iterator[tuple[slice, Tensor]]:
         yield slice(0, mask.shape[0]), mask
         return
     packed = mask.numpy()
-    for rows in row_blocks(mask.shape[0], columns):
+    for rows in row_blocks(mask.shape[0], columns, _BLOCK_ELEMENTS):
         bits = np.unpackbits(packed[rows], axis=1, count=columns)
         yield rows, torch.from_numpy(bits.view(np.bool_))
 
 
-def drop(tensor: Tensor, keep: Tensor, *, in_place: bool = False) -> Tensor:
+def drop(tensor: Tensor, keep: Tensor, out: Tensor) -> Tensor:
     """`tensor` with zeros where `keep`, bool of its shape, is False; not scaled.
 
-    On a CPU the bits are multiplied as integers: torch takes five times as long over a product of
-    floating and boolean numbers.
+    Written into `out`, which may be `tensor` itself, but where torch.compile traces. On a CPU the
+    bits are multiplied as integers: torch takes five times as long over a product of floating and
+    boolean numbers.
     """
-    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
-        return tensor.mul_(keep) if in_place else tensor * keep
-    integer, numbers = _INTEGERS[tensor.element_size()]
-    bits, ones = tensor.view(integer), torch.from_numpy(keep.numpy().astype(numbers))
-    return (bits.mul_(ones) if in_place else bits * ones).view(tensor.dtype)
+    if tensor.device.type != "cpu":
+        return torch.mul(tensor, keep, out=out)
+    if torch.compiler.is_compiling():
+        return tensor * keep
+    integer = _INTEGERS[tensor.element_size()]
+    np.multiply(
+        tensor.view(integer).numpy(), keep.numpy().view(np.int8), out=out.view(integer).numpy()
+    )
+    return out
+
+
+def scratch(mask: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
+    """Room for the largest block of rows that `draw_rows` or `kept_rows` yields of this mask."""
+    rows = mask.shape[0]
+    if mask.dtype is not torch.bool:
+        rows = min(rows, max(1, _BLOCK_ELEMENTS // max(1, columns)))
+    return mask.new_empty(rows, columns, dtype=dtype)
 
 
 def _threshold(dropout: float) -> int:

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from peftlab_kernels import products
-from peftlab_kernels.dropout_mask import draw_rows, drop, empty_mask, kept_rows, scale_of_kept
+from peftlab_kernels.dropout_mask import (
+    draw_rows,
+    drop,
+    empty_mask,
+    kept_rows,
+    scale_of_kept,
+    scratch,
+)
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
 
 Arithmetic = Literal["native", "fp32"]
@@ -117,8 +124,9 @@ def _down(x: Tensor, a: Tensor, mask: Tensor | None, scaling: float, dropout: fl
         for rows in products.row_blocks(*x.shape):
             torch.mm(x[rows].to(a.dtype), a.T, out=h[rows])
         return h.mul_(scaling)
+    room = scratch(mask, x.shape[1], x.dtype)
     for rows, keep in draw_rows(mask, x.shape[1], dropout):
-        torch.mm(drop(x[rows], keep).to(a.dtype), a.T, out=h[rows])
+        torch.mm(drop(x[rows], keep, room[: keep.shape[0]]).to(a.dtype), a.T, out=h[rows])
     return h.mul_(scaling * scale_of_kept(dropout))
 
 
@@ -153,11 +161,14 @@ def _gradients(
         if x is None
         else torch.zeros_like(a, dtype=torch.promote_types(a.dtype, torch.float32))
     )
+    room_dx = scratch(mask, a.shape[1], g.dtype)
+    room_x = room_dx if x is None or x.dtype is g.dtype else scratch(mask, a.shape[1], x.dtype)
     for rows, keep in kept_rows(mask, a.shape[1]):
         if dx is not None:
-            dx[rows].add_(drop(g[rows] @ a, keep, in_place=True))  # += would write it twice
+            part = torch.mm(g[rows], a, out=room_dx[: keep.shape[0]])
+            dx[rows].add_(drop(part, keep, part))  # += would write the rows of dx twice
         if x is not None and da is not None:
-            da += g[rows].T @ drop(x[rows], keep).to(g.dtype)
+            da += g[rows].T @ drop(x[rows], keep, room_x[: keep.shape[0]]).to(g.dtype)
     return LoraGradients(dx, da, db)
 
 

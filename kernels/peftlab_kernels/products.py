@@ -17,9 +17,9 @@ BLOCK_ELEMENTS = 512 * 1024
 """Elements handled at a time: an fp32 block of 2 MiB stays in a core's share of the cache."""
 
 
-def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Cut `rows` into slices of about `BLOCK_ELEMENTS` elements, all of one height but the last."""
-    step = max(1, BLOCK_ELEMENTS // max(1, columns))
+def row_blocks(rows: int, columns: int, elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:
+    """Cut `rows` into slices of about `elements` elements, all of one height but the last."""
+    step = max(1, elements // max(1, columns))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
