@@ -1,0 +1,36 @@
+"""The matrix product and the rounding of every kernel, and what the interpreter needs for both."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+    """`acc + a b` in fp32. UPCAST: Triton's interpreter multiplies the bits of bf16, not values."""
+    if UPCAST:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision=PRECISION)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def cast(value, dtype: tl.constexpr, UPCAST: tl.constexpr):
+    """`value` rounded to `dtype`. UPCAST: the interpreter cuts fp32 off to bf16, so round first."""
+    if UPCAST and dtype == tl.bfloat16 and value.dtype == tl.float32:
+        bits = value.to(tl.uint32, bitcast=True)
+        odd = (bits >> 16) & 1
+        value = (bits + 0x7FFF + odd).to(tl.float32, bitcast=True)
+    return value.to(dtype)
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter: TRITON_INTERPRET=1 when they were imported."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """`tf32` for fp32 products where torch's own may use it, else `ieee`; 16 bits ignore it."""
+    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if allowed and dtype is torch.float32 else "ieee"

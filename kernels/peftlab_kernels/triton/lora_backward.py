@@ -1,0 +1,211 @@
+"""The side passes of backward: `g` and `dB` from one reading of dy, `dA` from one of x.
+
+    g = s dy B      dB = dy^T h      dA = g^T (D * x)
+
+h and g carry the factors s and 1 / (1 - p), so D is only the mask here. Where a sum runs over
+programs, each writes its part in fp32 and `partials.py` adds them in a fixed order: atomics would
+round in another order each run.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from peftlab_kernels.triton.configurations import (
+    Strip,
+    Target,
+    configurations,
+    padded_rank,
+    ranks_at_a_time,
+)
+from peftlab_kernels.triton.dot import cast, dot, interpreting, precision_of
+from peftlab_kernels.triton.partials import add_up, parts_of, split
+from peftlab_kernels.triton.philox import Dropout, keep_tile
+
+
+@triton.jit(do_not_specialize=["M", "steps"])
+def dy_pass_kernel(
+    DY, B, H, G, DB, M, N, R, stride_dm, stride_bn, stride_hm,
+    stride_gs, stride_gm, stride_ds, stride_dn, factor, steps,
+    BM: tl.constexpr, BN: tl.constexpr, RANK: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Of BN columns and `steps` blocks of BM rows: G[chunk of columns, rows], DB[split of rows]."""
+    chunk, split, r0 = tl.program_id(0), tl.program_id(1), tl.program_id(2) * RANK
+    n0 = chunk * BN
+    rows, columns, ranks = tl.arange(0, BM), tl.arange(0, BN), r0 + tl.arange(0, RANK)
+    inside = (columns < N - n0)[:, None] & (ranks < R)[None, :]
+    b_at = n0.to(tl.int64) * stride_bn + columns[:, None] * stride_bn + ranks[None, :]
+    b = cast(tl.load(B + b_at, mask=inside, other=0.0), DY.dtype.element_ty, UPCAST)
+    acc = tl.zeros([BN, RANK], tl.float32)
+    m0 = split * steps * BM
+    dy_at = DY + m0.to(tl.int64) * stride_dm + n0
+    dy_at = dy_at + rows[:, None].to(tl.int64) * stride_dm + columns[None, :]
+    h_at = H + m0.to(tl.int64) * stride_hm + rows[:, None] * stride_hm + ranks[None, :]
+    g_at = G + chunk.to(tl.int64) * stride_gs + m0.to(tl.int64) * stride_gm
+    g_at = g_at + rows[:, None] * stride_gm + ranks[None, :]
+    for _ in range(0, steps):
+        here = (rows < M - m0)[:, None]
+        dy = tl.load(dy_at, mask=here & (columns < N - n0)[None, :], other=0.0)
+        h = tl.load(h_at, mask=here, other=0.0)
+        g = dot(dy, b, tl.zeros([BM, RANK], tl.float32), PRECISION, UPCAST)
+        tl.store(g_at, cast(g * factor, G.dtype.element_ty, UPCAST), mask=here)
+        acc = dot(tl.trans(dy), h, acc, PRECISION, UPCAST)
+        m0 += BM
+        dy_at += BM * stride_dm
+        h_at += BM * stride_hm
+        g_at += BM * stride_gm
+    d_at = DB + split.to(tl.int64) * stride_ds + n0.to(tl.int64) * stride_dn
+    d_at = d_at + columns[:, None] * stride_dn + ranks[None, :]
+    tl.store(d_at, cast(acc, DB.dtype.element_ty, UPCAST), mask=inside)
+
+
+@triton.jit(do_not_specialize=["M", "steps", "seed_low", "seed_high", "threshold"])
+def x_pass_kernel(
+    X, G, DA, M, K, R, stride_xm, stride_gm, stride_ds, stride_dr,
+    seed_low, seed_high, threshold, steps,
+    DROPOUT: tl.constexpr, RANKS_FIRST: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, RANK: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """DA[split of rows, ranks, columns] of BK columns and `steps` blocks of BM rows.
+
+    RANKS_FIRST chooses the accumulator: [RANK, BK], or [BK, RANK] where wgmma wants 64 rows.
+    """
+    k0, split, r0 = tl.program_id(0) * BK, tl.program_id(1), tl.program_id(2) * RANK
+    rows, columns, ranks = tl.arange(0, BM), tl.arange(0, BK), r0 + tl.arange(0, RANK)
+    m0 = split * steps * BM
+    x_at = X + m0.to(tl.int64) * stride_xm + k0
+    x_at = x_at + rows[:, None] * stride_xm + columns[None, :]
+    g_at = G + m0.to(tl.int64) * stride_gm + rows[:, None] * stride_gm + ranks[None, :]
+    acc = tl.zeros([RANK, BK] if RANKS_FIRST else [BK, RANK], tl.float32)
+    for _ in range(0, steps):
+        here = (rows < M - m0)[:, None]
+        x = tl.load(x_at, mask=here & (columns < K - k0)[None, :], other=0.0)
+        g = tl.load(g_at, mask=here, other=0.0)
+        if DROPOUT:
+            keep = keep_tile(seed_low, seed_high, threshold, m0, k0, BM, BK)
+            x = tl.where(keep, x, 0.0)
+        if RANKS_FIRST:
+            acc = dot(tl.trans(g), x, acc, PRECISION, UPCAST)
+        else:
+            acc = dot(tl.trans(x), g, acc, PRECISION, UPCAST)
+        m0 += BM
+        x_at += BM * stride_xm
+        g_at += BM * stride_gm
+    if not RANKS_FIRST:
+        acc = tl.trans(acc)
+    d_at = DA + split.to(tl.int64) * stride_ds + k0
+    d_at = d_at + ranks[:, None].to(tl.int64) * stride_dr + columns[None, :]
+    inside = (ranks < R)[:, None] & (columns < K - k0)[None, :]
+    tl.store(d_at, cast(acc, DA.dtype.element_ty, UPCAST), mask=inside)
+
+
+@triton.jit(do_not_specialize=["M", "seed_low", "seed_high", "threshold"])
+def add_masked_kernel(
+    G, A, DX, M, K, R, stride_gm, stride_ar, stride_dm,
+    seed_low, seed_high, threshold,
+    RANK: tl.constexpr, CHUNK: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """`dx += D * (g A)` in place, for a dx that cuBLAS has made."""
+    m0, k0 = tl.program_id(0) * BM, tl.program_id(1) * BK
+    rows, columns, ranks = tl.arange(0, BM), k0 + tl.arange(0, BK), tl.arange(0, CHUNK)
+    here = (rows < M - m0)[:, None]
+    g_at = G + m0.to(tl.int64) * stride_gm + rows[:, None] * stride_gm + ranks[None, :]
+    a_at = A + ranks[:, None] * stride_ar + columns[None, :]
+    acc = tl.zeros([BM, BK], tl.float32)
+    for rank in tl.static_range(0, RANK, CHUNK):
+        g = tl.load(g_at + rank, mask=here, other=0.0)
+        inside = (rank + ranks < R)[:, None] & (columns < K)[None, :]
+        a = tl.load(a_at + rank * stride_ar, mask=inside, other=0.0)
+        acc = dot(g, cast(a, g.dtype, UPCAST), acc, PRECISION, UPCAST)
+    keep = keep_tile(seed_low, seed_high, threshold, m0, k0, BM, BK)
+    dx_at = DX + m0.to(tl.int64) * stride_dm + rows[:, None] * stride_dm + columns[None, :]
+    inside = here & (columns < K)[None, :]
+    dx = tl.load(dx_at, mask=inside, other=0.0)
+    dx = dx.to(tl.float32) + tl.where(keep, acc, 0.0)
+    tl.store(dx_at, cast(dx, DX.dtype.element_ty, UPCAST), mask=inside)
+
+
+def dy_pass(
+    dy: Tensor, b: Tensor, h: Tensor, *, factor: float, target: Target, strip: Strip | None = None
+) -> tuple[Tensor, Tensor]:
+    """`g = factor dy B` [M, padded R] in dy's dtype, and `dB = dy^T h` [N, R] in B's.
+
+    dy [M, N] with rows contiguous, B [N, R] contiguous, h [M, padded R].
+    """
+    (m, n), r = dy.shape, b.shape[1]
+    strips = configurations(target, dy.dtype).dy_pass
+    padded = padded_rank(r)
+    ranks = ranks_at_a_time(padded, strips)
+    strip = strip or strips[ranks]
+    chunks, rank_blocks = triton.cdiv(n, strip.columns), padded // ranks
+    splits, steps = split(
+        triton.cdiv(m, strip.rows), chunks * rank_blocks, target.processors, least=4
+    )
+    g = torch.empty(m, padded, dtype=dy.dtype, device=dy.device)
+    db = torch.empty_like(b)
+    g_parts, db_parts = parts_of(g, chunks), parts_of(db, splits)
+    dy_pass_kernel[(chunks, splits, rank_blocks)](
+        dy, b, h, g_parts, db_parts, m, n, r, dy.stride(0), r, padded,
+        g_parts.stride(0), padded, db_parts.stride(0), r, factor, steps,
+        BM=strip.rows, BN=strip.columns, RANK=ranks,
+        PRECISION=precision_of(dy.dtype), UPCAST=interpreting(),
+        num_warps=strip.warps, num_stages=strip.stages,
+    )  # fmt: skip
+    return add_up(g_parts, g), add_up(db_parts, db)
+
+
+def x_pass(
+    x: Tensor, g: Tensor, a: Tensor, *, dropout: Dropout, target: Target, strip: Strip | None = None
+) -> Tensor:
+    """`dA = g^T (D * x)` as A [R, K]: x [M, K] with rows contiguous, g [M, padded R]."""
+    (m, k), r = x.shape, a.shape[0]
+    table = configurations(target, x.dtype)
+    strips = table.x_pass_dropout if dropout.threshold else table.x_pass
+    padded = padded_rank(r)
+    ranks = ranks_at_a_time(padded, strips)
+    strip = strip or strips[ranks]
+    columns, rank_blocks = triton.cdiv(k, strip.columns), padded // ranks
+    splits, steps = split(
+        triton.cdiv(m, strip.rows), columns * rank_blocks, target.processors, least=4
+    )
+    da = torch.empty(r, k, dtype=a.dtype, device=a.device)
+    parts = parts_of(da, splits)
+    x_pass_kernel[(columns, splits, rank_blocks)](
+        x, g, parts, m, k, r, x.stride(0), padded, parts.stride(0), k,
+        dropout.seed_low, dropout.seed_high, dropout.threshold, steps,
+        DROPOUT=dropout.threshold > 0, RANKS_FIRST=table.ranks_first,
+        BM=strip.rows, BK=strip.columns, RANK=ranks,
+        PRECISION=precision_of(x.dtype), UPCAST=interpreting(),
+        num_warps=strip.warps, num_stages=strip.stages,
+    )  # fmt: skip
+    return add_up(parts, da)
+
+
+def add_masked(
+    dx: Tensor,
+    g: Tensor,
+    a: Tensor,
+    *,
+    dropout: Dropout,
+    target: Target,
+    strip: Strip | None = None,
+) -> Tensor:
+    """`dx += D * (g A)` in place: dx [M, K] contiguous, g [M, padded R], A [R, K] contiguous."""
+    (m, k), r = dx.shape, a.shape[0]
+    table = configurations(target, dx.dtype)
+    padded = padded_rank(r)
+    strip = strip or table.add_masked
+    add_masked_kernel[(triton.cdiv(m, strip.rows), triton.cdiv(k, strip.columns))](
+        g, a, dx, m, k, r, padded, k, k,
+        dropout.seed_low, dropout.seed_high, dropout.threshold,
+        RANK=padded, CHUNK=min(padded, table.rank_chunk), BM=strip.rows, BK=strip.columns,
+        PRECISION=precision_of(dx.dtype), UPCAST=interpreting(),
+        num_warps=strip.warps, num_stages=strip.stages,
+    )  # fmt: skip
+    return dx

@@ -1,0 +1,89 @@
+"""`h = s (D * x) A^T` in one pass over x, the mask drawn on the way.
+
+The same kernel makes `g = s dy B` where nothing else of dy is wanted: x = dy, A = B^T, no D.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from peftlab_kernels.triton.configurations import (
+    Strip,
+    Target,
+    configurations,
+    padded_rank,
+    ranks_at_a_time,
+)
+from peftlab_kernels.triton.dot import cast, dot, interpreting, precision_of
+from peftlab_kernels.triton.partials import add_up, parts_of, split
+from peftlab_kernels.triton.philox import Dropout, keep_tile
+
+
+@triton.jit(do_not_specialize=["M", "seed_low", "seed_high", "threshold", "steps"])
+def down_project_kernel(
+    X, A, H, M, K, R, stride_xm, stride_ar, stride_ak, stride_hs, stride_hm,
+    seed_low, seed_high, threshold, factor, steps,
+    DROPOUT: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, RANK: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """H[split, rows, ranks] of one block of BM rows, one split of K, one block of RANK ranks."""
+    m0, split, r0 = tl.program_id(0) * BM, tl.program_id(1), tl.program_id(2) * RANK
+    rows, inner, ranks = tl.arange(0, BM), tl.arange(0, BK), r0 + tl.arange(0, RANK)
+    k0 = split * steps * BK
+    x_at = X + m0.to(tl.int64) * stride_xm + k0
+    x_at = x_at + rows[:, None] * stride_xm + inner[None, :]
+    a_at = A + k0.to(tl.int64) * stride_ak
+    a_at = a_at + ranks[:, None] * stride_ar + inner[None, :] * stride_ak
+    acc = tl.zeros([BM, RANK], tl.float32)
+    for _ in range(0, steps):
+        columns = (inner < K - k0)[None, :]
+        x = tl.load(x_at, mask=(rows < M - m0)[:, None] & columns, other=0.0)
+        a = tl.load(a_at, mask=(ranks < R)[:, None] & columns, other=0.0)
+        if DROPOUT:
+            keep = keep_tile(seed_low, seed_high, threshold, m0, k0, BM, BK)
+            x = tl.where(keep, x, 0.0)
+        acc = dot(x, tl.trans(cast(a, x.dtype, UPCAST)), acc, PRECISION, UPCAST)
+        k0 += BK
+        x_at += BK
+        a_at += BK * stride_ak
+    h_at = H + split.to(tl.int64) * stride_hs + m0.to(tl.int64) * stride_hm
+    h_at = h_at + rows[:, None] * stride_hm + ranks[None, :]
+    tl.store(h_at, cast(acc * factor, H.dtype.element_ty, UPCAST), mask=(rows < M - m0)[:, None])
+
+
+def down_project(
+    x: Tensor,
+    a: Tensor,
+    *,
+    factor: float,
+    dropout: Dropout,
+    target: Target,
+    strip: Strip | None = None,
+) -> Tensor:
+    """`factor (D * x) A^T`: x [M, K] with rows contiguous, A [R, K] of any strides and dtype.
+
+    Returns [M, padded R] in x's dtype, zero past R.
+    """
+    (m, k), r = x.shape, a.shape[0]
+    table = configurations(target, x.dtype)
+    strips = table.down_dropout if dropout.threshold else table.down
+    padded = padded_rank(r)
+    ranks = ranks_at_a_time(padded, strips)
+    strip = strip or strips[ranks]
+    row_blocks, rank_blocks = triton.cdiv(m, strip.rows), padded // ranks
+    splits, steps = split(
+        triton.cdiv(k, strip.columns), row_blocks * rank_blocks, target.processors, least=4
+    )
+    h = torch.empty(m, padded, dtype=x.dtype, device=x.device)
+    parts = parts_of(h, splits)
+    down_project_kernel[(row_blocks, splits, rank_blocks)](
+        x, a, parts, m, k, r, x.stride(0), a.stride(0), a.stride(1), parts.stride(0), padded,
+        dropout.seed_low, dropout.seed_high, dropout.threshold, factor, steps,
+        DROPOUT=dropout.threshold > 0, BM=strip.rows, BK=strip.columns, RANK=ranks,
+        PRECISION=precision_of(x.dtype), UPCAST=interpreting(),
+        num_warps=strip.warps, num_stages=strip.stages,
+    )  # fmt: skip
+    return add_up(parts, h)
