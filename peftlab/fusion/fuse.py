@@ -1,4 +1,4 @@
-"""Swap the classes of PEFT's LoRA layers for fused ones, and back."""
+"""Swap the classes of a model's layers for fused ones, and back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from peftlab.fusion.fp32_activations import narrow, widen
 from peftlab.fusion.guards import why_not
 from peftlab.fusion.lora_layer import FusedLoraLinear
 from peftlab.fusion.report import Activations, FusionReport, NotFused
@@ -23,7 +24,8 @@ def fuse(model: nn.Module, activations: Activations = "keep") -> FusionReport:
 
     Args:
         model: a PEFT model, or any model that holds one.
-        activations: `keep` leaves every dtype that a caller sees.
+        activations: `keep` changes no dtype. `fp32` lets a model whose weights rest in 16 bits
+            compute in fp32, also one without adapters: see `fp32_activations.widen`.
 
     Raises:
         ValueError: `activations` is none of these.
@@ -32,6 +34,7 @@ def fuse(model: nn.Module, activations: Activations = "keep") -> FusionReport:
         raise ValueError(
             f"activations is {activations!r}; it must be one of {', '.join(get_args(Activations))}"
         )
+    widened = widen(model) if activations == "fp32" else None
     fused, others = [], []
     for name, layer in model.named_modules():
         if not isinstance(layer, BaseTunerLayer):
@@ -46,14 +49,15 @@ def fuse(model: nn.Module, activations: Activations = "keep") -> FusionReport:
             fused.append(name)
         else:
             others.append(NotFused(name, kind, reason))
-    return FusionReport(activations, tuple(fused), tuple(others))
+    return FusionReport(activations, tuple(fused), tuple(others), widened)
 
 
 def unfuse(model: nn.Module) -> None:
-    """Give every layer that `fuse` changed its own class back."""
+    """Give every layer that `fuse` changed its own class back, and every tensor its own dtype."""
     for layer in model.modules():
         if type(layer) is FusedLoraLinear:
             layer.__class__ = lora.Linear  # type: ignore[assignment]
+    narrow(model)
 
 
 def _why_not_swap(layer: BaseTunerLayer) -> str | None:

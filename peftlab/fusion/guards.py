@@ -15,10 +15,18 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from transformers.pytorch_utils import Conv1D
 
+from peftlab.fusion.frozen_linear import SIXTEEN_BITS, FrozenConv1D, FrozenLinear
 from peftlab_kernels.functional import LARGEST_RANK
 
-TRANSPOSED: dict[type[nn.Module], bool] = {nn.Linear: False, Conv1D: True}
+TRANSPOSED: dict[type[nn.Module], bool] = {
+    nn.Linear: False,
+    FrozenLinear: False,
+    Conv1D: True,
+    FrozenConv1D: True,
+}
 """The base layers that the kernels compute, and whether they keep their weight as [K, N]."""
+
+WIDENING = frozenset({FrozenLinear, FrozenConv1D})
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -35,7 +43,10 @@ class Parts(NamedTuple):
     scaling: float | Tensor
     dropout: float
     transposed: bool
+    widens: bool
+    """Whether fp32 input is met by a 16-bit weight, as in a model whose activations are fp32."""
     casts_input: bool
+    """Whether PEFT brings the adapter's input to the adapter's dtype."""
 
 
 def why_not(layer: LoraLayer) -> str | None:
@@ -101,7 +112,7 @@ def parts_of(layer: Any) -> Parts | str:
         return "its dropout drops everything"
     return Parts(
         weight, bias, lora_a, lora_b, lora_bias, layer.scaling[name], dropout, transposed,
-        layer.cast_input_dtype_enabled,
+        type(base) in WIDENING, layer.cast_input_dtype_enabled,
     )  # fmt: skip
 
 
@@ -121,7 +132,9 @@ def takes(parts: Parts, x: Any) -> bool:
             weight.dtype,
             parts.lora_a.dtype,
         )
-    if x.dtype is not weight.dtype:
+    if x.dtype is not weight.dtype and not (
+        parts.widens and x.dtype is torch.float32 and weight.dtype in SIXTEEN_BITS
+    ):
         return False
     return parts.casts_input or x.dtype is parts.lora_a.dtype
 

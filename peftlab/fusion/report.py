@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from peftlab.fusion.fp32_activations import WidenReport
+
 Activations = Literal["keep", "fp32"]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
@@ -27,12 +29,14 @@ class FusionReport:
 
     It tells how the model stood when `fuse` returned. A fused layer still falls back to PEFT's
     forward for single calls, and a layer that was not fused may be one later: adapters that are
-    merged, disabled, or active together are.
+    merged, disabled, or active together are. `widened`: with fp32 activations, how the rest of the
+    model computes.
     """
 
     activations: Activations
     fused: tuple[str, ...]
     not_fused: tuple[NotFused, ...]
+    widened: WidenReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The report in JSON values."""
@@ -40,6 +44,7 @@ class FusionReport:
             "activations": self.activations,
             "fused": list(self.fused),
             "not_fused": [asdict(layer) for layer in self.not_fused],
+            "widened": None if self.widened is None else asdict(self.widened),
         }
 
     def __str__(self) -> str:
@@ -54,7 +59,7 @@ class FusionReport:
             f"  not fused  {_times(pattern, count)} ({kind}): {reason}"
             for (pattern, kind, reason), count in reasons.items()
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *_widened(self.widened)])
 
 
 def _pattern(name: str) -> str:
@@ -64,3 +69,18 @@ def _pattern(name: str) -> str:
 
 def _times(pattern: str, count: int) -> str:
     return pattern if count == 1 else f"{pattern} ({count} times)"
+
+
+def _widened(report: WidenReport | None) -> list[str]:
+    if report is None:
+        return []
+    lines = [
+        f"fp32 activations: {len(report.linears)} linear layers and {len(report.embeddings)} "
+        f"embeddings keep 16-bit weights, {report.bytes_added / 2**20:.1f} MiB more for the rest"
+    ]
+    rest = Counter((_pattern(module.name), module.kind, module.reason) for module in report.widened)
+    lines += [
+        f"  fp32       {_times(pattern, count)} ({kind}): {reason}"
+        for (pattern, kind, reason), count in rest.items()
+    ]
+    return lines

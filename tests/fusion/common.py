@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -106,39 +106,42 @@ def assert_same(found: Outcome, expected: Outcome, tolerance: float = 1e-13) -> 
 def model_outcome(model: nn.Module, inputs: Mapping[str, Tensor]) -> Outcome:
     """Loss, logits and every gradient of a Transformers model."""
     out: Any = model(**inputs)
-    out.loss.backward()
+    if out.loss.requires_grad:
+        out.loss.backward()
     return {"loss": out.loss.detach(), "logits": out.logits.detach()} | gradients(model)
 
 
-FAMILIES: dict[str, Callable[[], Any]] = {}
-
-
 def tiny(family: str, dtype: torch.dtype = torch.float64) -> Any:
-    """A tiny random Transformers model, evaluating: its own dropout would hide the comparison."""
+    """A tiny random Transformers model without dropout of its own."""
     import transformers as t
 
     torch.manual_seed(0)
     small: dict[str, Any]
     if family == "bert":
         small = {"intermediate_size": 48, "num_attention_heads": 4, "num_labels": 3}
+        small |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         config = t.BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, **small)
         model = t.BertForSequenceClassification(config)
     elif family == "gpt2":
-        config = t.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=32)
+        small = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "n_positions": 32}
+        config = t.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, **small)
         model = t.GPT2LMHeadModel(config)
     elif family == "t5":
         small = {"num_heads": 4, "vocab_size": 50, "decoder_start_token_id": 0}
+        small |= {"dropout_rate": 0.0}
         config = t.T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=2, **small)
         model = t.T5ForConditionalGeneration(config)
     else:
         small = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
         config = t.LlamaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, **small)
         model = t.LlamaForCausalLM(config)
-    return model.to(dtype).eval()
+    return model.to(dtype)
 
 
-def adapted_tiny(family: str, dtype: torch.dtype = torch.float64, **config: Any) -> Any:
-    """`tiny` with LoRA on every linear layer, or on what `config` says; evaluating."""
+def adapted_tiny(
+    family: str, dtype: torch.dtype = torch.float64, *, cast_adapters: bool = True, **config: Any
+) -> Any:
+    """`tiny` with LoRA on every linear layer, or on what `config` says; training."""
     settings = {
         "r": R,
         "lora_alpha": 7,
@@ -146,7 +149,10 @@ def adapted_tiny(family: str, dtype: torch.dtype = torch.float64, **config: Any)
         "fan_in_fan_out": family == "gpt2",
         "init_lora_weights": False,
     }
-    return get_peft_model(tiny(family, dtype), LoraConfig(**settings | config)).eval()
+    model: Any = get_peft_model(
+        tiny(family, dtype), LoraConfig(**settings | config), autocast_adapter_dtype=cast_adapters
+    )
+    return model.train()
 
 
 def batch(family: str) -> dict[str, Tensor]:
