@@ -49,7 +49,7 @@ def test_minilm_by_the_numbers(
 
 
 def test_default_rates_are_those_that_worked_at_minilms_width() -> None:
-    rates = {"head": 5e-3, "last_n": 5e-4, "lora": 1e-3, "qlora": 1e-3, "full": 1e-4}
+    rates = {"head": 5e-3, "last_n": 5e-4, "lora": 5e-4, "qlora": 5e-4, "full": 1e-4}
     for name, rate in rates.items():
         assert default_learning_rate(method(name), 384) == pytest.approx(rate)
         assert default_learning_rate(method(name), 4096) <= rate
@@ -69,12 +69,13 @@ def test_minilm_learns_from_real_sentences(
     }
     whole = collate([rows["validation"][i] for i in range(96)])
     labels = whole.pop("labels")
-    rate = default_learning_rate(chosen, loaded.hidden_size)
     if name == "head":
+        rate = default_learning_rate(chosen, loaded.hidden_size)
         with cached(applied, rows["train"]) or pytest.fail("not cached") as cache:
             descend(cache.head, cache.rows["train"], cache.collator, rate, epochs=10)
     else:
-        descend(applied.model, rows["train"], collate, rate, epochs=3)
+        # The default is for hundreds of steps; these are few.
+        descend(applied.model, rows["train"], collate, 1e-3, epochs=3)
     applied.model.eval()
     with torch.no_grad():
         answers = applied.model(**whole).logits
