@@ -29,9 +29,21 @@ def weights_read_outside(model: nn.Module) -> dict[nn.Module, str]:
             target: nn.Module | None = reader
             for part in path:
                 target = None if target is None else target._modules.get(part)
-            if target is not None:
-                found.setdefault(target, type(reader).__name__)
+            for owner in _owners(target):
+                found.setdefault(owner, type(reader).__name__)
     return found
+
+
+def _owners(module: nn.Module | None) -> Iterator[nn.Module]:
+    """The modules that answer for `module.weight`: itself, or what PEFT's wrapper stands for."""
+    if module is None or "weight" in module._parameters:
+        yield from () if module is None else (module,)
+        return
+    for part, child in module._modules.items():
+        if part == "modules_to_save" and child is not None:
+            yield from (owner for copy in child.children() for owner in _owners(copy))
+        elif part in {"base_layer", "original_module"}:
+            yield from _owners(child)
 
 
 def _paths_read(kind: type[nn.Module]) -> frozenset[tuple[str, ...]]:
