@@ -134,7 +134,7 @@ def _asked(row: Any) -> str:
 
 def show_environment(screen: Screen, found: Mapping[str, Any]) -> None:
     """Versions and devices; memory in GiB, and for each optional package why it is not usable."""
-    plain = {key: value for key, value in found.items() if key not in ("optional", "devices")}
+    plain = {key: value for key, value in found.items() if key not in ("optional", "devices", "kernels")}
     if isinstance(cpu := plain.get("cpu"), Mapping) and isinstance(cpu.get("memory"), int):
         plain["cpu"] = {**cpu, "memory": f"{cpu['memory'] / _GIB:.1f} GiB"}
     screen.tree(plain)
@@ -148,3 +148,26 @@ def show_environment(screen: Screen, found: Mapping[str, Any]) -> None:
         for name, state in found["optional"].items()
     ]
     screen.table(["package", "usable", "why not"], rows)
+    _kernels(screen, found["kernels"])
+
+
+def _kernels(screen: Screen, kernels: Mapping[str, Any]) -> None:
+    """What computes LoRA layers here, and what was chosen by measurement."""
+    screen.heading("Kernels")
+    reason = kernels["why_not_triton"]
+    screen.line(
+        f"LoRA layers are computed by {kernels['backend']}"
+        + (f"; not by triton: {reason}" if reason else "")
+    )
+    rows = [
+        [
+            choice["question"],
+            choice["answer"],
+            ", ".join(f"{name} {1e3 * took:.1f} ms" for name, took in choice["seconds"].items()),
+            choice["source"],
+        ]
+        for choice in kernels["choices"]
+    ]
+    if rows:
+        screen.table(["product", "fastest", "measured", "source"], rows)
+        screen.line(f"kept in {kernels['choices_file']}")

@@ -185,9 +185,11 @@ def inspect(options: Namespace) -> Answer:
 def env(options: Namespace) -> Answer:
     """Say what this machine and its packages are."""
     _no_arguments("env", options)
+    from peftlab.fusion.backend import describe_kernels
     from peftlab.measure.environment import describe_environment
+    from peftlab.model.precision import training_device
 
-    found = describe_environment()
+    found = describe_environment() | {"kernels": describe_kernels(training_device())}
     return Answer(found, lambda screen: texts.show_environment(screen, found))
 
 

@@ -1,0 +1,46 @@
+"""What the kernels are on this machine: the backend, why not the other, and measured choices.
+
+The rest of peftlab knows the kernels through this package alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from peftlab_kernels import choices, dispatch
+
+
+def describe_kernels(device: str) -> dict[str, Any]:
+    """The kernels for a device type as JSON values, seconds where something was measured.
+
+    On a CPU this measures what has not been yet, which takes a second or two, once a machine.
+    """
+    probe = torch.empty(0, 8, dtype=torch.bfloat16, device=device)
+    reason = dispatch.why_not_triton(probe, probe)
+    asked = dispatch.asked_backend()
+    if device == "cpu":
+        dispatch.eager_kernels(probe)
+    return {
+        "backend": "torch" if asked == "torch" or reason is not None else "triton",
+        "asked": asked,
+        "why_not_triton": reason,
+        "choices": [asdict(choice) for choice in choices.made()],
+        "choices_file": str(choices.cache_file()),
+    }
+
+
+def made_choices() -> dict[str, str]:
+    """What was chosen by the clock in this process so far, for a run to keep."""
+    return choices.answers()
+
+
+@contextmanager
+def replayed_choices(kept: Mapping[str, str]) -> Iterator[None]:
+    """Compute as a run did, whatever would be faster here."""
+    with choices.replay(kept):
+        yield
