@@ -112,7 +112,7 @@ def _why_widen(module: nn.Module, readers: dict[nn.Module, str]) -> str | None:
         return f"{plain.__name__} is none of {', '.join(kind.__name__ for kind in WIDE)}"
     if module in readers:
         return f"{readers[module]} reads the weight itself"
-    if "forward" in vars(module):
+    if "forward" in vars(module) and type(module) is plain:  # set later, it wraps ours
         return "its forward is replaced on the instance"
     weight = module._parameters.get("weight")
     others = module._parameters.keys() - {"weight", "bias"}
