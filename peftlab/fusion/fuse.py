@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from peftlab.fusion.fp32_activations import narrow, widen
-from peftlab.fusion.guards import why_not
+from peftlab.fusion.guards import replaces_forward, why_not
 from peftlab.fusion.lora_layer import FusedLoraLinear
 from peftlab.fusion.report import Activations, FusionReport, NotFused
 
@@ -43,6 +43,8 @@ def fuse(model: nn.Module, activations: Activations = "keep") -> FusionReport:
         reason = _why_not_swap(layer) if not isinstance(layer, FusedLoraLinear) else None
         if reason is None:
             if type(layer) is lora.Linear:
+                # accelerate's removed hooks leave the class's forward there, which would hide ours.
+                vars(layer).pop("forward", None)
                 layer.__class__ = FusedLoraLinear
             reason = why_not(layer)
         if reason is None:
@@ -72,8 +74,8 @@ def _why_not_swap(layer: BaseTunerLayer) -> str | None:
         return "it adapts a parameter (target_parameters), not a layer"
     if type(layer) is not lora.Linear:
         return "only PEFT's plain lora.Linear is fused"
-    if "forward" in vars(layer):
-        return "its forward is replaced on the instance, as offloading does"
+    if replaces_forward(layer):
+        return "its forward is replaced on the instance, as accelerate's hooks do"
     return None
 
 

@@ -146,12 +146,21 @@ def _watched(part: Any) -> bool:
         or part._forward_pre_hooks
         or part._backward_hooks
         or part._backward_pre_hooks
-        or "forward" in part.__dict__
+        or ("forward" in part.__dict__ and replaces_forward(part))
     )
+
+
+def replaces_forward(module: Any) -> bool:
+    """Whether a module's instance has a forward that is not just its class's.
+
+    accelerate leaves that one on the instance when it removes its hooks.
+    """
+    own = module.__dict__.get("forward")
+    return own is not None and getattr(own, "__func__", None) is not type(module).forward
 
 
 def _who_is_watched(parts: dict[str, nn.Module]) -> str:
     name, part = next((n, p) for n, p in parts.items() if _watched(p))
-    if "forward" in vars(part):
-        return f"the forward of its {name} is replaced on the instance, as offloading does"
+    if replaces_forward(part):
+        return f"the forward of its {name} is replaced on the instance, as accelerate's hooks do"
     return f"its {name} has a hook"

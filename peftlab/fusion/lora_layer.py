@@ -20,7 +20,9 @@ class FusedLoraLinear(lora.Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """`x [..., K] -> y [..., N]`, in the dtype that PEFT's forward gives."""
-        if not args and not kwargs:
+        # A hook may hold this function and call it after the class was swapped back: hence the test,
+        # and no super().
+        if not args and not kwargs and isinstance(self, FusedLoraLinear):
             parts = parts_of(self)
             if isinstance(parts, Parts) and takes(parts, x):
                 return functional.lora_linear(
@@ -34,6 +36,5 @@ class FusedLoraLinear(lora.Linear):
                     dropout=parts.dropout,
                     transposed=parts.transposed,
                 )
-        # Not super(): a hook may hold this function and call it after the class was swapped back.
         result: Tensor = lora.Linear.forward(self, x, *args, **kwargs)
         return result

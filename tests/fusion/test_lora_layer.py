@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from peftlab.fusion import fuse, unfuse
-from peftlab.fusion.lora_layer import FusedLoraLinear
 
 from .common import K, N, R, adapted, assert_same, layer_of, outcome, some_input
 
@@ -251,15 +250,26 @@ def test_x_without_a_gradient_saves_its_product(calls: Any) -> None:
     assert calls.take() == 1
 
 
-def test_a_hook_that_kept_the_forward_may_call_it_after_unfuse(calls: Any) -> None:
+def test_a_hook_that_kept_the_forward_calls_pefts_after_unfuse(calls: Any) -> None:
     model = adapted()
     expected = outcome(model)
     fuse(model)
     layer = layer_of(model)
     layer.forward = layer.forward  # as accelerate's hooks do: an instance attribute
+    outcome(model)
+    assert calls.take() == 1
     unfuse(model)
-    assert type(layer) is FusedLoraLinear.__base__
-    assert_same(outcome(model), expected)
+    assert_same(outcome(model), expected, 0)
+    assert calls.take() == 0
+
+
+def test_a_forward_that_hooks_left_behind_does_not_hide_the_kernels(calls: Any) -> None:
+    model = adapted()
+    layer = layer_of(model)
+    layer.forward = layer.forward  # as accelerate leaves it when it removes its hooks
+    assert fuse(model).not_fused == ()
+    outcome(model)
+    assert calls.take() == 1
 
 
 def _quiet() -> Any:
