@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK_ELEMENTS = 512 * 1024
-"""Elements handled at a time: an fp32 block of 2 MiB stays in a core's share of the cache."""
+BLOCK_ELEMENTS = 1024 * 1024
+"""Elements widened at a time: smaller blocks make thin products, larger ones leave the cache."""
 
 
 def row_blocks(rows: int, columns: int, elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:
