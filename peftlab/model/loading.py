@@ -57,6 +57,11 @@ class LoadedModel:
     max_length_limit: int | None
     pooling: Pooling | None = None
 
+    @property
+    def fp32_activations(self) -> bool:
+        """Whether the model must be fused with fp32 activations before it computes."""
+        return Precision(self.at_rest, self.compute).fp32_activations
+
 
 def load_model(
     name: str,
@@ -67,14 +72,18 @@ def load_model(
     trust_remote_code: bool = False,
     load_in_8bit: bool = False,
     pooling: Pooling | None = None,
+    fp32_at_rest: bool = False,
 ) -> LoadedModel:
     """Load a local folder or hub id, on the CPU (8-bit layers: on the training device).
 
     `pooling` asks for a `PooledClassifier` on the bare base, unless it comes out as `model`. A head
     that the checkpoint does not hold is drawn from torch's generator: seed it first.
+    `fp32_at_rest` widens 16-bit weights as they are loaded where the arithmetic is fp32.
     Raises `CheckFailed` where the checkpoint cannot be used, `ConfigError` for impossible settings.
     """
-    request = _Request(name, head, revision, dtype, trust_remote_code, load_in_8bit, pooling)
+    request = _Request(
+        name, head, revision, dtype, trust_remote_code, load_in_8bit, pooling, fp32_at_rest
+    )
     return _build(request, weights=True)
 
 
@@ -87,9 +96,12 @@ def empty_model(
     trust_remote_code: bool = False,
     load_in_8bit: bool = False,
     pooling: Pooling | None = None,
+    fp32_at_rest: bool = False,
 ) -> LoadedModel:
     """The same model on the meta device: names, shapes and dtypes, and no weight is read."""
-    request = _Request(name, head, revision, dtype, trust_remote_code, load_in_8bit, pooling)
+    request = _Request(
+        name, head, revision, dtype, trust_remote_code, load_in_8bit, pooling, fp32_at_rest
+    )
     return _build(request, weights=False)
 
 
@@ -102,6 +114,7 @@ class _Request:
     trust_remote_code: bool
     load_in_8bit: bool
     pooling: Pooling | None
+    fp32_at_rest: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +135,9 @@ def _build(request: _Request, *, weights: bool) -> LoadedModel:
     checkpoint = read_checkpoint_config(
         request.name, revision=request.revision, trust_remote_code=request.trust_remote_code
     )
-    precision = choose_precision(request.dtype, checkpoint.at_rest, training_device())
+    precision = choose_precision(
+        request.dtype, checkpoint.at_rest, training_device(), fp32_at_rest=request.fp32_at_rest
+    )
     pooling = None if request.pooling is None else choose_pooling(request.pooling, checkpoint)
     pooling = None if pooling == "model" else pooling
     tokenizer = load_tokenizer(

@@ -2,7 +2,8 @@
 
 Trainable tensors are fp32. Frozen ones rest in the checkpoint's dtype. Activations are bf16 where
 the device has units for it, else fp32. A CPU without 16-bit units multiplies 16-bit matrices a
-hundred times slower than fp32 ones, so a 16-bit checkpoint is widened to fp32 there.
+hundred times slower than fp32 ones: there a 16-bit checkpoint rests as it is and computes in fp32,
+which takes a model whose layers widen their weights (`fusion.fuse` with fp32 activations).
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ class Precision:
     compute: torch.dtype
     notes: tuple[str, ...] = ()
 
+    @property
+    def fp32_activations(self) -> bool:
+        """Whether arithmetic is fp32 over weights that are not: no model does that by itself."""
+        return self.compute is torch.float32 and self.at_rest is not torch.float32
+
 
 @cache
 def cpu_has_bf16_units() -> bool:
@@ -54,9 +60,12 @@ def training_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def choose_precision(asked: DType, checkpoint: torch.dtype, device: str) -> Precision:
+def choose_precision(
+    asked: DType, checkpoint: torch.dtype, device: str, *, fp32_at_rest: bool = False
+) -> Precision:
     """Decide both dtypes from what was asked, what the checkpoint holds, and the device.
 
+    `fp32_at_rest`: weights never rest in 16 bits while the arithmetic is fp32.
     Raises `CheckFailed` for a 16-bit dtype that the device has no units for, float16 on a CPU above
     all.
     """
@@ -76,14 +85,20 @@ def choose_precision(asked: DType, checkpoint: torch.dtype, device: str) -> Prec
         )
     if asked in {"bfloat16", "float16"}:
         return Precision(getattr(torch, asked), torch.bfloat16)
-    return _automatic(checkpoint, device, units)
+    return _automatic(checkpoint, device, units, fp32_at_rest)
 
 
-def _automatic(checkpoint: torch.dtype, device: str, units: bool) -> Precision:
+def _automatic(checkpoint: torch.dtype, device: str, units: bool, fp32_at_rest: bool) -> Precision:
     name = str(checkpoint).removeprefix("torch.")
     if not units:
         if checkpoint is torch.float32:
             return Precision(torch.float32, torch.float32)
+        if device == "cpu" and not fp32_at_rest:
+            note = (
+                f"the checkpoint is {name} and this cpu has no 16-bit units: frozen weights rest "
+                f"in {name}, arithmetic and activations are float32"
+            )
+            return Precision(checkpoint, torch.float32, (note,))
         note = (
             f"the checkpoint is {name} and this {device} has no 16-bit units: it is loaded in "
             "float32, which takes twice its size in memory"

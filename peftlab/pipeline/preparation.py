@@ -150,6 +150,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     from transformers import set_seed
 
     from peftlab.model.loading import empty_model, load_model
+    from peftlab.pipeline.fusing import fuse_for
     from peftlab.strategies.apply import apply_strategy
     from peftlab.strategies.learning_rate import default_learning_rate
 
@@ -161,6 +162,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     for note in loaded.notes:
         logger.info("%s: %s", config.model.name, note)
     applied = apply_strategy(loaded.model, config.method, task=config.task)
+    fuse_for(applied.model, loaded)
     max_length = chosen_length(config, loaded.max_length_limit)
     encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))
     rate = config.train.learning_rate

@@ -59,12 +59,14 @@ class Run:
             return self.trained
         from peftlab.model.loading import load_model
         from peftlab.model.precision import training_device
+        from peftlab.pipeline.fusing import fuse_for
         from peftlab.strategies.trained_part import load_trained
 
         base = self.record["model"]
         arguments = preparation.base_arguments(self.config) | {"revision": base["revision"]}
         loaded = load_model(base["name"], self.task.head(), **arguments)
         applied = load_trained(loaded.model, self.config.method, self.folder, task=self.config.task)
+        fuse_for(applied.model, loaded)
         model = applied.model.to(training_device()).eval()
         return Answering(model, loaded.tokenizer, loaded.compute)
 

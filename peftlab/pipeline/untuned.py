@@ -30,10 +30,12 @@ def evaluate_untuned(config: RunConfig) -> dict[str, Any]:
         raise ConfigError(f"{config.data.source} has neither a test nor a validation split.")
     from peftlab.model.loading import load_model
     from peftlab.model.precision import training_device
+    from peftlab.pipeline.fusing import fuse_for
 
     loaded = load_model(
         config.model.name, checked.task.head(), **preparation.base_arguments(config)
     )
+    fuse_for(loaded.model, loaded)
     model = loaded.model.to(training_device())
     max_length = preparation.chosen_length(config, loaded.max_length_limit)
     encoded = preparation.encode(checked, loaded.tokenizer, max_length, (split,))

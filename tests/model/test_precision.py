@@ -22,8 +22,8 @@ F32, B16, F16 = torch.float32, torch.bfloat16, torch.float16
     ("asked", "checkpoint", "device", "units", "at_rest", "compute", "noted"),
     [
         ("auto", F32, "cpu", False, F32, F32, False),
-        ("auto", B16, "cpu", False, F32, F32, True),
-        ("auto", F16, "cpu", False, F32, F32, True),
+        ("auto", B16, "cpu", False, B16, F32, True),
+        ("auto", F16, "cpu", False, F16, F32, True),
         ("auto", F32, "cpu", True, F32, B16, False),
         ("auto", B16, "cpu", True, B16, B16, False),
         ("auto", F16, "cpu", True, B16, B16, True),
@@ -48,6 +48,11 @@ def test_the_rule(
     chosen = choose_precision(asked, checkpoint, device)
     assert (chosen.at_rest, chosen.compute) == (at_rest, compute)
     assert bool(chosen.notes) is noted
+    assert chosen.fp32_activations is (compute is F32 and at_rest is not F32)
+    wide = choose_precision(asked, checkpoint, device, fp32_at_rest=True)
+    assert not wide.fp32_activations
+    assert wide.compute is compute
+    assert wide.at_rest is (F32 if chosen.fp32_activations else at_rest)
 
 
 @pytest.mark.parametrize(
@@ -63,13 +68,24 @@ def test_what_the_device_cannot_do_is_refused(
         choose_precision(asked, F32, device)
 
 
-def test_a_16bit_checkpoint_is_widened_aloud_without_units(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("checkpoint", ["bfloat16", "float16"])
+def test_what_a_16bit_checkpoint_rests_in_is_said_aloud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str
 ) -> None:
-    folder = str(write_checkpoint(tmp_path / "bf16", "llama", "causal", dtype="bfloat16"))
+    folder = str(write_checkpoint(tmp_path / checkpoint, "llama", "causal", dtype=checkpoint))
     head = HeadSpec("AutoModelForCausalLM")
-    for units, dtype in ((False, F32), (True, B16)):
-        monkeypatch.setattr(precision, "has_bf16_units", lambda _, units=units: units)
-        loaded = load_model(folder, head)
-        assert {p.dtype for p in loaded.model.parameters()} == {dtype}
-        assert any("no 16-bit units" in note for note in loaded.notes) is not units
+
+    def load(units: bool, **settings: Any) -> tuple[set[torch.dtype], str, bool]:
+        monkeypatch.setattr(precision, "cpu_has_bf16_units", lambda: units)
+        loaded = load_model(folder, head, **settings)
+        dtypes = {p.dtype for p in loaded.model.parameters()}
+        return dtypes, " ".join(loaded.notes), loaded.fp32_activations
+
+    dtypes, notes, activations = load(units=False)
+    assert (dtypes, activations) == ({getattr(torch, checkpoint)}, True)
+    assert f"rest in {checkpoint}, arithmetic and activations are float32" in notes
+    dtypes, notes, activations = load(units=False, fp32_at_rest=True)
+    assert (dtypes, activations) == ({F32}, False)
+    assert "loaded in float32, which takes twice its size" in notes
+    assert load(units=True)[::2] == ({B16}, False)
+    assert load(units=True, fp32_at_rest=True)[::2] == ({B16}, False)
