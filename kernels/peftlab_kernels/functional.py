@@ -57,7 +57,8 @@ def lora_linear(
     else:
         factor = float(scaling)
     if lora_bias is not None:
-        extra = lora_bias * factor
+        # Summed in fp32: rounded once, with the result.
+        extra = lora_bias.to(torch.promote_types(lora_bias.dtype, torch.float32)) * factor
         bias = extra if bias is None else bias + extra
     device = x.device.type
     if not torch.is_autocast_enabled(device):
