@@ -55,18 +55,28 @@ def fuse(model: nn.Module, activations: Activations = "keep") -> FusionReport:
 
 
 def unfuse(model: nn.Module) -> None:
-    """Give every layer that `fuse` changed its own class back, and every tensor its own dtype."""
-    for layer in model.modules():
-        if type(layer) is FusedLoraLinear:
-            layer.__class__ = lora.Linear  # type: ignore[assignment]
+    """Give every layer that `fuse` changed its own class back, and every tensor its own dtype.
+
+    Raises:
+        TypeError: something made a class of its own from a fused layer's, as `fully_shard` on the
+            layer itself does; nothing is changed then.
+    """
+    fused = [(name, m) for name, m in model.named_modules() if isinstance(m, FusedLoraLinear)]
+    for name, layer in fused:
+        if type(layer) is not FusedLoraLinear:
+            raise TypeError(
+                f"{name} is a {type(layer).__name__}, made from a fused layer; undo that first, "
+                "or unfuse before it"
+            )
+    for _, layer in fused:
+        layer.__class__ = lora.Linear  # type: ignore[assignment]
     narrow(model)
 
 
 def _why_not_swap(layer: BaseTunerLayer) -> str | None:
     """Why a layer cannot become a `FusedLoraLinear` at all."""
-    method = type(layer).__module__.split(".")
     if not isinstance(layer, lora.LoraLayer):
-        return f"an adapter of PEFT's {method[2] if len(method) > 2 else method[0]}, not LoRA"
+        return f"an adapter of another kind than LoRA ({_kind(layer)})"
     name = type(layer).__name__
     if name == "Linear8bitLt":
         return "its base is 8-bit; the kernels read bases of 16 and 32 bits"
@@ -80,6 +90,7 @@ def _why_not_swap(layer: BaseTunerLayer) -> str | None:
 
 
 def _kind(layer: BaseTunerLayer) -> str:
-    """The layer's class as PEFT has it."""
-    own = lora.Linear if type(layer) is FusedLoraLinear else type(layer)
-    return f"{own.__module__.split('.')[-2]}.{own.__name__}"
+    """The layer's class as PEFT has it, such as `lora.Linear`."""
+    own = lora.Linear if isinstance(layer, FusedLoraLinear) else type(layer)
+    parts = own.__module__.split(".")
+    return ".".join([*parts[2:3], own.__name__] if parts[0] == "peft" else [own.__name__])

@@ -20,8 +20,8 @@ class FusedLoraLinear(lora.Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """`x [..., K] -> y [..., N]`, in the dtype that PEFT's forward gives."""
-        # A hook may hold this function and call it after the class was swapped back: hence the test,
-        # and no super().
+        # A hook may hold this function and call it after the class was swapped back: hence the last
+        # test, and no super().
         if not args and not kwargs and isinstance(self, FusedLoraLinear):
             parts = parts_of(self)
             if isinstance(parts, Parts) and takes(parts, x):

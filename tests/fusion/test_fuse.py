@@ -276,7 +276,9 @@ def test_another_method_of_peft_is_left_alone_and_told(calls: Any) -> None:
     model = get_peft_model(tiny("llama"), config)
     report = fuse(model)
     assert report.fused == ()
-    assert {layer.reason for layer in report.not_fused} == {"an adapter of PEFT's ia3, not LoRA"}
+    assert {layer.reason for layer in report.not_fused} == {
+        "an adapter of another kind than LoRA (ia3.Linear)"
+    }
     model(**batch("llama"))
     assert calls.take() == 0
 
@@ -315,3 +317,23 @@ def test_a_forward_that_is_wrapped_after_fusing_wraps_the_kernels(calls: Any) ->
     assert torch.equal(model(torch.ones(1, K).double()), expected)
     assert calls.take() == 2
     assert fuse(model).not_fused == ()
+
+
+def test_a_class_made_from_the_fused_one_cannot_be_unfused(llama: Any, calls: Any) -> None:
+    """As `fully_shard` on the layer itself makes one; it computes with the kernels all the same."""
+    fuse(llama)
+    name, layer = next((n, m) for n, m in llama.named_modules() if isinstance(m, FusedLoraLinear))
+    layer.__class__ = type("FSDPFusedLoraLinear", (FusedLoraLinear,), {})
+    assert len(fuse(llama).fused) == LAYERS
+    llama(**batch("llama"))
+    assert calls.take() == LAYERS
+    with pytest.raises(TypeError, match=f"{name} is a FSDPFusedLoraLinear"):
+        unfuse(llama)
+    assert fused_layers(llama) == LAYERS - 1
+
+
+def test_a_model_of_shapes_alone_tells_what_would_be_fused() -> None:
+    with torch.device("meta"):
+        model = adapted_tiny("llama", target_modules=["q_proj", "embed_tokens"])
+    report = fuse(model)
+    assert (len(report.fused), len(report.not_fused)) == (2, 1)
