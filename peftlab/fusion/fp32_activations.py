@@ -53,8 +53,11 @@ def widen(model: nn.Module) -> WidenReport:
 
     Names, ties, `requires_grad` and what a state dict holds stay as they were. 16-bit tensors that
     train get their gradients too, in their own dtype; adapters are left alone: PEFT makes them
-    fp32. May be called again, and must be after modules were added. Works on meta models. Not for
-    use under bf16 autocast, which would bring the activations back to 16 bits.
+    fp32. May be called again, and must be after modules were added. Works on meta models.
+
+    Not for use under bf16 autocast, which brings activations back to 16 bits. `model.dtype` remains
+    that of the first parameter, whichever it is: pass inputs in fp32. `save_pretrained` writes that
+    dtype into config.json; `narrow` first where the first parameter was widened.
     """
     readers = weights_read_outside(model)
     modules = tuple(_own_modules(model))

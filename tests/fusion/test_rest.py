@@ -93,6 +93,7 @@ def test_an_fp32_state_dict_is_rounded_as_without_widening() -> None:
     widen(model)
     model.load_state_dict(state)
     plain.load_state_dict(state)
+    assert torch.equal(model.model.norm.weight, plain.model.norm.weight.float())
     assert_equal(model.state_dict(), plain.state_dict())
     narrow(model)
     assert_same_state(state_of(model), state_of(plain))
