@@ -19,8 +19,8 @@ def fuse(model: nn.Module, activations: Activations = "keep") -> FusionReport:
 
     Results, gradients, state dict, saving, loading, merging and switching adapters stay PEFT's;
     only rounding and the random numbers of dropout differ. May be called again at any time, and
-    must be after `add_adapter` or `load_adapter` has adapted new layers. `unfuse` undoes it, before
-    what looks into a layer: export, tracing, second derivatives.
+    must be after `add_adapter` or `load_adapter` has adapted new layers. `unfuse` undoes it, which
+    second derivatives need.
 
     Args:
         model: a PEFT model, or any model that holds one.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from transformers.pytorch_utils import Conv1D
 
@@ -116,14 +117,25 @@ def parts_of(layer: Any) -> Parts | str:
     )  # fmt: skip
 
 
-def takes(parts: Parts, x: Any) -> bool:
+def ordinary(x: Any) -> bool:
+    """Whether a call with this input is one that the kernels' autograd Function knows.
+
+    It does not know functional and forward-mode derivatives, tensors that are more than a tensor,
+    and being written down as a graph of torch's own operators.
+    """
+    return (
+        (type(x) is Tensor or type(x) is nn.Parameter)
+        and not x.is_nested
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    )
+
+
+def takes(parts: Parts, x: Tensor) -> bool:
     """Whether the kernels compute this input as PEFT does, result dtype included."""
-    if type(x) is not Tensor and type(x) is not nn.Parameter:
-        return False
     device, weight = x.device, parts.weight
-    if device != weight.device or device.type == "meta" or x.is_nested:
-        return False
-    if torch._C._are_functorch_transforms_active():
+    if device != weight.device or device.type == "meta":
         return False
     if torch.is_autocast_enabled(device.type):
         # It brings everything to its dtype, but for float64.

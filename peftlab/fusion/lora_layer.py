@@ -7,7 +7,7 @@ from typing import Any
 from peft.tuners import lora
 from torch import Tensor
 
-from peftlab.fusion.guards import Parts, parts_of, takes
+from peftlab.fusion.guards import Parts, ordinary, parts_of, takes
 from peftlab_kernels import functional
 
 
@@ -20,9 +20,9 @@ class FusedLoraLinear(lora.Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """`x [..., K] -> y [..., N]`, in the dtype that PEFT's forward gives."""
-        # A hook may hold this function and call it after the class was swapped back: hence the last
-        # test, and no super().
-        if not args and not kwargs and isinstance(self, FusedLoraLinear):
+        # A hook may hold this function and call it after the class was swapped back: hence
+        # isinstance, and no super().
+        if not args and not kwargs and isinstance(self, FusedLoraLinear) and ordinary(x):
             parts = parts_of(self)
             if isinstance(parts, Parts) and takes(parts, x):
                 return functional.lora_linear(

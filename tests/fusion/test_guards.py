@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
 from peftlab.fusion import fuse, unfuse
@@ -375,6 +377,56 @@ def test_functional_transforms(calls: Any) -> None:
     # Called with other tensors, but without a transform, the kernels take those.
     assert torch.allclose(loss({n: 0 * p for n, p in parameters.items()}), _base_loss(model, x))
     assert calls.take() == 1
+
+
+def test_forward_mode_derivatives(calls: Any) -> None:
+    model = adapted()
+    x = some_input((3, K), torch.float64)
+
+    def derivative() -> torch.Tensor:
+        with forward_ad.dual_level():
+            y = model(forward_ad.make_dual(x, torch.ones_like(x)))
+            tangent: torch.Tensor = forward_ad.unpack_dual(y).tangent
+            return tangent.detach()
+
+    expected = derivative()
+    fuse(model)
+    assert torch.equal(derivative(), expected)
+    assert calls.take() == 0
+
+
+def test_export_writes_down_pefts_operators(calls: Any) -> None:
+    model = adapted()
+    x = some_input((3, K), torch.float64)
+    expected = model(x)
+    fuse(model)
+    program = torch.export.export(model, (x,), strict=False)
+    assert calls.take() == 0
+    assert torch.equal(program.module()(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.trace")
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+def test_a_trace_can_be_saved(calls: Any) -> None:
+    model = adapted()
+    x = some_input((3, K), torch.float64)
+    expected = model(x)
+    fuse(model)
+    traced = torch.jit.trace(model, (x,), check_trace=False)
+    assert calls.take() == 0
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    assert torch.allclose(torch.jit.load(file)(x), expected)
+
+
+def test_second_derivatives_are_refused() -> None:
+    model = adapted()
+    fuse(model)
+    x = some_input((3, K), torch.float64).requires_grad_()
+    (first,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        first.sum().backward()
 
 
 def test_nested_tensors(calls: Any) -> None:
