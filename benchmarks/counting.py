@@ -1,4 +1,4 @@
-"""What a step costs that no clock is needed for: bytes saved, bytes alive, products, operators.
+"""What a step costs that no clock is needed for: bytes saved, alive and moved, products, operators.
 
 The counts are the same on every machine that takes the same path through the code, which is why
 continuous integration holds the code to them and never to a time.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -39,12 +39,14 @@ class Counts:
     `peak_live_bytes`: the most that was alive at a time of all that the step itself made.
     `flops`: of matrix products and, where torch's table knows it, attention.
     `operators`: calls that read or write elements; views and bare allocations are none.
+    `bytes_moved`: of the tensors that these calls take and give, each at each call.
     """
 
     saved_bytes: int
     peak_live_bytes: int
     flops: int
     operators: int
+    bytes_moved: int
 
 
 def count(forward: Callable[[], Tensor], weights: Iterable[Tensor]) -> Counts:
@@ -57,7 +59,7 @@ def count(forward: Callable[[], Tensor], weights: Iterable[Tensor]) -> Counts:
         y = forward()
         kept = saved.bytes
         y.backward(torch.ones_like(y))
-    return Counts(kept, watch.peak_live_bytes, watch.flops, watch.operators)
+    return watch.counts(kept)
 
 
 class Watch(TorchDispatchMode):
@@ -67,6 +69,7 @@ class Watch(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak_live_bytes = 0
         self.flops = 0
+        self.bytes_moved = 0
         self.names: Counter[str] = Counter()
         self._live_bytes = 0
         self._known: dict[int, weakref.ref[Any]] = {}
@@ -75,6 +78,12 @@ class Watch(TorchDispatchMode):
     def operators(self) -> int:
         """How many operators were called that read or write elements."""
         return self.names.total()
+
+    def counts(self, saved_bytes: int) -> Counts:
+        """All counts, with what `SavedBytes` found."""
+        return Counts(
+            saved_bytes, self.peak_live_bytes, self.flops, self.operators, self.bytes_moved
+        )
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -87,10 +96,12 @@ class Watch(TorchDispatchMode):
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        for tensor in _tensors((args, kwargs)):
+        given = _tensors((args, kwargs))
+        for tensor in given:
             self._know(tensor, 0)
         result = func(*args, **kwargs)
-        for tensor in _tensors(result):
+        made = _tensors(result)
+        for tensor in made:
             self._know(tensor, tensor.untyped_storage().nbytes())
         self.peak_live_bytes = max(self.peak_live_bytes, self._live_bytes)
         if packet in _PRODUCTS:
@@ -98,6 +109,7 @@ class Watch(TorchDispatchMode):
         name = packet.__name__
         if not func.is_view and name not in _MAKES_ROOM | _READS_NOTHING:
             self.names[name] += 1
+            self.bytes_moved += sum(t.numel() * t.element_size() for t in (*given, *made))
         return result
 
     def _know(self, tensor: Tensor, size: int) -> None:
@@ -179,5 +191,5 @@ class _Kept:
     by_layer: bool
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -31,6 +31,8 @@ def test_views_and_allocations_are_no_operators() -> None:
         room = x.new_empty(4, 6)
         room.copy_(x).mul_(2)
     assert watch.names == {"copy_": 1, "mul_": 1}
+    assert watch.operators == 2
+    assert watch.bytes_moved == 4 * 24 * (2 + 1 + 1 + 1)  # copy_ takes both sides
 
 
 def test_the_peak_is_of_what_lives_at_a_time() -> None:

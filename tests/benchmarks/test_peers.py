@@ -62,3 +62,31 @@ def test_inputs_rotate() -> None:
     first, second, third = step()[0], step()[0], step()[0]
     assert torch.equal(first, third)
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("suffix", ["", ", 16-bit adapters"])
+def test_a_layer_calls_no_more_than_pefts_and_moves_and_keeps_less(suffix: str) -> None:
+    case = Case(rows=48, in_features=256, out_features=192, rank=4)
+    ours, peft = (
+        LayerStep(name + suffix, case, weights_of(case)).counts() for name in ("ours", "PEFT")
+    )
+    assert ours.operators <= peft.operators
+    assert ours.flops <= peft.flops
+    assert ours.bytes_moved < peft.bytes_moved
+    assert ours.peak_live_bytes < peft.peak_live_bytes
+    assert ours.saved_bytes == 2 * case.rows * (case.in_features + case.rank)
+
+
+@pytest.mark.parametrize(("name", "of_x", "of_y"), [
+    ("ours", 8, 8), ("plain addmm_", 8, 8), ("PEFT, 16-bit adapters", 12, 20),
+    ("PEFT, autocast", 36, 20), ("PEFT", 30, 56),
+])  # fmt: skip
+def test_a_layer_moves_what_the_readme_says(name: str, of_x: int, of_y: int) -> None:
+    """Bytes beside the base product, and beside what is as thin as the rank."""
+    case = Case(rows=512, in_features=1024, out_features=768, rank=1)
+    weights = weights_of(case)
+    base, found = (
+        LayerStep(row, case, weights).counts().bytes_moved for row in ("frozen base", name)
+    )
+    expected = case.rows * (of_x * case.in_features + of_y * case.out_features)
+    assert found - base == pytest.approx(expected, rel=0.02)
