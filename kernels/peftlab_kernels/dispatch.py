@@ -24,6 +24,9 @@ VARIABLE = "PEFTLAB_BACKEND"
 _asked: list[Backend] = []
 """The backends asked for by `use_backend`, innermost last."""
 
+CPU_PRODUCTS = ("x @ W.T", "dy @ W")
+"""The products that `cpu_arithmetic` is asked about."""
+
 _PROBE = (512, 1024, 1024)
 """M, K, N of the products that are timed on a CPU: 1 GFLOP each."""
 
@@ -93,9 +96,9 @@ def eager_kernels(x: Tensor) -> EagerKernels:
     if x.device.type != "cpu" or x.dtype not in {torch.bfloat16, torch.float16}:
         return EagerKernels()
     name = str(x.dtype).removeprefix("torch.")
+    forward, backward = (cpu_arithmetic(name, product) for product in CPU_PRODUCTS)
     return EagerKernels(
-        "native" if cpu_arithmetic(name, "x @ W.T") == "native" else "fp32",
-        "native" if cpu_arithmetic(name, "dy @ W") == "native" else "fp32",
+        "native" if forward == "native" else "fp32", "native" if backward == "native" else "fp32"
     )
 
 

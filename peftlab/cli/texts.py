@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ def show_plan(screen: Screen, plan: Mapping[str, Any]) -> None:
         f"learning rate {plan['learning_rate']:.3g}; weights rest in {dtypes['at_rest']}, "
         f"arithmetic in {dtypes['compute']}"
     )
+    _fusion(screen, plan["fusion"])
     for note in plan["notes"]:
         screen.line(f"note: {note}")
 
@@ -134,7 +136,9 @@ def _asked(row: Any) -> str:
 
 def show_environment(screen: Screen, found: Mapping[str, Any]) -> None:
     """Versions and devices; memory in GiB, and for each optional package why it is not usable."""
-    plain = {key: value for key, value in found.items() if key not in ("optional", "devices", "kernels")}
+    plain = {
+        key: value for key, value in found.items() if key not in ("optional", "devices", "kernels")
+    }
     if isinstance(cpu := plain.get("cpu"), Mapping) and isinstance(cpu.get("memory"), int):
         plain["cpu"] = {**cpu, "memory": f"{cpu['memory'] / _GIB:.1f} GiB"}
     screen.tree(plain)
@@ -149,6 +153,22 @@ def show_environment(screen: Screen, found: Mapping[str, Any]) -> None:
     ]
     screen.table(["package", "usable", "why not"], rows)
     _kernels(screen, found["kernels"])
+
+
+def _fusion(screen: Screen, fusion: Mapping[str, Any] | None) -> None:
+    """How many adapted layers the kernels compute, and for the others why not."""
+    if fusion is None:
+        return
+    fused, others = len(fusion["fused"]), fusion["not_fused"]
+    if fused or others:
+        screen.line(f"{fused} of {fused + len(others)} adapted layers are computed by the kernels")
+    for reason, count in Counter(layer["reason"] for layer in others).items():
+        screen.line(f"  not {count}: {reason}")
+    if widened := fusion["widened"]:
+        screen.line(
+            f"{len(widened['linears'])} linear layers and {len(widened['embeddings'])} embeddings "
+            "keep 16-bit weights under fp32 arithmetic"
+        )
 
 
 def _kernels(screen: Screen, kernels: Mapping[str, Any]) -> None:

@@ -145,6 +145,9 @@ class TrainConfig(Section):
     save_every: Literal["epoch", "never"] | Count = Field(
         "epoch", description="When to write a checkpoint to resume from: epoch, never, or steps."
     )
+    kernels: Literal["auto", "off"] = Field(
+        "auto", description="auto: LoRA layers computed by peftlab's kernels; off: by PEFT."
+    )
     allocator: Literal["auto", "off"] = Field(
         "auto", description="auto: keep glibc from returning large buffers after each step."
     )

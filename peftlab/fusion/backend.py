@@ -34,6 +34,21 @@ def describe_kernels(device: str) -> dict[str, Any]:
     }
 
 
+def drift(kept: Mapping[str, str]) -> tuple[str, ...]:
+    """Sentences on the kept answers that this machine's own measurement would give otherwise."""
+    found = []
+    for dtype in ("bfloat16", "float16"):
+        for product in dispatch.CPU_PRODUCTS:
+            answer = kept.get(f"{dtype} {product}")
+            if answer is None or (here := dispatch.cpu_arithmetic(dtype, product)) == answer:
+                continue
+            found.append(
+                f"it was trained with {answer} arithmetic for {dtype} {product} and is computed so "
+                f"again; {here} is faster on this machine"
+            )
+    return tuple(found)
+
+
 def made_choices() -> dict[str, str]:
     """What was chosen by the clock in this process so far, for a run to keep."""
     return choices.answers()

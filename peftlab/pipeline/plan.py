@@ -12,6 +12,7 @@ from peftlab.pipeline import preparation
 
 if TYPE_CHECKING:
     from peftlab.config import RunConfig
+    from peftlab.fusion import FusionReport
     from peftlab.strategies.coverage import Coverage
     from peftlab.tasks.task import TokenStatistics
 
@@ -37,6 +38,7 @@ class Plan:
     steps: int
     learning_rate: float
     dtypes: dict[str, str]
+    fusion: FusionReport | None
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -56,6 +58,7 @@ class Plan:
             "steps": self.steps,
             "learning_rate": self.learning_rate,
             "dtypes": self.dtypes,
+            "fusion": None if self.fusion is None else self.fusion.to_json(),
             "notes": list(self.notes),
         }
 
@@ -94,6 +97,7 @@ def plan(config: RunConfig) -> Plan:
             "at_rest": str(prepared.loaded.at_rest).removeprefix("torch."),
             "compute": str(prepared.loaded.compute).removeprefix("torch."),
         },
+        fusion=prepared.fusion,
         notes=prepared.loaded.notes,
     )
 

@@ -18,6 +18,7 @@ from peftlab.errors import CheckFailed, ConfigError
 if TYPE_CHECKING:
     from peftlab.config import RunConfig
     from peftlab.data.sources import Splits
+    from peftlab.fusion import FusionReport
     from peftlab.model.loading import LoadedModel
     from peftlab.strategies.apply import Applied
     from peftlab.tasks.task import Batch, Encoded, Task
@@ -44,6 +45,7 @@ class Prepared:
     checked: Checked
     loaded: LoadedModel
     applied: Applied
+    fusion: FusionReport | None
     encoded: Mapping[str, Encoded]
     collator: Callable[[Sequence[Batch]], Batch]
     max_length: int
@@ -103,6 +105,7 @@ def base_arguments(config: RunConfig) -> dict[str, Any]:
         "dtype": config.model.dtype,
         "trust_remote_code": config.model.trust_remote_code,
         "load_in_8bit": method.name == "qlora",
+        "fp32_at_rest": config.train.kernels == "off",
         "pooling": method.pooling
         if method.name == "head" and config.task == "text-classification"
         else None,
@@ -162,7 +165,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     for note in loaded.notes:
         logger.info("%s: %s", config.model.name, note)
     applied = apply_strategy(loaded.model, config.method, task=config.task)
-    fuse_for(applied.model, loaded)
+    fusion = fuse_for(applied.model, loaded, config.train.kernels)
     max_length = chosen_length(config, loaded.max_length_limit)
     encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))
     rate = config.train.learning_rate
@@ -172,6 +175,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
         checked=checked,
         loaded=loaded,
         applied=applied,
+        fusion=fusion,
         encoded=encoded,
         collator=checked.task.collator(loaded.tokenizer),
         max_length=max_length,

@@ -86,6 +86,7 @@ def _record(prepared: Prepared) -> dict[str, Any]:
         "columns": dict(checked.splits.columns),
         "max_length": prepared.max_length,
         "coverage": prepared.applied.coverage.to_json(),
+        "fusion": None if prepared.fusion is None else prepared.fusion.to_json(),
     }
 
 

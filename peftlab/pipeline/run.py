@@ -13,6 +13,7 @@ from peftlab import run_folder
 from peftlab.config import load_config
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.pipeline import preparation
+from peftlab.pipeline.fusing import by_choices_of, fuse_for
 
 if TYPE_CHECKING:
     import torch
@@ -59,14 +60,13 @@ class Run:
             return self.trained
         from peftlab.model.loading import load_model
         from peftlab.model.precision import training_device
-        from peftlab.pipeline.fusing import fuse_for
         from peftlab.strategies.trained_part import load_trained
 
         base = self.record["model"]
         arguments = preparation.base_arguments(self.config) | {"revision": base["revision"]}
         loaded = load_model(base["name"], self.task.head(), **arguments)
         applied = load_trained(loaded.model, self.config.method, self.folder, task=self.config.task)
-        fuse_for(applied.model, loaded)
+        fuse_for(applied.model, loaded, self.config.train.kernels)
         model = applied.model.to(training_device()).eval()
         return Answering(model, loaded.tokenizer, loaded.compute)
 
@@ -90,14 +90,15 @@ class Run:
         encoded = preparation.encode(
             checked, ready.tokenizer, int(self.record["max_length"]), (split,)
         )[split]
-        found = evaluate(
-            ready.model,
-            self.task,
-            encoded.rows,
-            self.task.collator(ready.tokenizer),
-            batch_size=evaluation_batch(self.config),
-            compute_dtype=ready.compute,
-        )
+        with by_choices_of(self.folder):
+            found = evaluate(
+                ready.model,
+                self.task,
+                encoded.rows,
+                self.task.collator(ready.tokenizer),
+                batch_size=evaluation_batch(self.config),
+                compute_dtype=ready.compute,
+            )
         return with_interval(self.task, found, self.config)
 
     def predict(
@@ -119,7 +120,10 @@ class Run:
         import torch
 
         device = next(ready.model.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16, enabled=ready.compute == torch.bfloat16):
+        with (
+            by_choices_of(self.folder),
+            torch.autocast(device.type, torch.bfloat16, enabled=ready.compute == torch.bfloat16),
+        ):
             return self.task.predict(
                 ready.model,
                 ready.tokenizer,

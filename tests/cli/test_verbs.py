@@ -29,6 +29,7 @@ def test_plan_shows_data_targets_and_steps(cli: Cli, calls: Any, config: str) ->
         "770 of 77,000 parameters (1.00%)",
         "9 steps, 3 an epoch, each of 16 rows (2 x 8), 64 tokens at most a row",
         "learning rate 0.002; weights rest in bfloat16, arithmetic in float32",
+        "2 of 3 adapted layers are computed by the kernels\n  not 1: it is a variant",
         "note: loaded in fp32",
         "negative    10  25.0%",
     ):

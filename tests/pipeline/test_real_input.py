@@ -30,7 +30,7 @@ def test_lora_on_sst2_reaches_its_bar(minilm: Path, shared_data: Path, tmp_path:
                 "max_train_samples": 2000,
             },
             method={"name": "lora", "r": 8, "alpha": 16},
-            train={"num_train_epochs": 2},
+            train={"num_train_epochs": 3},
             output={"dir": str(tmp_path / "run"), "plots": False},
         )
     )

@@ -58,7 +58,7 @@ def test_a_run_folder_tells_all_and_answers_as_it_was_trained(
     part = "adapter" if method == "lora" else "trained"
     assert names == {
         "config.yaml", "peftlab.json", "metrics.json", "environment.json", "log.csv",
-        "plots", "tokenizer", part,
+        "kernel_choices.json", "plots", "tokenizer", part,
     }  # fmt: skip
     assert not list(tmp_path.glob("run.unfinished*"))
 
