@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 BLOCK_TOKENS = 256
-_BLOCK_LOGITS = 1 << 21
-"""A small vocabulary takes longer blocks: up to so many logits at once (8 MiB in fp32)."""
+_BLOCK_LOGITS = 1 << 23
+"""A small vocabulary takes longer blocks: up to so many logits at once (32 MiB in fp32): each block
+of tokens reads, and under fp32 activations widens, the whole head anew."""
 
 
 @dataclass(frozen=True, slots=True)
