@@ -74,6 +74,10 @@ class Watch(TorchDispatchMode):
         self._live_bytes = 0
         self._known: dict[int, weakref.ref[Any]] = {}
 
+    def __enter__(self) -> Self:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
     @property
     def operators(self) -> int:
         """How many operators were called that read or write elements."""

@@ -1,0 +1,45 @@
+"""The kernels' pytest-benchmark suites: run them by name, they are no part of the tests.
+
+    pytest benchmarks/kernels_*.py [--benchmark-json OUT] [--size full]
+
+Beside its time each benchmark has its counts in `extra_info`: bytes saved, alive and moved, FLOPs,
+operators. Nothing passes or fails by the clock; `tests/benchmarks` holds the counts to their bars.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.result_files import cpu_kind, has_16bit_units, surroundings
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How large the layers and the model are."""
+    parser.addoption("--size", choices=["small", "full"], default="small")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What a user's process would have: one setting of the allocator for every row."""
+    from peftlab.measure.allocator import keep_large_buffers
+
+    keep_large_buffers()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """The kind of processor, which decides what is fast."""
+    units = "bf16" if has_16bit_units() else "fp32"
+    return f"processor: {cpu_kind()}; layers are measured in {units}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
+    """Versions, threads, commit and the kind of processor go with the results."""
+    machine_info["peftlab"] = {"cpu_kind": cpu_kind(), **surroundings()}
+
+
+@pytest.fixture
+def small(request: pytest.FixtureRequest) -> bool:
+    """Whether the sizes are such that a whole suite takes a minute."""
+    return bool(request.config.getoption("--size") == "small")

@@ -1,0 +1,95 @@
+"""The benchmark commands run from the repository's root, and write what they promise."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lora_linear_pairs import COMPARISONS, OF_KIND
+from benchmarks.peers import PEERS
+from benchmarks.result_files import cpu_kind
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def run(*words: str) -> str:
+    """Standard output of `python -m ...`, in an environment that knows of no other test."""
+    hidden = ("PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST", "PYTEST_ADDOPTS")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=REPOSITORY, env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def has_surroundings(environment: dict[str, Any]) -> bool:
+    return {"commit", "sources", "packages", "cpu", "devices", "command"} <= environment.keys()
+
+
+def test_comparisons_name_rows_there_are() -> None:
+    assert {case for cases in OF_KIND.values() for case in cases} == COMPARISONS.keys()
+    for comparison in COMPARISONS.values():
+        named = {row for bar in comparison.bars for row in (bar.row, bar.to)}
+        assert named <= set(comparison.rows) <= PEERS.keys()
+
+
+def test_layers_take_turns(tmp_path: Path) -> None:
+    out = tmp_path / "layers.json"
+    said = run(
+        "benchmarks.lora_linear_pairs", "--tiny", "--pairs", "3", "--case", "bf16-dropout",
+        "--case", "bf16-weights", "--case", "bf16-hopeless", "--json", str(out),
+    )  # fmt: skip
+    assert cpu_kind() in said
+    result = json.loads(out.read_text())
+    assert has_surroundings(result["environment"])
+    dropout = result["comparisons"]["bf16-dropout"]
+    assert {len(all_) for all_ in dropout["seconds"].values()} == {3}
+    assert [bar["limit"] for bar in dropout["bars"]] == [1.3, 1.15]
+    assert dropout["counts"]["ours"]["flops"] > 0
+    assert result["comparisons"]["bf16-hopeless"]["rounds"] == 1
+
+
+def test_whole_steps_take_turns(tmp_path: Path) -> None:
+    out = tmp_path / "step.json"
+    said = run("benchmarks.llama_step_pairs", "--tiny", "--pairs", "2", "--json", str(out))
+    assert "24 tokens a step" in said
+    result = json.loads(out.read_text())
+    memory = result["memory"]
+    first = next(iter(memory))
+    assert memory[first]["peak_anonymous_bytes"] > 0
+    assert memory[first]["weight_bytes"] < memory["PEFT, fp32"]["weight_bytes"]
+    losses = [row["loss"] for row in memory.values()]
+    assert max(losses) - min(losses) < 0.02
+    assert result["bars"][0]["to"] == "PEFT, fp32"
+
+
+def test_saved_bytes_fail_where_a_bar_is_missed(tmp_path: Path) -> None:
+    out = tmp_path / "saved.json"
+    said = run("benchmarks.saved_bytes", "--layers", "4", "--tokens", "8", "--json", str(out))
+    assert said.count("met ") == 4
+    assert has_surroundings(json.loads(out.read_text())["environment"])
+
+
+def test_the_suites_have_counts_beside_times(tmp_path: Path) -> None:
+    out = tmp_path / "suites.json"
+    suites = [f"benchmarks/kernels_{what}.py" for what in ("operator", "layer", "step")]
+    said = run(
+        "pytest", "-p", "no:cacheprovider", *suites, "--benchmark-json", str(out),
+        "--benchmark-max-time=0.001", "--benchmark-min-rounds=1",
+        "-k", "forward_backward or test_layer and frozen or test_llama_step and PEFT and fp32",
+    )  # fmt: skip
+    assert f"processor: {cpu_kind()}" in said
+    result = json.loads(out.read_text())
+    assert has_surroundings(result["machine_info"]["peftlab"])
+    names = {benchmark["name"] for benchmark in result["benchmarks"]}
+    assert {"test_layer[frozen base-p=0.1]", "test_llama_step[PEFT, fp32]"} <= names
+    counts = {"saved_bytes", "peak_live_bytes", "flops", "operators", "bytes_moved"}
+    for benchmark in result["benchmarks"]:
+        assert counts <= benchmark["extra_info"].keys(), benchmark["name"]
+        assert benchmark["stats"]["median"] > 0
