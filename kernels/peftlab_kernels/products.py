@@ -17,9 +17,9 @@ BLOCK_ELEMENTS = 1024 * 1024
 """Elements widened at a time: smaller blocks make thin products, larger ones leave the cache."""
 
 
-def row_blocks(rows: int, columns: int, elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:
+def row_blocks(rows: int, columns: int, elements: int | None = None) -> Iterator[slice]:
     """Cut `rows` into slices of about `elements` elements, all of one height but the last."""
-    step = max(1, elements // max(1, columns))
+    step = max(1, (elements or BLOCK_ELEMENTS) // max(1, columns))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
@@ -30,6 +30,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool)
         bias = bias.to(x.dtype)
     if weight.dtype is x.dtype:
         return F.linear(x, weight.T if transposed else weight, bias)
+    if weight.numel() <= BLOCK_ELEMENTS:
+        weight = weight.to(x.dtype)
+        return F.linear(x, weight.T if transposed else weight, bias)
     y = _sum_over_rows(x, weight) if transposed else _columns_by_rows(x, weight)
     return y if bias is None else y.add_(bias)
 
@@ -37,6 +40,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool)
 def backward(dy: Tensor, weight: Tensor, *, transposed: bool) -> Tensor:
     """`dy W`: dy [M, N], weight [N, K] ([K, N] if transposed) -> [M, K] in dy's dtype."""
     if weight.dtype is dy.dtype:
+        return dy @ (weight.T if transposed else weight)
+    if weight.numel() <= BLOCK_ELEMENTS:
+        weight = weight.to(dy.dtype)
         return dy @ (weight.T if transposed else weight)
     return _columns_by_rows(dy, weight) if transposed else _sum_over_rows(dy, weight)
 

@@ -140,14 +140,18 @@ def test_values_and_every_gradient(
     ],
 )
 @pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("block", [200, 1 << 20])
 def test_mixed_dtypes_and_layouts(
     shape: tuple[int, int, int, int],
     dtype: torch.dtype,
     weight: torch.dtype | None,
     adapter: torch.dtype | None,
     transposed: bool,
+    block: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """fp32 x over a 16-bit weight is as exact as fp32: x is not rounded."""
+    """fp32 x over a 16-bit weight is as exact as fp32: x is not rounded, in blocks or at once."""
+    monkeypatch.setattr("peftlab_kernels.products.BLOCK_ELEMENTS", block)
     check(Case(shape, dtype, weight, adapter, 0.1, bias=False, transposed=transposed))
 
 
@@ -267,7 +271,11 @@ def test_expanded_output_gradients() -> None:
         torch.testing.assert_close(ours, dense)
 
 
-def test_autocast_computes_in_its_dtype_and_saves_the_weight_itself() -> None:
+@pytest.mark.parametrize("block", [200, 1 << 20])
+def test_autocast_computes_in_its_dtype_and_saves_the_weight_itself(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peftlab_kernels.products.BLOCK_ELEMENTS", block)
     case = Case((37, 72, 100, 3))
     saved: list[Tensor] = []
     with (
