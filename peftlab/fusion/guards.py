@@ -168,7 +168,10 @@ def replaces_forward(module: Any) -> bool:
     accelerate leaves that one on the instance when it removes its hooks.
     """
     own = module.__dict__.get("forward")
-    return own is not None and getattr(own, "__func__", None) is not type(module).forward
+    if own is None:
+        return False
+    same = getattr(own, "__func__", None) is type(module).forward
+    return not (same and own.__self__ is module)
 
 
 def _who_is_watched(parts: dict[str, nn.Module]) -> str:

@@ -88,6 +88,13 @@ def test_a_forward_of_the_instance(part: str, calls: Any) -> None:
     assert_fuses(model, calls)
 
 
+def test_the_forward_of_another_instance(calls: Any) -> None:
+    model = adapted()
+    other = nn.Linear(K, R, bias=False).double()
+    layer_of(model).lora_A["default"].forward = other.forward
+    assert_falls_back(model, calls, "forward of its lora_A is replaced")
+
+
 def test_a_hook_on_all_modules(calls: Any) -> None:
     model = adapted()
     handle = torch_module.register_module_forward_hook(lambda *_: None)
