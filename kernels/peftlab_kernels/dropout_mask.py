@@ -18,7 +18,7 @@ from peftlab_kernels.products import row_blocks
 
 _DRAWS = 1 << 16
 _BLOCK_ELEMENTS = 256 * 1024
-"""Elements masked at a time: a block's numbers, draws and products share a core's cache."""
+"""Elements masked at a time by each thread: numbers, draws and products share a core's cache."""
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integer as wide as a floating number, by bytes."""
 
@@ -48,10 +48,10 @@ def draw_rows(mask: Tensor, columns: int, dropout: float) -> Iterator[tuple[slic
     seed = int(torch.randint(0, 2**62, (1,), dtype=torch.int64).item())
     stream = np.random.SFC64(seed)
     packed = mask.numpy()
-    for rows in row_blocks(mask.shape[0], columns, _BLOCK_ELEMENTS):
-        count = (rows.stop - rows.start) * columns
-        draws = stream.random_raw(-(-count // 4)).view(np.uint16)[:count]
-        keep = (draws >= threshold).reshape(-1, columns)
+    words = -(-columns // 4)  # a row, so that the mask does not depend on where blocks end
+    for rows in row_blocks(mask.shape[0], columns, _block_elements()):
+        draws = stream.random_raw((rows.stop - rows.start) * words).view(np.uint16)
+        keep = np.ascontiguousarray((draws >= threshold).reshape(-1, 4 * words)[:, :columns])
         packed[rows] = np.packbits(keep, axis=1)
         yield rows, torch.from_numpy(keep)
 
@@ -62,7 +62,7 @@ def kept_rows(mask: Tensor, columns: int) -> Iterator[tuple[slice, Tensor]]:
         yield slice(0, mask.shape[0]), mask
         return
     packed = mask.numpy()
-    for rows in row_blocks(mask.shape[0], columns, _BLOCK_ELEMENTS):
+    for rows in row_blocks(mask.shape[0], columns, _block_elements()):
         bits = np.unpackbits(packed[rows], axis=1, count=columns)
         yield rows, torch.from_numpy(bits.view(np.bool_))
 
@@ -89,8 +89,12 @@ def scratch(mask: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
     """Room for the largest block of rows that `draw_rows` or `kept_rows` yields of this mask."""
     rows = mask.shape[0]
     if mask.dtype is not torch.bool:
-        rows = min(rows, max(1, _BLOCK_ELEMENTS // max(1, columns)))
+        rows = min(rows, max(1, _block_elements() // max(1, columns)))
     return mask.new_empty(rows, columns, dtype=dtype)
+
+
+def _block_elements() -> int:
+    return _BLOCK_ELEMENTS * torch.get_num_threads()
 
 
 def _threshold(dropout: float) -> int:

@@ -61,6 +61,18 @@ def test_torch_s_seed_governs_it() -> None:
     assert not torch.equal(found[2], draw(x, 0.5)[1])
 
 
+@pytest.mark.parametrize("columns", [1, 37, 64])
+def test_the_mask_does_not_depend_on_blocks(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with other threads, the same seed draws the same mask."""
+    x = torch.empty(50, columns)
+    found = []
+    for elements in (1 << 20, 3 * columns):
+        monkeypatch.setattr("peftlab_kernels.dropout_mask._BLOCK_ELEMENTS", elements)
+        torch.manual_seed(4)
+        found.append(draw(x, 0.5)[1])
+    assert torch.equal(*found)
+
+
 def test_a_dropout_of_nearly_one_keeps_something_finite() -> None:
     assert scale_of_kept(0.9999999) == 65536.0
     assert scale_of_kept(0.0) == 1.0
