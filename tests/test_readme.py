@@ -41,6 +41,33 @@ def test_the_commands_for_ones_own_data(
     assert "f1_macro" in capfd.readouterr().out
 
 
+def test_fusing_in_one_line(capfd: Any) -> None:
+    import peft
+    import torch
+
+    import peftlab
+
+    model = peft.get_peft_model(
+        torch.nn.Sequential(torch.nn.Linear(8, 4)), peft.LoraConfig(target_modules=["0"])
+    )
+    script = next(t for kind, t in BLOCKS if kind == "python" and "peftlab.fuse(" in t)
+    exec(compile(script, "README.md", "exec"), {"peftlab": peftlab, "peft_model": model})
+    assert "1 of 1 adapted layers fused" in capfd.readouterr().out
+
+
+def test_the_kernels_in_one_call() -> None:
+    import torch
+
+    text = (README.parent / "kernels" / "README.md").read_text(encoding="utf-8")
+    script = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
+    names = {
+        "x": torch.ones(2, 8), "weight": torch.ones(4, 8), "lora_a": torch.ones(3, 8),
+        "lora_b": torch.ones(4, 3), "bias": torch.ones(4),
+    }  # fmt: skip
+    exec(compile(script, "kernels/README.md", "exec"), names)
+    assert names["y"].shape == (2, 4)
+
+
 def test_the_readme_is_filled_in() -> None:
     text = README.read_text(encoding="utf-8")
     assert not re.search(r"@[A-Z]+@", text)
