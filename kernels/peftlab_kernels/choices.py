@@ -47,9 +47,12 @@ _made: dict[str, Choice] = {}
 """The latest answer to each question."""
 _remembered: dict[tuple[str, str], Choice] = {}
 """What was measured or read for (machine, question), so that the file is read once."""
-_replayed: dict[str, str] = {}
+_replayed: list[Mapping[str, str]] = []
+"""What each `replay` that is open answers, the latest last."""
+_listeners: list[Callable[[str, str], None]] = []
+"""Who is told each answer, by question, as `told` has it."""
 _quick: dict[tuple[str, torch.device, tuple[str | None, int]], str] = {}
-"""Answers as they stand, since every call of every layer asks; emptied as replaying changes."""
+"""Answers as they stand, since every call of every layer asks; emptied as those above change."""
 _lock = RLock()
 
 
@@ -68,14 +71,17 @@ def choose(
     if quick is not None:
         return quick
     with _lock:
-        if question in _replayed:
-            found = Choice(question, _replayed[question], "replayed", {})
+        kept = next((given for given in reversed(_replayed) if question in given), None)
+        if kept is not None:
+            found = Choice(question, kept[question], "replayed", {})
         elif os.environ.get(VARIABLE) == "off":
             found = Choice(question, default, "default", {})
         else:
             found = _look_up(question, device, candidates, default)
         _made[question] = found
         _quick[question, device, state] = found.answer
+        for listener in _listeners:
+            listener(question, found.answer)
         return found.answer
 
 
@@ -86,23 +92,35 @@ def made() -> tuple[Choice, ...]:
 
 
 def answers() -> dict[str, str]:
-    """The answers alone, as `replay` takes them and a run keeps them."""
+    """The answers alone, as `replay` takes them."""
     return {choice.question: choice.answer for choice in made()}
 
 
 @contextmanager
 def replay(kept: Mapping[str, str]) -> Iterator[None]:
     """Answer these questions so, whatever the clock would say here; or the user's own override."""
+    with _among(_replayed, dict(kept)):
+        yield
+
+
+@contextmanager
+def told(listener: Callable[[str, str], None]) -> Iterator[None]:
+    """Tell `listener` the question and the answer, at least at the first time each is asked."""
+    with _among(_listeners, listener):
+        yield
+
+
+@contextmanager
+def _among(entries: list[Any], entry: object) -> Iterator[None]:
+    """Have the entry in the list; other threads may add and remove theirs meanwhile."""
     with _lock:
-        before = dict(_replayed)
-        _replayed.update(kept)
+        entries.append(entry)
         _quick.clear()
     try:
         yield
     finally:
         with _lock:
-            _replayed.clear()
-            _replayed.update(before)
+            entries[:] = [other for other in entries if other is not entry]
             _quick.clear()
 
 
@@ -129,12 +147,25 @@ def machine_key(device: torch.device) -> str:
 
 
 def cache_file() -> Path:
-    """Where answers are kept between processes."""
+    """Where answers are kept between processes.
+
+    In the folder for temporary files where the user has no home, as in some containers.
+    """
     named = os.environ.get(VARIABLE)
     if named and named != "off":
-        return Path(named).expanduser()
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "peftlab" / "kernel_choices.json"
+        return _expanded(Path(named))
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:
+        root = Path(tempfile.gettempdir())
+    return root / "peftlab" / "kernel_choices.json"
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{VARIABLE} is {path}, and {error}; name another file, or off") from None
 
 
 def _look_up(
@@ -149,7 +180,7 @@ def _look_up(
     kept = _read(cache_file()).get(machine, {}).get(question)
     if kept is not None and _is_kept(kept):
         found = Choice(question, kept["answer"], "kept", kept["seconds"])
-    elif seconds := _time(candidates(), device):
+    elif seconds := _time(candidates, device):
         found = Choice(question, min(seconds, key=lambda name: seconds[name]), "measured", seconds)
         _keep(cache_file(), machine, question, {"answer": found.answer, "seconds": seconds})
     else:
@@ -158,9 +189,25 @@ def _look_up(
     return found
 
 
-def _time(candidates: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
-    """Median seconds of each candidate, in turns, so that a busy moment hits all alike."""
-    found = {name: [once] for name, run in candidates.items() if (once := _once(run, device))}
+def _time(
+    candidates: Callable[[], Mapping[str, Callable[[], object]]], device: torch.device
+) -> dict[str, float]:
+    """Median seconds of each candidate, in turns, so that a busy moment hits all alike.
+
+    Torch's generators end as they began: a run that measures draws what one that knows draws.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        return _time_in_turns(candidates(), device)
+
+
+def _time_in_turns(
+    candidates: Mapping[str, Callable[[], object]], device: torch.device
+) -> dict[str, float]:
+    if device.type != "cpu":
+        # Compiled here: the time of that says nothing about who is hopeless.
+        candidates = {n: run for n, run in candidates.items() if _once(run, device) is not None}
+    first = {name: _once(run, device) for name, run in candidates.items()}
+    found = {name: [once] for name, once in first.items() if once is not None}
     best = min((seconds[0] for seconds in found.values()), default=0.0)
     hopeful = [name for name in found if found[name][0] <= _HOPELESS * best]
     for name in hopeful:
@@ -179,7 +226,7 @@ def _once(run: Callable[[], object], device: torch.device) -> float | None:
         run()
         _wait(device)
         return time.perf_counter() - started
-    except (RuntimeError, NotImplementedError) as error:  # out of memory is a RuntimeError too
+    except Exception as error:  # Triton's own, when a kernel does not fit, are no RuntimeErrors
         logger.debug("a candidate could not be timed: %s", error)
         return None
 
@@ -190,7 +237,10 @@ def _wait(device: torch.device) -> None:
 
 
 def _is_kept(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("answer"), str) and "seconds" in entry
+    if not (isinstance(entry, dict) and isinstance(entry.get("answer"), str)):
+        return False
+    seconds = entry.get("seconds")
+    return isinstance(seconds, dict) and all(isinstance(s, int | float) for s in seconds.values())
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
@@ -217,7 +267,11 @@ def _keep(path: Path, machine: str, question: str, entry: Mapping[str, Any]) -> 
             "w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False
         ) as file:
             json.dump(kept, file, indent=1, sort_keys=True)
-        Path(file.name).replace(path)
+        try:
+            Path(file.name).replace(path)
+        except OSError:
+            Path(file.name).unlink()
+            raise
     except OSError as error:
         logger.info("%s cannot be written (%s): what is fastest is measured anew", path, error)
 

@@ -21,8 +21,8 @@ from peftlab_kernels.protocol import Kernels, Needs
 Backend = Literal["auto", "torch", "triton"]
 VARIABLE = "PEFTLAB_BACKEND"
 
-_asked: list[Backend] = []
-"""The backends asked for by `use_backend`, innermost last."""
+_asked: list[tuple[Backend]] = []
+"""The backends asked for by `use_backend`, innermost last; each in a tuple of its own."""
 
 CPU_PRODUCTS = ("x @ W.T", "dy @ W")
 """The products that `cpu_arithmetic` is asked about."""
@@ -33,18 +33,24 @@ _PROBE = (512, 1024, 1024)
 
 @contextmanager
 def use_backend(backend: Backend) -> Iterator[None]:
-    """Compute with this backend inside the `with`. Raises `ValueError` for one there is not."""
-    _asked.append(_checked(backend, "use_backend"))
+    """Compute with this backend inside the `with`, in every thread of the process.
+
+    Gradient checkpointing computes forward again in autograd's threads, which must agree. Raises
+    `ValueError` for a backend there is not.
+    """
+    asked = (_checked(backend, "use_backend"),)
+    _asked.append(asked)
     try:
         yield
     finally:
-        _asked.pop()
+        # Not pop: another thread may have asked meanwhile.
+        _asked[:] = [other for other in _asked if other is not asked]
 
 
 def asked_backend() -> Backend:
     """What `use_backend`, else `PEFTLAB_BACKEND`, else the default asks for."""
     if _asked:
-        return _asked[-1]
+        return _asked[-1][0]
     return _checked(os.environ.get(VARIABLE) or "auto", VARIABLE)
 
 
@@ -115,14 +121,14 @@ def cpu_arithmetic(dtype: str, product: str) -> str:
 
 def _cpu_candidates(dtype: torch.dtype, product: str) -> Mapping[str, Callable[[], object]]:
     rows, columns, outs = _PROBE
-    weight = torch.ones(outs, columns, dtype=dtype)
+    weight = torch.ones(outs, columns, dtype=dtype, device="cpu")
     if product == "x @ W.T":
-        x = torch.ones(rows, columns, dtype=dtype)
+        x = torch.ones(rows, columns, dtype=dtype, device="cpu")
         return {
             "native": lambda: products.forward(x, weight, None, transposed=False),
             "fp32": lambda: products.forward(x.float(), weight, None, transposed=False).to(dtype),
         }
-    dy = torch.ones(rows, outs, dtype=dtype)
+    dy = torch.ones(rows, outs, dtype=dtype, device="cpu")
     return {
         "native": lambda: products.backward(dy, weight, transposed=False),
         "fp32": lambda: products.backward(dy.float(), weight, transposed=False).to(dtype),
@@ -140,9 +146,9 @@ def _triton_kernels(
     """Triton's, with the base product by Triton or cuBLAS, whichever is faster for the shape."""
     from peftlab_kernels.triton.backend import TritonKernels
 
-    if not x.is_cuda:
+    if not x.is_cuda or not x.shape[0]:  # nothing to measure on, or with
         return TritonKernels(base="epilogue")
-    rows = 1 << (x.shape[0] - 1).bit_length() if x.shape[0] else 1
+    rows = 1 << (x.shape[0] - 1).bit_length()
     rank = 0 if lora_a is None else lora_a.shape[0]
     question = (
         f"{str(x.dtype).removeprefix('torch.')} lora_linear M={rows} "

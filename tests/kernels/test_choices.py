@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -66,10 +67,25 @@ def test_a_damaged_file_is_measured_anew(cache: Path, content: str) -> None:
     assert choices.machine_key(CPU) in json.loads(cache.read_text())
 
 
-def test_damaged_entries_are_measured_anew(cache: Path) -> None:
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"answer": 3, "seconds": {}}, {"answer": "left"}, {"answer": "left", "seconds": 3},
+        {"answer": "left", "seconds": {"left": "soon"}},
+    ],
+)  # fmt: skip
+def test_damaged_entries_are_measured_anew(cache: Path, entry: dict[str, object]) -> None:
     cache.parent.mkdir()
-    cache.write_text(json.dumps({choices.machine_key(CPU): {"which": {"answer": 3}}}))
+    cache.write_text(json.dumps({choices.machine_key(CPU): {"which": entry}}))
     assert choices.choose("which", CPU, two, default="left") == "right"
+
+
+def test_a_folder_in_the_file_s_place_is_no_error_and_nothing_is_left_beside_it(
+    cache: Path,
+) -> None:
+    (cache / "taken").mkdir(parents=True)
+    assert choices.choose("which", CPU, two, default="left") == "right"
+    assert list(cache.parent.iterdir()) == [cache]
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(
@@ -102,6 +118,14 @@ def test_candidates_that_raise_are_left_out(cache: Path) -> None:
 
     assert choices.choose("a", CPU, lambda: {"left": broken, **two("x")}, default="x") == "right"
     assert choices.choose("b", CPU, lambda: {"left": broken}, default="x") == "x"
+
+    class OutOfResources(Exception):
+        """As Triton's, which is no RuntimeError."""
+
+    def too_large() -> object:
+        raise OutOfResources("shared memory")
+
+    assert choices.choose("c", CPU, lambda: {"left": too_large, **two("x")}, "x") == "right"
     assert "b" not in json.loads(cache.read_text())[choices.machine_key(CPU)]
 
 
@@ -114,6 +138,78 @@ def test_a_hopeless_candidate_runs_once(cache: Path) -> None:
 
     choices.choose("which", CPU, lambda: {"slow": slow, "fast": lambda: None}, default="slow")
     assert len(runs) == 1
+
+
+def test_the_time_of_compiling_kernels_makes_no_candidate_hopeless(cache: Path) -> None:
+    runs = []
+
+    def compiled_at_first() -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            time.sleep(0.2)
+
+    candidates = {"ready": lambda: time.sleep(0.01), "compiled": compiled_at_first}
+    device = torch.device("mps")  # none is needed: any that is no CPU
+    assert choices.choose("which", device, lambda: candidates, default="ready") == "compiled"
+
+
+def test_measuring_leaves_the_generator_as_it_was(cache: Path) -> None:
+    before = torch.get_rng_state()
+    choices.choose("which", CPU, lambda: {"left": lambda: torch.rand(3)}, default="left")
+    assert choices.made()[0].source == "measured"
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_replays_of_two_threads_end_in_any_order(cache: Path) -> None:
+    def asked() -> str:
+        return choices.choose("which", CPU, two, default="left")
+
+    first, second = choices.replay({"which": "first"}), choices.replay({"which": "second"})
+    first.__enter__()
+    second.__enter__()
+    assert asked() == "second"
+    first.__exit__(None, None, None)
+    assert asked() == "second"
+    second.__exit__(None, None, None)
+    assert asked() == "right"
+
+
+def test_a_listener_is_told_what_is_asked_from_then_on(cache: Path) -> None:
+    choices.choose("before", CPU, two, default="left")
+    choices.choose("which", CPU, two, default="left")
+    heard: dict[str, str] = {}
+    with choices.told(heard.__setitem__):
+        choices.choose("which", CPU, never, default="left")
+        with choices.replay({"which": "left"}):
+            choices.choose("which", CPU, never, default="left")
+            assert heard == {"which": "left"}
+    choices.choose("before", CPU, never, default="left")
+    assert heard == {"which": "left"}
+
+
+def test_a_user_without_a_home_keeps_answers_among_temporary_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a container that runs under a number without a name."""
+    monkeypatch.delenv("PEFTLAB_KERNEL_CHOICES")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert choices.cache_file().is_relative_to(tempfile.gettempdir())
+    monkeypatch.setenv("PEFTLAB_KERNEL_CHOICES", "~/choices.json")
+    with pytest.raises(ValueError, match=r"PEFTLAB_KERNEL_CHOICES is ~/choices.json.*or off"):
+        choices.cache_file()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_another_default_device_is_not_what_is_measured(cache: Path, dtype: torch.dtype) -> None:
+    with torch.device("meta"):
+        candidates = dispatch._cpu_candidates(dtype, "x @ W.T") | dispatch._cpu_candidates(
+            dtype, "dy @ W"
+        )
+        for run in candidates.values():
+            found = run()
+            assert isinstance(found, torch.Tensor)
+            assert found.device == CPU
 
 
 def test_the_cpu_s_arithmetic_is_measured_without_touching_the_generator(cache: Path) -> None:
