@@ -1,7 +1,8 @@
 """The autograd Function: what is saved for backward, and which gradients are returned.
 
-Saved are x in its own dtype, h, the two adapter matrices, the weight, and the dropout's bits or
-seed; each only where a gradient needs it. Never a copy of x, a float mask, or a widened weight.
+Saved are the weight and the two adapter matrices, and, each only where a gradient needs it, x in
+its own dtype, h, and the dropout's bits or seed. Never a copy of x, a float mask, or a widened
+weight.
 """
 
 from __future__ import annotations

@@ -45,13 +45,14 @@ def draw_rows(mask: Tensor, columns: int, dropout: float) -> Iterator[tuple[slic
         mask.bernoulli_(1.0 - threshold / _DRAWS)
         yield slice(0, mask.shape[0]), mask
         return
-    seed = int(torch.randint(0, 2**62, (1,), dtype=torch.int64).item())
+    seed = int(torch.randint(0, 2**62, (1,), dtype=torch.int64, device="cpu").item())
     stream = np.random.SFC64(seed)
     packed = mask.numpy()
     words = -(-columns // 4)  # a row, so that the mask does not depend on where blocks end
     for rows in row_blocks(mask.shape[0], columns, _block_elements()):
-        draws = stream.random_raw((rows.stop - rows.start) * words).view(np.uint16)
-        keep = np.ascontiguousarray((draws >= threshold).reshape(-1, 4 * words)[:, :columns])
+        count = rows.stop - rows.start
+        draws = stream.random_raw(count * words).view(np.uint16).reshape(count, 4 * words)
+        keep = np.ascontiguousarray((draws >= threshold)[:, :columns])
         packed[rows] = np.packbits(keep, axis=1)
         yield rows, torch.from_numpy(keep)
 

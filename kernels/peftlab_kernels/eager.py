@@ -1,8 +1,9 @@
 """LoRA's linear layer in plain torch, fast and lean: for CPUs, MPS, and CUDA without Triton.
 
 Beside the base product nothing of size [M, N] or [M, K] is formed whole: the low-rank parts are
-added in place, and dropout goes through a block of rows at a time. Scaling and the 1 / (1 - p) of
-dropout are factors of `h` and `g`, which are thin, and appear nowhere else.
+added in place, and dropout on a CPU goes through a block of rows at a time (elsewhere the mask and
+what it leaves are whole). Scaling and the 1 / (1 - p) of dropout are factors of `h` and `g`, which
+are thin, and appear nowhere else.
 """
 
 from __future__ import annotations

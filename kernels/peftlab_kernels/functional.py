@@ -30,7 +30,7 @@ def lora_linear(
         x: `[..., K]`, any floating dtype. Under autocast it is brought to autocast's dtype.
         weight: `[N, K]`, or `[K, N]` if `transposed` (GPT-2's Conv1D). Frozen. Of x's dtype, or
             16-bit beside fp32 x: then it is widened block by block and the arithmetic is fp32.
-        lora_a: `[R, K]`, R up to 256; fp32 or x's dtype. Its gradient has its dtype.
+        lora_a: `[R, K]`, R up to 256; any floating dtype. Its gradient has its dtype.
         lora_b: `[N, R]`, likewise.
         scaling: The adapter's factor; a tensor of one element may require a gradient.
         bias: `[N]`; may require a gradient.
@@ -42,14 +42,18 @@ def lora_linear(
         `[..., N]` in x's dtype, or autocast's.
 
     Raises:
-        ValueError: shapes that do not fit, a dropout outside [0, 1), a weight that requires a
-            gradient.
-        TypeError: dtypes that do not go together.
+        ValueError: shapes that do not fit, a scaling of several elements, a dropout outside [0, 1),
+            a weight that requires a gradient.
+        TypeError: dtypes that do not go together, or that are not floating.
         RuntimeError: Triton was asked for by name and cannot compute this call.
 
     Second derivatives are not there. LoRA: Hu et al. 2021, arXiv:2106.09685.
     """
     _check(x, weight, lora_a, lora_b, bias, lora_bias, dropout, transposed)
+    if isinstance(scaling, Tensor):
+        if scaling.numel() != 1:
+            raise ValueError(f"scaling has shape {tuple(scaling.shape)}; it must be one number")
+        scaling = scaling.reshape(())
     if lora_b is not None and isinstance(scaling, Tensor):
         lora_b = lora_b * scaling  # autograd gives both their gradients
         lora_bias = None if lora_bias is None else lora_bias * scaling
@@ -119,11 +123,15 @@ def _check(
     for name, vector in (("bias", bias), ("lora_bias", lora_bias)):
         if vector is not None and vector.shape != (outs,):
             raise ValueError(f"{name} has shape {tuple(vector.shape)}; it must be [{outs}]")
+    adapter = {"lora_a": lora_a, "lora_b": lora_b, "bias": bias, "lora_bias": lora_bias}
+    for name, tensor in adapter.items():
+        if tensor is not None and not tensor.is_floating_point():
+            raise TypeError(f"{name} is {tensor.dtype}; it must be floating")
     if lora_a is None and lora_b is None:
         return
     if lora_a is None or lora_b is None:
         raise ValueError("lora_a and lora_b go together; one of them is None")
-    rank = lora_a.shape[0]
+    rank = lora_a.shape[0] if lora_a.dim() else 0
     if lora_a.shape != (rank, features) or lora_b.shape != (outs, rank):
         raise ValueError(
             f"lora_a has shape {tuple(lora_a.shape)} and lora_b {tuple(lora_b.shape)}; for weight "

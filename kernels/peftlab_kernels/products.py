@@ -52,7 +52,11 @@ def _columns_by_rows(x: Tensor, matrix: Tensor) -> Tensor:
     out = x.new_empty(x.shape[0], matrix.shape[0])
     scratch = _scratch(x, matrix)
     for rows in row_blocks(*matrix.shape):
-        torch.mm(x, _widen(matrix[rows], scratch).T, out=out[:, rows])
+        block = _widen(matrix[rows], scratch).T
+        if torch.compiler.is_compiling():  # which refuses an out= that is not contiguous
+            out[:, rows] = x @ block
+        else:
+            torch.mm(x, block, out=out[:, rows])
     return out
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from peftlab_kernels import reference
-from peftlab_kernels.dispatch import use_backend
+from peftlab_kernels.dispatch import asked_backend, use_backend
 from peftlab_kernels.dropout_mask import draw_rows, empty_mask, scale_of_kept
 from peftlab_kernels.eager import EagerKernels
 from peftlab_kernels.functional import lora_linear
@@ -22,7 +22,7 @@ BOUND = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.
 """Relative Frobenius errors, as the kernels' design bounds them."""
 
 SHAPES = [(1, 136, 72, 1), (37, 72, 100, 3), (130, 40, 168, 16), (63, 37, 5, 5), (0, 8, 12, 2),
-          (300, 2100, 33, 7)]  # fmt: skip
+          (3, 0, 5, 2), (3, 5, 0, 2), (300, 2100, 33, 7)]  # fmt: skip
 """M, K, N, R; the last spans several row blocks."""
 
 
@@ -331,6 +331,43 @@ def test_torch_compile_without_graph_breaks(dtype: torch.dtype, dropout: float) 
         torch.testing.assert_close(gradient, expected)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_torch_compile_over_blocks_of_a_16_bit_weight(
+    transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peftlab_kernels.products.BLOCK_ELEMENTS", 200)
+    torch._dynamo.reset()
+    case = Case((37, 72, 100, 3), torch.float32, torch.bfloat16, transposed=transposed)
+    y, gradients = case.run()
+    compiled = torch.compile(lora_linear, fullgraph=True, backend="aot_eager")
+    again = compiled(**case.tensors, scaling=case.scaling, transposed=transposed)
+    torch.testing.assert_close(again, y)
+    leaves = {name: t for name, t in case.tensors.items() if t.requires_grad}
+    for name, gradient in zip(
+        leaves, torch.autograd.grad(again, list(leaves.values()), case.dy(y)), strict=True
+    ):
+        torch.testing.assert_close(gradient, gradients[name])
+
+
+def test_another_default_device_does_not_hinder_dropout() -> None:
+    case = Case((37, 72, 100, 3), dropout=0.3)
+    y, _ = case.run()
+    with torch.device("meta"):
+        torch.manual_seed(3)
+        again = lora_linear(**case.tensors, scaling=case.scaling, dropout=0.3)
+    assert torch.equal(again, y)
+
+
+def test_backends_asked_for_by_two_threads_end_in_any_order() -> None:
+    first, second = use_backend("torch"), use_backend("triton")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert asked_backend() == "triton"
+    second.__exit__(None, None, None)
+    assert asked_backend() == "auto"
+
+
 def test_needs_say_what_is_formed() -> None:
     case = Case((37, 72, 100, 3))
     t = {name: tensor.detach() for name, tensor in case.tensors.items()}
@@ -359,6 +396,10 @@ def test_needs_say_what_is_formed() -> None:
         ({"dropout": 1.0}, ValueError, r"dropout is 1.0; it must lie in \[0, 1\)"),
         ({"lora_a": torch.ones(300, 10), "lora_b": torch.ones(6, 300)}, ValueError,
          "the rank is 300"),
+        ({"lora_a": torch.tensor(1.0)}, ValueError, r"lora_a has shape \(\)"),
+        ({"lora_a": torch.ones(2, 10, dtype=torch.int64)}, TypeError, "lora_a is torch.int64"),
+        ({"bias": torch.ones(6, dtype=torch.complex64)}, TypeError, "bias is torch.complex64"),
+        ({"scaling": torch.ones(2)}, ValueError, r"scaling has shape \(2,\)"),
     ],
 )  # fmt: skip
 def test_refusals(changes: dict[str, Any], kind: type[Exception], words: str) -> None:
