@@ -5,13 +5,14 @@ The rest of peftlab knows the kernels through this package alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from peftlab.errors import ConfigError
 from peftlab_kernels import choices, dispatch
 
 
@@ -19,7 +20,9 @@ def describe_kernels(device: str) -> dict[str, Any]:
     """The kernels for a device type as JSON values, seconds where something was measured.
 
     On a CPU this measures what has not been yet, which takes a second or two, once a machine.
+    Raises `ConfigError` as `check_environment` does.
     """
+    check_environment()
     probe = torch.empty(0, 8, dtype=torch.bfloat16, device=device)
     reason = dispatch.why_not_triton(probe, probe)
     asked = dispatch.asked_backend()
@@ -34,6 +37,15 @@ def describe_kernels(device: str) -> dict[str, Any]:
     }
 
 
+def check_environment() -> None:
+    """Refuse what the kernels' two environment variables cannot be. Raises `ConfigError`."""
+    try:
+        dispatch.asked_backend()
+        choices.cache_file()
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from None
+
+
 def drift(kept: Mapping[str, str]) -> tuple[str, ...]:
     """Sentences on the kept answers that this machine's own measurement would give otherwise."""
     found = []
@@ -44,18 +56,20 @@ def drift(kept: Mapping[str, str]) -> tuple[str, ...]:
                 continue
             found.append(
                 f"it was trained with {answer} arithmetic for {dtype} {product} and is computed so "
-                f"again; {here} is faster on this machine"
+                f"again; this machine would choose {here}"
             )
     return tuple(found)
-
-
-def made_choices() -> dict[str, str]:
-    """What was chosen by the clock in this process so far, for a run to keep."""
-    return choices.answers()
 
 
 @contextmanager
 def replayed_choices(kept: Mapping[str, str]) -> Iterator[None]:
     """Compute as a run did, whatever would be faster here."""
     with choices.replay(kept):
+        yield
+
+
+@contextmanager
+def told_choices(listener: Callable[[str, str], None]) -> Iterator[None]:
+    """Tell `listener` each question that computing asks from here on, and its answer."""
+    with choices.told(listener):
         yield

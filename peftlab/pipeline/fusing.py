@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from peftlab import run_folder
+from peftlab.errors import CheckFailed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,13 +34,15 @@ def fuse_for(
 
     `model` is `loaded.model` with the method on it. None where there is nothing to fuse. With
     kernels "off" nothing is: load the model with `fp32_at_rest` then, so that weights and
-    activations have one dtype.
+    activations have one dtype. Raises `ConfigError` as `backend.check_environment` does.
     """
     if kernels == "off":
         assert not loaded.fp32_activations, "16-bit weights cannot meet fp32 activations unfused"
         return None
     from peftlab.fusion import fuse
+    from peftlab.fusion.backend import check_environment
 
+    check_environment()
     report = fuse(model, activations="fp32" if loaded.fp32_activations else "keep")
     if not (report.fused or report.not_fused or report.widened):
         return None
@@ -49,24 +52,50 @@ def fuse_for(
 
 @contextmanager
 def keeping_choices(folder: Path) -> Iterator[None]:
-    """Compute by the choices that the folder holds, and leave there what was chosen besides."""
-    from peftlab.fusion.backend import made_choices
+    """Compute by the choices that the folder holds, and add there what is chosen besides.
 
-    with by_choices_of(folder):
-        try:
-            yield
-        finally:
-            run_folder.write_json(folder / CHOICES, made_choices())
+    At once, so that a run that is killed goes on by the choices that it began with. Raises
+    `CheckFailed` as `by_choices_of` does.
+    """
+    from peftlab.fusion.backend import told_choices
+
+    file = folder / CHOICES
+    kept = _read_choices(file)
+    run_folder.write_json(file, kept)
+
+    def keep(question: str, answer: str) -> None:
+        if kept.get(question) != answer:
+            kept[question] = answer
+            run_folder.write_json(file, kept)
+
+    with by_choices_of(folder), told_choices(keep):
+        yield
 
 
 @contextmanager
 def by_choices_of(folder: Path) -> Iterator[None]:
-    """Compute by the choices that a run's folder holds; what this machine's would be is logged."""
-    file = folder / CHOICES
-    kept: dict[str, str] = run_folder.read_json(file) if file.is_file() else {}
+    """Compute by the choices that a run's folder holds; what this machine's would be is logged.
+
+    A folder without them, from before runs kept them, is computed by this machine's. Raises
+    `CheckFailed` where they are damaged.
+    """
+    kept = _read_choices(folder / CHOICES)
     from peftlab.fusion.backend import drift, replayed_choices
 
     for sentence in drift(kept):
         logger.warning("%s: %s", folder, sentence)
     with replayed_choices(kept):
         yield
+
+
+def _read_choices(file: Path) -> dict[str, str]:
+    """Answers by question; none where there is no file."""
+    way_out = "remove it to compute by what is fastest on this machine"
+    try:
+        kept = run_folder.read_json(file) if file.is_file() else {}
+    except CheckFailed as damaged:
+        raise CheckFailed(f"{str(damaged).removesuffix('.')}; {way_out}.") from None
+    for question, answer in kept.items():
+        if not isinstance(answer, str):
+            raise CheckFailed(f"{file} answers {question!r} with {answer!r}, no name; {way_out}.")
+    return kept

@@ -13,7 +13,9 @@ import torch
 
 from peftlab import pipeline
 from peftlab.config import config_from_mapping
+from peftlab.errors import CheckFailed, ConfigError
 from peftlab.fusion import backend
+from peftlab.pipeline.fusing import by_choices_of, keeping_choices
 from peftlab.pipeline.plan import plan
 from peftlab_kernels import dispatch
 from peftlab_kernels.eager import EagerKernels
@@ -116,8 +118,61 @@ def test_a_run_is_computed_by_its_own_choices(
     assert again.evaluate("test") == run.metrics["test"]
     assert again.predict(["a good film"])
     assert set(used) == {EagerKernels("fp32", "fp32")}
-    assert "native is faster on this machine" in caplog.text
+    assert "this machine would choose native" in caplog.text
     backend.choices.forget()
+
+
+def ask() -> EagerKernels:
+    return dispatch.eager_kernels(torch.zeros(1, 2, dtype=torch.bfloat16))
+
+
+def read(folder: Path) -> Any:
+    return json.loads((folder / "kernel_choices.json").read_text())
+
+
+def test_a_run_keeps_what_it_chose_itself_and_at_once(tmp_path: Path) -> None:
+    """Not what the process chose before; and a kill leaves what has been chosen by then."""
+    ask()
+    with keeping_choices(tmp_path):
+        assert read(tmp_path) == {}
+        found = ask()
+        assert read(tmp_path) == {
+            "bfloat16 x @ W.T": found.forward_arithmetic,
+            "bfloat16 dy @ W": found.backward_arithmetic,
+        }
+
+
+def test_a_resumed_run_goes_on_by_its_choices_however_early_it_fails(tmp_path: Path) -> None:
+    default = ask().forward_arithmetic
+    other = "native" if default == "fp32" else "fp32"
+    (tmp_path / "kernel_choices.json").write_text(json.dumps({"bfloat16 x @ W.T": other}))
+    with pytest.raises(KeyError), keeping_choices(tmp_path):
+        raise KeyError
+    assert read(tmp_path) == {"bfloat16 x @ W.T": other}
+    with keeping_choices(tmp_path):
+        assert ask().forward_arithmetic == other
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"bfloat16 x @ W.T": 3}'])
+def test_damaged_choices_are_told_with_the_way_out(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "kernel_choices.json"
+    file.write_text(content)
+    said = r"kernel_choices.json .*; remove it to compute by"
+    with pytest.raises(CheckFailed, match=said), by_choices_of(tmp_path):
+        pass
+    file.unlink()
+    with by_choices_of(tmp_path):
+        assert ask() == ask()
+
+
+def test_a_backend_that_there_is_not_is_told_before_training(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFTLAB_BACKEND", "cuda")
+    with pytest.raises(ConfigError, match="PEFTLAB_BACKEND asks for the backend 'cuda'"):
+        plan(configure("auto", "bert"))
+    with pytest.raises(ConfigError, match="PEFTLAB_BACKEND"):
+        backend.describe_kernels("cpu")
 
 
 def slow() -> None:
