@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.peers import PEERS, Case, LayerStep, weights_of
+from benchmarks.peers import PEERS, Case, step_of, weights_of
 from benchmarks.result_files import has_16bit_units
 
 HOPELESS_IN_BF16 = ("ours, 16-bit adapters", "PEFT, autocast", "PEFT, 16-bit adapters")
@@ -29,7 +29,7 @@ def test_layer(benchmark: Any, name: str, dropout: float, small: bool) -> None:
     keeps_16_bits = units or name == "ours, fp32 activations"
     dtype = torch.bfloat16 if keeps_16_bits else torch.float32
     case = Case(rows, features, features, dropout=dropout, dtype=dtype)
-    step = LayerStep(name, case, weights_of(case))
+    step = step_of(name, case, weights_of(case))
     benchmark.group = f"layer, M={rows} {features}>{features} p={dropout:g}"
     if "compiled" not in name:
         benchmark.extra_info.update(asdict(step.counts()))

@@ -71,7 +71,7 @@ def base_model(case: ModelCase, dtype: torch.dtype | None = None) -> Any:
         # On a CPU the same weights in every dtype; on a GPU fp32 ones might not fit.
         made = torch.float32 if case.device == "cpu" else case.dtype
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=made)
-    return model.to(dtype or case.dtype).requires_grad_(False)
+    return model.to(case.device, dtype or case.dtype).requires_grad_(False)
 
 
 def sharing(model: nn.Module) -> Any:

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.counting import Counts
 from benchmarks.interleaving import Bar, summary, table, take_turns
-from benchmarks.peers import Case, LayerStep, weights_of
+from benchmarks.peers import Case, LayerStep, step_of, weights_of
 from benchmarks.result_files import RESULTS, cpu_kind, has_16bit_units, write_result
 from peftlab.measure.allocator import keep_large_buffers
 from peftlab_kernels import choices
@@ -77,7 +77,7 @@ def compare(comparison: Comparison, pairs: int) -> dict[str, Any]:
     """Run one comparison: times, counts, and how the bars were met."""
     case = comparison.case
     weights = weights_of(case)
-    steps = {name: LayerStep(name, case, weights) for name in comparison.rows}
+    steps = {name: step_of(name, case, weights) for name in comparison.rows}
     seconds = take_turns(steps, comparison.rounds or pairs)
     print(f"{case}, {torch.get_num_threads()} threads, on {cpu_kind()}")
     print(table(seconds, comparison.bars), flush=True)

@@ -210,36 +210,46 @@ PEERS: Mapping[str, Peer] = {
 """Every row, by the name it has in tables and results."""
 
 
-class LayerStep:
-    """A peer's layer with inputs: forward, or forward and backward, at a call.
+Inputs = list[tuple[Tensor, Tensor]]
+"""Sets of x [M, K] and dy [M, N]."""
 
-    With several `sets` of inputs each call takes the next, so that none lies in a cache.
+
+def inputs_of(case: Case, dtype: torch.dtype, sets: int = 1) -> Inputs:
+    """Random inputs, the same for everybody; x requires a gradient, as inside a model."""
+    draw = torch.Generator(case.device).manual_seed(1)
+
+    def normal(columns: int) -> Tensor:
+        return torch.randn(case.rows, columns, generator=draw, device=case.device).to(dtype)
+
+    return [
+        (normal(case.in_features).requires_grad_(), normal(case.out_features)) for _ in range(sets)
+    ]
+
+
+class LayerStep:
+    """A layer with inputs: forward, or forward and backward, at a call.
+
+    With several sets of inputs each call takes the next, so that none lies in a cache.
     """
 
-    def __init__(self, name: str, case: Case, weights: Weights, sets: int = 1) -> None:
-        peer = PEERS[name]
-        self.layer = peer.build(case, weights)
-        self.leaves = [p for p in self.layer.parameters() if p.requires_grad]
-        dtype = peer.activations or case.dtype
-        draw = torch.Generator(case.device).manual_seed(1)
+    def __init__(self, layer: nn.Module, inputs: Inputs) -> None:
+        self.layer = layer
+        self.leaves = [p for p in layer.parameters() if p.requires_grad]
+        self.inputs = inputs
+        self._calls = 0
 
-        def normal(columns: int) -> Tensor:
-            return torch.randn(case.rows, columns, generator=draw, device=case.device).to(dtype)
-
-        self._sets = [
-            (normal(case.in_features).requires_grad_(), normal(case.out_features))
-            for _ in range(sets)
-        ]
+    def rewind(self) -> None:
+        """Take the first set of inputs next."""
         self._calls = 0
 
     def forward(self) -> Tensor:
         """The output `[M, N]`, with its graph."""
-        y: Tensor = self.layer(self._sets[self._calls % len(self._sets)][0])
+        y: Tensor = self.layer(self.inputs[self._calls % len(self.inputs)][0])
         return y
 
     def __call__(self) -> tuple[Tensor, ...]:
         """Forward and backward: the gradients of x, A and B."""
-        x, dy = self._sets[self._calls % len(self._sets)]
+        x, dy = self.inputs[self._calls % len(self.inputs)]
         found = torch.autograd.grad(self.forward(), [x, *self.leaves], dy)
         self._calls += 1
         return found
@@ -247,3 +257,10 @@ class LayerStep:
     def counts(self) -> Counts:
         """The counts of one call."""
         return count(self.forward, [*self.layer.parameters(), *self.layer.buffers()])
+
+
+def step_of(name: str, case: Case, weights: Weights, sets: int = 1) -> LayerStep:
+    """The step of a row of `PEERS`."""
+    peer = PEERS[name]
+    inputs = inputs_of(case, peer.activations or case.dtype, sets)
+    return LayerStep(peer.build(case, weights), inputs)

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def has_16bit_units() -> bool:
     return "BF16" in arithmetic
 
 
+@cache
 def surroundings() -> dict[str, Any]:
     """Device, versions, threads, command and commit, in JSON values."""
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.peers import PEERS, SCALING, Case, LayerStep, PlainAddmm, weights_of
+from benchmarks.peers import PEERS, SCALING, Case, PlainAddmm, step_of, weights_of
 from peftlab_kernels import reference
 
 CASE = Case(rows=37, in_features=72, out_features=100, rank=3)
@@ -18,8 +18,8 @@ EAGER = [name for name in PEERS if name != "PEFT, compiled"]
 def test_a_peer_computes_the_layer_and_its_gradients(name: str, dtype: torch.dtype) -> None:
     case = Case(37, 72, 100, 3, dtype=dtype)
     weights = weights_of(case)
-    step = LayerStep(name, case, weights)
-    x, dy = step._sets[0]
+    step = step_of(name, case, weights)
+    x, dy = step.inputs[0]
     if name == "frozen base":
         weights = weights._replace(lora_b=torch.zeros_like(weights.lora_b))
     wide = [tensor.detach().double() for tensor in (x, *weights)]
@@ -53,12 +53,12 @@ def test_dropout_drops() -> None:
     for name in EAGER:
         if name != "frozen base":
             case = Case(37, 72, 100, 3, dropout=0.5)
-            step = LayerStep(name, case, weights_of(case))
+            step = step_of(name, case, weights_of(case))
             assert not torch.equal(step.forward(), step.forward()), name
 
 
 def test_inputs_rotate() -> None:
-    step = LayerStep("frozen base", CASE, weights_of(CASE), sets=2)
+    step = step_of("frozen base", CASE, weights_of(CASE), sets=2)
     first, second, third = step()[0], step()[0], step()[0]
     assert torch.equal(first, third)
     assert not torch.equal(first, second)
@@ -68,7 +68,7 @@ def test_inputs_rotate() -> None:
 def test_a_layer_calls_no_more_than_pefts_and_moves_and_keeps_less(suffix: str) -> None:
     case = Case(rows=48, in_features=256, out_features=192, rank=4)
     ours, peft = (
-        LayerStep(name + suffix, case, weights_of(case)).counts() for name in ("ours", "PEFT")
+        step_of(name + suffix, case, weights_of(case)).counts() for name in ("ours", "PEFT")
     )
     assert ours.operators <= peft.operators
     assert ours.flops <= peft.flops
@@ -86,7 +86,7 @@ def test_a_layer_moves_what_the_readme_says(name: str, of_x: int, of_y: int) -> 
     case = Case(rows=512, in_features=1024, out_features=768, rank=1)
     weights = weights_of(case)
     base, found = (
-        LayerStep(row, case, weights).counts().bytes_moved for row in ("frozen base", name)
+        step_of(row, case, weights).counts().bytes_moved for row in ("frozen base", name)
     )
     expected = case.rows * (of_x * case.in_features + of_y * case.out_features)
     assert found - base == pytest.approx(expected, rel=0.02)
