@@ -66,7 +66,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def poisoned_empty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`torch.empty` and `empty_like` hold NaN: memory that is read before it is written shows.
+    """What `torch.empty` and its kin make holds NaN: memory read before it is written shows.
 
     Only where torch is imported already, so that tests without it stay fast.
     `@pytest.mark.poison_empty(False)` turns it off.
@@ -92,6 +92,7 @@ def poisoned_empty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
     for name in ("empty", "empty_like"):
         monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
 
 
 @pytest.fixture(autouse=True, scope="session")

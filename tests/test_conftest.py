@@ -1,4 +1,4 @@
-"""The suite runs on a CPU, wherever it runs, unless GPU tests are asked for."""
+"""The suite runs on a CPU unless GPU tests are asked for, and on poisoned memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROBE = """
@@ -37,3 +38,10 @@ def test_gpus_are_hidden_unless_asked_for(
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_empty_makes_is_poisoned() -> None:
+    like = torch.zeros(2, 3)
+    for made in (torch.empty(2, 3), torch.empty_like(like), like.new_empty(2, 3)):
+        assert made.isnan().all()
+    assert like.new_empty(2, dtype=torch.int64).dtype is torch.int64
