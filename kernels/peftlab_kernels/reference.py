@@ -13,8 +13,9 @@ make them the truth that every faster path is held to.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -65,3 +66,64 @@ def lora_linear_backward(
         lora_a=g.T @ dropped,
         lora_b=scaling * dy.T @ h,
     )
+
+
+def quantize_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes -127 .. 127, in the matrix's dtype, and scales [M]: matrix ~ codes * scales / 127."""
+    scales = matrix.abs().amax(dim=1)
+    factors = 127 / torch.where(scales == 0, torch.ones_like(scales), scales)
+    return (matrix * factors.unsqueeze(1)).round(), scales
+
+
+def dequantize_rows(codes: Tensor, scales: Tensor) -> Tensor:
+    """The matrix that codes and scales stand for, in the scales' dtype."""
+    return codes.to(scales.dtype) * (scales / 127).unsqueeze(1)
+
+
+def int8_lora_linear(
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    *,
+    scaling: float,
+    arithmetic: Literal["w8a8", "w8a16"],
+    bias: Tensor | None = None,
+    keep: Tensor | None = None,
+) -> Tensor:
+    """`lora_linear` over W = codes [N, K] * scales [N] / 127; `w8a8` quantises x by rows as well.
+
+    With `w8a8` the adapter reads the quantised x too: one x goes through the layer and is saved.
+    """
+    if arithmetic == "w8a8":
+        x = dequantize_rows(*quantize_rows(x))
+    weight = dequantize_rows(codes, scales)
+    return lora_linear(x, weight, lora_a, lora_b, scaling=scaling, bias=bias, keep=keep)
+
+
+def int8_lora_linear_backward(
+    dy: Tensor,
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    *,
+    scaling: float,
+    arithmetic: Literal["w8a8", "w8a16"],
+    keep: Tensor | None = None,
+) -> LoraGradients:
+    """Gradients of `int8_lora_linear`, that of x through the quantisation as if it were not there.
+
+    With `w8a8` dy goes into the product with W by rows in 8 bits, W's own scales folded into it
+    first; the thin products take dy as it is.
+    """
+    if arithmetic == "w8a8":
+        x = dequantize_rows(*quantize_rows(x))
+    weight = dequantize_rows(codes, scales)
+    exact = lora_linear_backward(dy, x, weight, lora_a, lora_b, scaling=scaling, keep=keep)
+    if arithmetic == "w8a16":
+        return exact
+    folded = dequantize_rows(*quantize_rows(dy * (scales / 127)))
+    return exact._replace(x=exact.x - dy @ weight + folded @ codes.to(dy.dtype))
