@@ -75,46 +75,60 @@ class Case:
 
     def truth(self, seed: int = 3) -> tuple[Tensor, dict[str, Tensor]]:
         """The same in float64, by the reference, with the mask that the seed draws."""
-        wide = {name: t.detach().double() for name, t in self.tensors.items()}
+        return self._in_float64(seed, 1)
+
+    def uncancelled(self, seed: int = 3) -> tuple[Tensor, dict[str, Tensor]]:
+        """How large the truth is where its terms do not cancel: the root of their squares' sum.
+
+        Rounding is in proportion to this, which differs from the truth where a result is one number.
+        """
+        y, gradients = self._in_float64(seed, 2)
+        return y.sqrt(), {name: gradient.sqrt() for name, gradient in gradients.items()}
+
+    def _in_float64(self, seed: int, power: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """By the reference, of every number's power: each of its terms then is that power too."""
+        wide = {name: t.detach().double() ** power for name, t in self.tensors.items()}
+        scaling = self.scaling**power
         keep = None
         if self.dropout:
             torch.manual_seed(seed)
             x = self.tensors["x"]
             keep = torch.full(x.shape, torch.nan, dtype=torch.float64)
             for rows, kept in draw_rows(empty_mask(x), x.shape[1], self.dropout):
-                keep[rows] = kept.double() * scale_of_kept(self.dropout)
+                keep[rows] = kept.double() * scale_of_kept(self.dropout) ** power
         weight = wide["weight"].T if self.transposed else wide["weight"]
         arguments = (wide["x"], weight, wide["lora_a"], wide["lora_b"])
-        y = reference.lora_linear(
-            *arguments, scaling=self.scaling, bias=wide.get("bias"), keep=keep
-        )
-        dy = self.dy(y).to(self.dtype).double()
+        y = reference.lora_linear(*arguments, scaling=scaling, bias=wide.get("bias"), keep=keep)
+        dy = self.dy(y).to(self.dtype).double() ** power
         gradients = reference.lora_linear_backward(
-            dy, *arguments, scaling=self.scaling, keep=keep
+            dy, *arguments, scaling=scaling, keep=keep
         )._asdict()
         if self.bias:
             gradients["bias"] = dy.sum(0)
         return y, gradients
 
 
-def error(found: Tensor, truth: Tensor) -> float:
+def error(found: Tensor, truth: Tensor, uncancelled: Tensor | None = None) -> float:
     assert found.shape == truth.shape
     if not truth.numel():
         return 0.0
-    return float((found.double() - truth).norm() / truth.norm().clamp_min(1e-30))
+    size = truth.norm().clamp_min(1e-30)
+    if uncancelled is not None:
+        size = torch.maximum(size, uncancelled.norm())
+    return float((found.double() - truth).norm() / size)
 
 
 def check(case: Case) -> None:
     y, gradients = case.run()
-    y_truth, truths = case.truth()
+    (y_truth, truths), (y_size, sizes) = case.truth(), case.uncancelled()
     bound = BOUND[case.dtype]
     if case.adapter_dtype is not None:
         bound = max(bound, BOUND[case.adapter_dtype])
     assert y.dtype is case.dtype
-    assert error(y, y_truth) < bound
+    assert error(y, y_truth, y_size) < bound
     assert gradients.keys() == truths.keys()
     for name, truth in truths.items():
-        assert error(gradients[name], truth) < bound, name
+        assert error(gradients[name], truth, sizes[name]) < bound, name
         assert gradients[name].dtype is case.tensors[name].dtype
         assert gradients[name].is_contiguous()
 
