@@ -36,6 +36,7 @@ def measure_ceilings(clock: Clock, device: str, dry: bool) -> Ceilings:
     source = torch.ones(elements, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     copy = _median(clock, lambda: target.copy_(source))
+    clock.forget()
     return Ceilings(2 * side**3 / product, 2 * elements / copy)
 
 

@@ -77,13 +77,24 @@ def compare(comparison: Comparison, pairs: int) -> dict[str, Any]:
     """Run one comparison: times, counts, and how the bars were met."""
     case = comparison.case
     weights = weights_of(case)
-    steps = {name: step_of(name, case, weights) for name in comparison.rows}
+    steps, failed = {}, {}
+    for name in comparison.rows:
+        try:
+            steps[name] = step_of(name, case, weights)
+            steps[name]()
+        except Exception as error:  # a compiler's, say: one peer less
+            if name.startswith("ours"):
+                raise
+            steps.pop(name, None)
+            failed[name] = f"{type(error).__name__}: {error}"[:500]
+            print(f"  {name} failed: {failed[name]}")
     seconds = take_turns(steps, comparison.rounds or pairs)
     print(f"{case}, {torch.get_num_threads()} threads, on {cpu_kind()}")
     print(table(seconds, comparison.bars), flush=True)
     return {
         "case": asdict(case) | {"dtype": str(case.dtype)},
         **summary(seconds, comparison.bars),
+        "failed": failed,
         "counts": {name: asdict(counts) for name, counts in _counts(steps).items()},
     }
 

@@ -21,9 +21,14 @@ _SOURCES = ("kernels", "peftlab", "benchmarks")
 
 
 def cpu_kind() -> str:
-    """The processor in a file's name, by what it can compute: `xeon-avx512-bf16-vnni`."""
+    """The processor in a file's name, by what it can compute: `xeon-avx512-bf16-vnni`.
+
+    `xeon-as-avx2` where torch was told to leave the rest unused (ATEN_CPU_CAPABILITY=avx2).
+    """
     cpu = describe_environment()["cpu"]
-    return f"{_slug(_model(cpu['model']))}-{_slug(cpu['arithmetic'].removesuffix(' only'))}"
+    arithmetic = _slug(cpu["arithmetic"].removesuffix(" only"))
+    limited = arithmetic.startswith("avx512") and _capability() == "AVX2"
+    return f"{_slug(_model(cpu['model']))}-{'as-avx2' if limited else arithmetic}"
 
 
 def gpu_kind() -> str:
@@ -34,9 +39,12 @@ def gpu_kind() -> str:
 
 
 def has_16bit_units() -> bool:
-    """Whether this processor multiplies bf16 matrices faster than fp32."""
-    arithmetic = describe_environment()["cpu"]["arithmetic"]
-    return "BF16" in arithmetic
+    """Whether torch multiplies bf16 matrices faster than fp32 on this processor."""
+    return "BF16" in describe_environment()["cpu"]["arithmetic"] and _capability() != "AVX2"
+
+
+def _capability() -> str:
+    return torch.backends.cpu.get_cpu_capability()
 
 
 @cache

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from benchmarks.peers import PEERS, SCALING, Case, PlainAddmm, step_of, weights_of
-from peftlab_kernels import reference
+from peftlab_kernels import choices, reference
 
 CASE = Case(rows=37, in_features=72, out_features=100, rank=3)
 BOUND = {torch.bfloat16: 1e-2, torch.float32: 2e-6}
@@ -64,6 +66,15 @@ def test_inputs_rotate() -> None:
     assert not torch.equal(first, second)
 
 
+@pytest.fixture
+def native() -> Iterator[None]:
+    """Ours in bf16 throughout, as on a processor that multiplies it: counts of one path."""
+    with choices.replay({"bfloat16 x @ W.T": "native", "bfloat16 dy @ W": "native"}):
+        yield
+
+
+@pytest.mark.poison_empty(False)  # NaN in fresh memory would count as an operator
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("suffix", ["", ", 16-bit adapters"])
 def test_a_layer_calls_no_more_than_pefts_and_moves_and_keeps_less(suffix: str) -> None:
     case = Case(rows=48, in_features=256, out_features=192, rank=4)
@@ -77,16 +88,18 @@ def test_a_layer_calls_no_more_than_pefts_and_moves_and_keeps_less(suffix: str) 
     assert ours.saved_bytes == 2 * case.rows * (case.in_features + case.rank)
 
 
+@pytest.mark.poison_empty(False)  # NaN in fresh memory would count as an operator
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize(("name", "of_x", "of_y"), [
     ("ours", 8, 8), ("plain addmm_", 8, 8), ("PEFT, 16-bit adapters", 12, 20),
     ("PEFT, autocast", 36, 20), ("PEFT", 30, 56),
 ])  # fmt: skip
 def test_a_layer_moves_what_the_readme_says(name: str, of_x: int, of_y: int) -> None:
     """Bytes beside the base product, and beside what is as thin as the rank."""
-    case = Case(rows=512, in_features=1024, out_features=768, rank=1)
+    case = Case(rows=256, in_features=512, out_features=384, rank=1)
     weights = weights_of(case)
     base, found = (
         step_of(row, case, weights).counts().bytes_moved for row in ("frozen base", name)
     )
     expected = case.rows * (of_x * case.in_features + of_y * case.out_features)
-    assert found - base == pytest.approx(expected, rel=0.02)
+    assert found - base == pytest.approx(expected, rel=0.04)
