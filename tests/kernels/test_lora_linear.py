@@ -14,7 +14,7 @@ from torch import Tensor
 from peftlab_kernels import reference
 from peftlab_kernels.dispatch import asked_backend, use_backend
 from peftlab_kernels.dropout_mask import draw_rows, empty_mask, scale_of_kept
-from peftlab_kernels.eager import EagerKernels
+from peftlab_kernels.eager import Arithmetic, EagerKernels
 from peftlab_kernels.functional import lora_linear
 from peftlab_kernels.protocol import Needs
 
@@ -80,7 +80,7 @@ class Case:
     def uncancelled(self, seed: int = 3) -> tuple[Tensor, dict[str, Tensor]]:
         """How large the truth is where its terms do not cancel: the root of their squares' sum.
 
-        Rounding is in proportion to this, which differs from the truth where a result is one number.
+        Rounding is in proportion to this, whatever becomes of a result that is one number.
         """
         y, gradients = self._in_float64(seed, 2)
         return y.sqrt(), {name: gradient.sqrt() for name, gradient in gradients.items()}
@@ -257,6 +257,19 @@ def test_one_gradient_alone(needed: str, dropout: float) -> None:
     assert error(gradients[needed], case.truth()[1][needed]) < 1e-12
     x_saved = any(t.shape == case.tensors["x"].shape for t in saved)
     assert x_saved == (needed == "lora_a")
+    assert any(t.shape == (37, 3) for t in saved) == (needed == "lora_b")
+    mask_saved = any(t.dtype is torch.uint8 for t in saved)
+    assert mask_saved == (bool(dropout) and needed in {"x", "lora_a"})
+
+
+def test_gradients_over_many_blocks_are_summed_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 16 bits a sum stops growing once its parts fall below its rounding."""
+    monkeypatch.setattr("peftlab_kernels.dropout_mask._block_elements", lambda: 1)
+    case = Case((3000, 8, 12, 2), torch.bfloat16, dropout=0.1)
+    for tensor in case.tensors.values():
+        tensor.data.abs_()
+    monkeypatch.setattr(Case, "dy", lambda self, y: torch.ones_like(y))
+    check(case)
 
 
 def test_leading_dimensions_and_strides() -> None:
@@ -286,9 +299,12 @@ def test_expanded_output_gradients() -> None:
 
 
 @pytest.mark.parametrize("block", [200, 1 << 20])
+@pytest.mark.parametrize("arithmetic", ["native", "fp32"])
 def test_autocast_computes_in_its_dtype_and_saves_the_weight_itself(
-    block: int, monkeypatch: pytest.MonkeyPatch
+    block: int, arithmetic: Arithmetic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    kernels = EagerKernels(arithmetic, arithmetic)
+    monkeypatch.setattr("peftlab_kernels.dispatch.eager_kernels", lambda x: kernels)
     monkeypatch.setattr("peftlab_kernels.products.BLOCK_ELEMENTS", block)
     case = Case((37, 72, 100, 3))
     saved: list[Tensor] = []
