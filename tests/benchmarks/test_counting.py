@@ -75,7 +75,8 @@ def test_saved_by_layers_is_told_apart_and_a_shared_storage_counts_once() -> Non
             self.q, self.v = nn.Linear(20, 30), nn.Linear(20, 30)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return (self.q(x) * self.v(x)).sum()
+            total: torch.Tensor = (self.q(x) * self.v(x)).sum()
+            return total
 
     model = Model()
     weights = [*model.parameters()]

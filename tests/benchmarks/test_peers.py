@@ -42,12 +42,12 @@ def test_the_plain_function_masks_forward_and_backward_alike() -> None:
     b = torch.randn(30, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(30, 20, dtype=torch.float64)
 
-    def run(*tensors: torch.Tensor) -> torch.Tensor:
+    def run(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, p: float = 0.3) -> torch.Tensor:
         torch.manual_seed(1)
-        y: torch.Tensor = PlainAddmm.apply(tensors[0], weight, *tensors[1:], 0.3)
+        y: torch.Tensor = PlainAddmm.apply(x, weight, a, b, p)  # type: ignore[no-untyped-call]
         return y
 
-    assert not torch.allclose(run(x, a, b), PlainAddmm.apply(x, weight, a, b, 0.0))
+    assert not torch.allclose(run(x, a, b), run(x, a, b, 0.0))
     assert torch.autograd.gradcheck(run, (x, a, b))
 
 

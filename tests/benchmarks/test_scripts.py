@@ -62,7 +62,8 @@ def test_whole_steps_take_turns(tmp_path: Path) -> None:
     result = json.loads(out.read_text())
     memory = result["memory"]
     first = next(iter(memory))
-    assert memory[first]["peak_anonymous_bytes"] > 0
+    assert memory[first]["peak_anonymous_bytes"] >= 0  # so small a step may find free pages
+    assert memory[first]["peak_live_bytes"] > 0
     assert memory[first]["weight_bytes"] < memory["PEFT, fp32"]["weight_bytes"]
     losses = [row["loss"] for row in memory.values()]
     assert max(losses) - min(losses) < 0.02
