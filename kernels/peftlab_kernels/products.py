@@ -1,6 +1,6 @@
 """Products of activations with the frozen weight, widening 16-bit weights a block at a time.
 
-Where both have one dtype, torch's product is as good as any. fp32 activations over a 16-bit weight
+Where both have one dtype, or autocast narrows the weight, torch's product is as good as any. fp32 activations over a 16-bit weight
 are this file's reason: the weight is widened to fp32 by blocks of its rows, so that neither a whole
 fp32 copy of it exists nor the activations are rounded.
 """
@@ -28,9 +28,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool)
     """`x W^T + bias`: x [M, K], weight [N, K] ([K, N] if transposed), bias [N] -> [M, N] as x."""
     if bias is not None and bias.dtype is not x.dtype:
         bias = bias.to(x.dtype)
-    if weight.dtype is x.dtype:
-        return F.linear(x, weight.T if transposed else weight, bias)
-    if weight.numel() <= BLOCK_ELEMENTS:
+    if _goes_whole(weight, x.dtype):
         weight = weight.to(x.dtype)
         return F.linear(x, weight.T if transposed else weight, bias)
     y = _sum_over_rows(x, weight) if transposed else _columns_by_rows(x, weight)
@@ -39,12 +37,18 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool)
 
 def backward(dy: Tensor, weight: Tensor, *, transposed: bool) -> Tensor:
     """`dy W`: dy [M, N], weight [N, K] ([K, N] if transposed) -> [M, K] in dy's dtype."""
-    if weight.dtype is dy.dtype:
-        return dy @ (weight.T if transposed else weight)
-    if weight.numel() <= BLOCK_ELEMENTS:
+    if _goes_whole(weight, dy.dtype):
         weight = weight.to(dy.dtype)
         return dy @ (weight.T if transposed else weight)
     return _columns_by_rows(dy, weight) if transposed else _sum_over_rows(dy, weight)
+
+
+def _goes_whole(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the weight is brought to the dtype in one piece: the same, small, or to be narrowed.
+
+    Narrowed blocks would save less, and their products would be summed in 16 bits.
+    """
+    return weight.numel() <= BLOCK_ELEMENTS or weight.dtype.itemsize >= dtype.itemsize
 
 
 def _columns_by_rows(x: Tensor, matrix: Tensor) -> Tensor:
