@@ -1,8 +1,8 @@
 """Products of activations with the frozen weight, widening 16-bit weights a block at a time.
 
-Where both have one dtype, or autocast narrows the weight, torch's product is as good as any. fp32 activations over a 16-bit weight
-are this file's reason: the weight is widened to fp32 by blocks of its rows, so that neither a whole
-fp32 copy of it exists nor the activations are rounded.
+Where both have one dtype, or autocast narrows the weight, torch's product is as good as any. fp32
+activations over a 16-bit weight are this file's reason: the weight is widened to fp32 by blocks of
+its rows, so that neither a whole fp32 copy of it exists nor the activations are rounded.
 """
 
 from __future__ import annotations
