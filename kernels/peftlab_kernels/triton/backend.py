@@ -11,11 +11,11 @@ from torch import Tensor
 
 from peftlab_kernels import products
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
-from peftlab_kernels.triton.configurations import Target, padded_rank, target_of
+from peftlab_kernels.triton.configurations import Target, configurations, padded_rank, target_of
 from peftlab_kernels.triton.dot import interpreting
-from peftlab_kernels.triton.lora_backward import add_masked, dy_pass, x_pass
+from peftlab_kernels.triton.lora_backward import add_masked, cross, dy_pass
 from peftlab_kernels.triton.lora_forward import down_project
-from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, draw_seed, dropout_of
+from peftlab_kernels.triton.philox import Dropout, draw_seed, dropout_of
 from peftlab_kernels.triton.product import product
 
 OLDEST_CAPABILITY = (8, 0)
@@ -26,7 +26,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 @dataclass(frozen=True, slots=True)
 class TritonKernels:
     """`base`: the product with the weight by our own kernel, the low-rank part in its epilogue, or
-    by cuBLAS, the low-rank part added in place. The passes beside it are ours in both.
+    by cuBLAS, the low-rank part added in place. The passes beside it are ours in both. fp32
+    activations over a 16-bit weight take cuBLAS, block by block, whatever `base` says.
 
     `target` is the device's own kind of GPU unless it is given.
     """
@@ -64,7 +65,7 @@ class TritonKernels:
                 h = down_project(
                     x, lora_a, factor=scaling * drop.scale, dropout=drop, target=target
                 )
-            if self.base == "epilogue":
+            if self.base == "epilogue" and not _widens(x, weight):
                 up = None if lora_b is None else lora_b.T
                 y = product(x, _as_outs(weight, x, transposed), h, up, bias=bias, target=target)
             else:
@@ -97,17 +98,14 @@ class TritonKernels:
             dy = _rows_contiguous(dy)
             g = da = db = dx = None
             if lora_a is not None and lora_b is not None:
-                factor = scaling * drop.scale
-                if needs.lora_b and h is not None:
-                    g, db = dy_pass(dy, lora_b.contiguous(), h, factor=factor, target=target)
-                elif needs.x or needs.lora_a:
-                    g = down_project(dy, lora_b.T, factor=factor, dropout=NO_DROPOUT, target=target)
+                g, db = _dy_side(dy, lora_b, h, scaling * drop.scale, target, needs)
                 lora_a = lora_a.contiguous()
                 if needs.lora_a and x is not None and g is not None:
-                    da = x_pass(_rows_contiguous(x), g, lora_a, dropout=drop, target=target)
+                    x = _rows_contiguous(x)
+                    da = cross(g, x, lora_a, dropout=drop, target=target)
             if needs.x:
                 dx = self._x_gradient(dy, weight, g, lora_a, drop, transposed, target)
-            return LoraGradients(dx, da, db if needs.lora_b else None)
+            return LoraGradients(dx, da, db)
 
     def _x_gradient(
         self,
@@ -119,7 +117,7 @@ class TritonKernels:
         transposed: bool,
         target: Target,
     ) -> Tensor:
-        if self.base == "epilogue":
+        if self.base == "epilogue" and not _widens(dy, weight):
             ins = _as_outs(weight, dy, transposed).T
             return product(dy, ins, g, lora_a, dropout=dropout, target=target)
         dx = products.backward(dy, weight, transposed=transposed)
@@ -161,13 +159,32 @@ def why_not(x: Tensor, weight: Tensor, lora_a: Tensor | None, lora_b: Tensor | N
     return None
 
 
+def _dy_side(
+    dy: Tensor, lora_b: Tensor, h: Tensor | None, factor: float, target: Target, needs: Needs
+) -> tuple[Tensor | None, Tensor | None]:
+    """`g` and `dB`, from one reading of dy where that is the cheaper way; None if not needed."""
+    b = lora_b.contiguous()
+    wants_g, wants_db = needs.x or needs.lora_a, needs.lora_b and h is not None
+    once = padded_rank(b.shape[1]) in configurations(target, dy.dtype).dy_pass
+    if h is not None and wants_g and wants_db and once:
+        return dy_pass(dy, b, h, factor=factor, target=target)
+    g = down_project(dy, b.T, factor=factor, target=target) if wants_g else None
+    if h is None or not wants_db:
+        return g, None
+    return g, cross(h, dy, b, transposed=True, target=target)
+
+
 def _as_outs(weight: Tensor, x: Tensor, transposed: bool) -> Tensor:
-    """The weight as [N, K], one of its dimensions contiguous, no wider than x."""
-    if x.dtype is not torch.float32:
-        weight = weight.to(x.dtype)  # fp32 x instead takes 16-bit weights as they are
-    if 1 not in weight.stride():
+    """The weight as [N, K] in x's dtype, one of its dimensions contiguous."""
+    weight = weight.to(x.dtype)
+    if 1 not in weight.stride() or min(weight.stride()) == 0:
         weight = weight.contiguous()
     return weight.T if transposed else weight
+
+
+def _widens(x: Tensor, weight: Tensor) -> bool:
+    """Whether x is wider than the weight, which torch's path then widens some rows at a time."""
+    return x.element_size() > weight.element_size()
 
 
 def _rows_contiguous(matrix: Tensor) -> Tensor:

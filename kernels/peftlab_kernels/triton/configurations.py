@@ -8,7 +8,7 @@ they take decides.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -42,14 +42,17 @@ class Configurations:
 
     product: tuple[Tile, ...]
     product_dropout: tuple[Tile, ...]
+    product_ragged: Tile
+    """For rows that do not begin at multiples of 16 elements: loaded one by one."""
     rank_chunk: int
     l2_cost: int
     """What a row or column of a tile costs to load, in elements of the result's time."""
     down: Mapping[int, Strip]
     down_dropout: Mapping[int, Strip]
     dy_pass: Mapping[int, Strip]
-    x_pass: Mapping[int, Strip]
-    x_pass_dropout: Mapping[int, Strip]
+    """Only ranks where one reading of dy is cheaper than two; see `lora_backward`."""
+    cross: Mapping[int, Strip]
+    cross_dropout: Mapping[int, Strip]
     ranks_first: bool
     add_masked: Strip
 
@@ -109,61 +112,137 @@ def choose_tile(tiles: tuple[Tile, ...], target: Target, l2_cost: int, m: int, n
     return min(tiles, key=cost)
 
 
-_STRIPS = {16: Strip(64, 64, 4, 3), 32: Strip(64, 64, 4, 3), 64: Strip(64, 64, 4, 3)}
-
-_NARROW = {
-    "sm_80": Configurations(
-        product=(
-            Tile(128, 128, 32, 4, 4),
-            Tile(128, 256, 64, 8, 3),
-            Tile(128, 256, 32, 8, 4),
-            Tile(64, 128, 64, 4, 4),
-        ),
-        product_dropout=(Tile(128, 128, 64, 8, 3),),
-        rank_chunk=32,
-        l2_cost=43,
-        down=_STRIPS,
-        down_dropout=_STRIPS,
-        dy_pass=_STRIPS,
-        x_pass=_STRIPS,
-        x_pass_dropout=_STRIPS,
-        ranks_first=True,
-        add_masked=Strip(64, 128, 4, 2),
-    ),
-}
-_NARROW["sm_86"] = _NARROW["sm_120"] = _NARROW["sm_80"]
-_NARROW["sm_90"] = Configurations(
+_AMPERE = Configurations(
     product=(
-        Tile(128, 256, 64, 8, 3, tma=True),
-        Tile(128, 128, 64, 8, 4, tma=True),
-        Tile(64, 256, 64, 4, 4, tma=True),
-        Tile(128, 128, 64, 8, 3),
+        Tile(128, 256, 32, 8, 4),
+        Tile(128, 128, 32, 4, 4),
+        Tile(64, 128, 64, 4, 4),
     ),
-    product_dropout=(Tile(128, 256, 64, 8, 3, tma=True), Tile(128, 128, 64, 8, 3)),
-    rank_chunk=128,
-    l2_cost=108,
-    down=_STRIPS,
-    down_dropout=_STRIPS,
-    dy_pass=_STRIPS,
-    x_pass=_STRIPS,
-    x_pass_dropout=_STRIPS,
-    ranks_first=False,
+    product_dropout=(Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 4)),
+    product_ragged=Tile(64, 64, 32, 8, 2),
+    rank_chunk=32,
+    l2_cost=43,
+    down={
+        16: Strip(64, 128, 4, 3),
+        32: Strip(64, 64, 8, 3),
+        64: Strip(64, 64, 8, 3),
+        128: Strip(64, 32, 8, 3),
+    },
+    down_dropout={
+        16: Strip(64, 64, 4, 3),
+        32: Strip(64, 64, 4, 3),
+        64: Strip(64, 64, 8, 3),
+        128: Strip(64, 32, 8, 3),
+    },
+    dy_pass={16: Strip(64, 256, 8, 3), 32: Strip(64, 256, 8, 3)},
+    cross={
+        16: Strip(64, 128, 4, 3),
+        32: Strip(64, 128, 8, 3),
+        64: Strip(64, 128, 8, 3),
+        128: Strip(64, 64, 8, 3),
+    },
+    cross_dropout={
+        16: Strip(32, 128, 4, 3),
+        32: Strip(32, 128, 4, 3),
+        64: Strip(64, 128, 8, 3),
+        128: Strip(32, 128, 8, 3),
+    },
+    ranks_first=True,
     add_masked=Strip(64, 128, 4, 2),
 )
-_small = {16: Strip(16, 32, 4, 3), 32: Strip(16, 32, 4, 3)}
-_WIDE = {
-    "interpreter": Configurations(
-        product=(Tile(32, 64, 32, 4, 1),),
-        product_dropout=(Tile(32, 64, 32, 4, 1),),
-        rank_chunk=32,
-        l2_cost=0,
-        down=_small,
-        down_dropout=_small,
-        dy_pass=_small,
-        x_pass=_small,
-        x_pass_dropout=_small,
-        ranks_first=True,
-        add_masked=Strip(16, 32, 4, 2),
-    )
+
+# 99 KiB of shared memory a program, and tensor cores slow enough that L2 keeps up.
+_SMALL_SHARED = replace(
+    _AMPERE,
+    product=(
+        Tile(128, 256, 32, 8, 4),
+        Tile(128, 128, 32, 4, 4),
+        Tile(64, 128, 32, 4, 4),
+    ),
+    product_dropout=(Tile(128, 128, 64, 8, 3), Tile(64, 128, 32, 4, 4)),
+    l2_cost=16,
+)
+
+_HOPPER = Configurations(
+    product=(
+        Tile(128, 256, 64, 8, 4, tma=True),
+        Tile(128, 128, 64, 8, 3, tma=True),
+        Tile(64, 128, 64, 4, 4, tma=True),
+    ),
+    product_dropout=(
+        Tile(128, 256, 64, 8, 3, tma=True),
+        Tile(128, 128, 64, 8, 3, tma=True),
+        Tile(64, 128, 64, 4, 4, tma=True),
+    ),
+    product_ragged=Tile(64, 64, 32, 8, 2),
+    rank_chunk=64,
+    l2_cost=108,
+    down={
+        16: Strip(64, 128, 4, 3),
+        32: Strip(64, 64, 4, 3),
+        64: Strip(128, 64, 8, 3),
+        128: Strip(128, 64, 8, 3),
+    },
+    down_dropout={
+        16: Strip(64, 64, 4, 3),
+        32: Strip(64, 64, 4, 3),
+        64: Strip(64, 64, 8, 3),
+        128: Strip(64, 64, 8, 3),
+    },
+    dy_pass={16: Strip(64, 256, 8, 3), 32: Strip(64, 256, 8, 3)},
+    cross={
+        16: Strip(64, 128, 4, 3),
+        32: Strip(64, 128, 4, 3),
+        64: Strip(64, 128, 8, 3),
+        128: Strip(64, 128, 8, 3),
+    },
+    cross_dropout={
+        16: Strip(32, 128, 4, 3),
+        32: Strip(32, 128, 4, 3),
+        64: Strip(64, 128, 8, 3),
+        128: Strip(64, 128, 8, 3),
+    },
+    ranks_first=False,
+    add_masked=Strip(64, 64, 4, 2),
+)
+
+# fp32 proper has no tensor cores anywhere; one table serves all.
+_FP32 = Configurations(
+    product=(Tile(128, 128, 16, 8, 3), Tile(64, 64, 32, 4, 3)),
+    product_dropout=(Tile(128, 128, 16, 8, 3), Tile(64, 64, 32, 4, 3)),
+    product_ragged=Tile(64, 64, 16, 4, 2),
+    rank_chunk=16,
+    l2_cost=0,
+    down={16: Strip(32, 32, 4, 3), 32: Strip(32, 32, 4, 3), 64: Strip(32, 32, 4, 3)},
+    down_dropout={16: Strip(32, 32, 4, 3), 32: Strip(32, 32, 4, 3), 64: Strip(64, 32, 8, 3)},
+    dy_pass={16: Strip(32, 128, 8, 3)},
+    cross={16: Strip(32, 64, 8, 3), 32: Strip(32, 64, 8, 3), 64: Strip(32, 64, 8, 3)},
+    cross_dropout={16: Strip(32, 64, 8, 3), 32: Strip(32, 64, 8, 3), 64: Strip(32, 64, 8, 3)},
+    ranks_first=False,
+    add_masked=Strip(64, 64, 4, 2),
+)
+
+# Small enough that the awkward shapes of tests take several programs each way.
+_INTERPRETER = replace(
+    _FP32,
+    product=(Tile(32, 64, 32, 4, 1),),
+    product_dropout=(Tile(32, 64, 32, 4, 1),),
+    product_ragged=Tile(32, 64, 32, 4, 1),
+    down={16: Strip(32, 32, 4, 1), 32: Strip(32, 32, 4, 1)},
+    down_dropout={16: Strip(32, 32, 4, 1), 32: Strip(32, 32, 4, 1)},
+    dy_pass={16: Strip(16, 64, 4, 1)},
+    cross={16: Strip(16, 64, 4, 1), 32: Strip(16, 64, 4, 1)},
+    cross_dropout={16: Strip(16, 64, 4, 1), 32: Strip(16, 64, 4, 1)},
+    add_masked=Strip(32, 64, 4, 1),
+)
+
+_WIDE = dict.fromkeys(("sm_80", "sm_86", "sm_90", "sm_120"), _FP32)
+_WIDE["interpreter"] = _INTERPRETER
+
+_NARROW = {
+    "sm_80": _AMPERE,
+    "sm_86": _SMALL_SHARED,
+    "sm_90": _HOPPER,
+    "sm_120": _SMALL_SHARED,
+    "interpreter": _INTERPRETER,
 }
-_NARROW["interpreter"] = _WIDE["interpreter"]

@@ -2,6 +2,9 @@
 
     g = s dy B      dB = dy^T h      dA = g^T (D * x)
 
+One reading of dy gives a part of g per BN columns, which costs 4 R / BN of what a second reading
+would; where that is no gain, `dB = cross(h, dy)` and `g` is the down-projection of dy.
+
 h and g carry the factors s and 1 / (1 - p), so D is only the mask here. Where a sum runs over
 programs, each writes its part in fp32 and `partials.py` adds them in a fixed order: atomics would
 round in another order each run.
@@ -23,7 +26,7 @@ from peftlab_kernels.triton.configurations import (
 )
 from peftlab_kernels.triton.dot import cast, dot, interpreting, precision_of
 from peftlab_kernels.triton.partials import add_up, parts_of, split
-from peftlab_kernels.triton.philox import Dropout, keep_tile
+from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
 
 
 @triton.jit(do_not_specialize=["M", "steps"])
@@ -64,14 +67,14 @@ def dy_pass_kernel(
 
 
 @triton.jit(do_not_specialize=["M", "steps", "seed_low", "seed_high", "threshold"])
-def x_pass_kernel(
-    X, G, DA, M, K, R, stride_xm, stride_gm, stride_ds, stride_dr,
+def cross_kernel(
+    X, Low, Out, M, K, R, stride_xm, stride_lm, stride_os, stride_or, stride_ok,
     seed_low, seed_high, threshold, steps,
     DROPOUT: tl.constexpr, RANKS_FIRST: tl.constexpr,
     BM: tl.constexpr, BK: tl.constexpr, RANK: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """DA[split of rows, ranks, columns] of BK columns and `steps` blocks of BM rows.
+    """Out[split of rows, ranks, columns] of BK columns and `steps` blocks of BM rows.
 
     RANKS_FIRST chooses the accumulator: [RANK, BK], or [BK, RANK] where wgmma wants 64 rows.
     """
@@ -80,28 +83,28 @@ def x_pass_kernel(
     m0 = split * steps * BM
     x_at = X + m0.to(tl.int64) * stride_xm + k0
     x_at = x_at + rows[:, None] * stride_xm + columns[None, :]
-    g_at = G + m0.to(tl.int64) * stride_gm + rows[:, None] * stride_gm + ranks[None, :]
+    low_at = Low + m0.to(tl.int64) * stride_lm + rows[:, None] * stride_lm + ranks[None, :]
     acc = tl.zeros([RANK, BK] if RANKS_FIRST else [BK, RANK], tl.float32)
     for _ in range(0, steps):
         here = (rows < M - m0)[:, None]
         x = tl.load(x_at, mask=here & (columns < K - k0)[None, :], other=0.0)
-        g = tl.load(g_at, mask=here, other=0.0)
+        low = tl.load(low_at, mask=here, other=0.0)
         if DROPOUT:
             keep = keep_tile(seed_low, seed_high, threshold, m0, k0, BM, BK)
             x = tl.where(keep, x, 0.0)
         if RANKS_FIRST:
-            acc = dot(tl.trans(g), x, acc, PRECISION, UPCAST)
+            acc = dot(tl.trans(low), x, acc, PRECISION, UPCAST)
         else:
-            acc = dot(tl.trans(x), g, acc, PRECISION, UPCAST)
+            acc = dot(tl.trans(x), low, acc, PRECISION, UPCAST)
         m0 += BM
         x_at += BM * stride_xm
-        g_at += BM * stride_gm
+        low_at += BM * stride_lm
     if not RANKS_FIRST:
         acc = tl.trans(acc)
-    d_at = DA + split.to(tl.int64) * stride_ds + k0
-    d_at = d_at + ranks[:, None].to(tl.int64) * stride_dr + columns[None, :]
+    out_at = Out + split.to(tl.int64) * stride_os + k0.to(tl.int64) * stride_ok
+    out_at = out_at + ranks[:, None].to(tl.int64) * stride_or + columns[None, :] * stride_ok
     inside = (ranks < R)[:, None] & (columns < K - k0)[None, :]
-    tl.store(d_at, cast(acc, DA.dtype.element_ty, UPCAST), mask=inside)
+    tl.store(out_at, cast(acc, Out.dtype.element_ty, UPCAST), mask=inside)
 
 
 @triton.jit(do_not_specialize=["M", "seed_low", "seed_high", "threshold"])
@@ -118,7 +121,7 @@ def add_masked_kernel(
     g_at = G + m0.to(tl.int64) * stride_gm + rows[:, None] * stride_gm + ranks[None, :]
     a_at = A + ranks[:, None] * stride_ar + columns[None, :]
     acc = tl.zeros([BM, BK], tl.float32)
-    for rank in tl.static_range(0, RANK, CHUNK):
+    for rank in tl.range(0, RANK, CHUNK, num_stages=1):
         g = tl.load(g_at + rank, mask=here, other=0.0)
         inside = (rank + ranks < R)[:, None] & (columns < K)[None, :]
         a = tl.load(a_at + rank * stride_ar, mask=inside, other=0.0)
@@ -160,13 +163,24 @@ def dy_pass(
     return add_up(g_parts, g), add_up(db_parts, db)
 
 
-def x_pass(
-    x: Tensor, g: Tensor, a: Tensor, *, dropout: Dropout, target: Target, strip: Strip | None = None
+def cross(
+    low: Tensor,
+    x: Tensor,
+    like: Tensor,
+    *,
+    target: Target,
+    dropout: Dropout = NO_DROPOUT,
+    transposed: bool = False,
+    strip: Strip | None = None,
 ) -> Tensor:
-    """`dA = g^T (D * x)` as A [R, K]: x [M, K] with rows contiguous, g [M, padded R]."""
-    (m, k), r = x.shape, a.shape[0]
+    """`low^T (D * x)` [R, K], contiguous as `like`; [K, R] if `transposed`.
+
+    low [M, padded R], x [M, K] with rows contiguous.
+    """
+    m, k = x.shape
+    r = like.shape[1 if transposed else 0]
     table = configurations(target, x.dtype)
-    strips = table.x_pass_dropout if dropout.threshold else table.x_pass
+    strips = table.cross_dropout if dropout.threshold else table.cross
     padded = padded_rank(r)
     ranks = ranks_at_a_time(padded, strips)
     strip = strip or strips[ranks]
@@ -174,17 +188,18 @@ def x_pass(
     splits, steps = split(
         triton.cdiv(m, strip.rows), columns * rank_blocks, target.processors, least=4
     )
-    da = torch.empty(r, k, dtype=a.dtype, device=a.device)
-    parts = parts_of(da, splits)
-    x_pass_kernel[(columns, splits, rank_blocks)](
-        x, g, parts, m, k, r, x.stride(0), padded, parts.stride(0), k,
+    out = torch.empty(like.shape, dtype=like.dtype, device=x.device)
+    parts = parts_of(out, splits)
+    cross_kernel[(columns, splits, rank_blocks)](
+        x, low, parts, m, k, r, x.stride(0), padded,
+        parts.stride(0), *((1, r) if transposed else (k, 1)),
         dropout.seed_low, dropout.seed_high, dropout.threshold, steps,
         DROPOUT=dropout.threshold > 0, RANKS_FIRST=table.ranks_first,
         BM=strip.rows, BK=strip.columns, RANK=ranks,
         PRECISION=precision_of(x.dtype), UPCAST=interpreting(),
         num_warps=strip.warps, num_stages=strip.stages,
     )  # fmt: skip
-    return add_up(parts, da)
+    return add_up(parts, out)
 
 
 def add_masked(

@@ -19,7 +19,7 @@ from peftlab_kernels.triton.configurations import (
 )
 from peftlab_kernels.triton.dot import cast, dot, interpreting, precision_of
 from peftlab_kernels.triton.partials import add_up, parts_of, split
-from peftlab_kernels.triton.philox import Dropout, keep_tile
+from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
 
 
 @triton.jit(do_not_specialize=["M", "seed_low", "seed_high", "threshold", "steps"])
@@ -59,8 +59,8 @@ def down_project(
     a: Tensor,
     *,
     factor: float,
-    dropout: Dropout,
     target: Target,
+    dropout: Dropout = NO_DROPOUT,
     strip: Strip | None = None,
 ) -> Tensor:
     """`factor (D * x) A^T`: x [M, K] with rows contiguous, A [R, K] of any strides and dtype.

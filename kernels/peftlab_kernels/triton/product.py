@@ -50,13 +50,16 @@ def add_low_rank(
     RANK: tl.constexpr, CHUNK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """`acc + Low Up`, CHUNK ranks at a time: more would spill where mma.sync holds operands."""
+    """`acc + Low Up`, CHUNK ranks at a time.
+
+    In a loop at run time: unrolled, the loads of all chunks move up and spill.
+    """
     rows = tl.minimum(tl.arange(0, BM), M - 1 - m0)
     columns = p0 + tl.arange(0, BN)
     ranks = tl.arange(0, CHUNK)
     low_at = Low + m0.to(tl.int64) * stride_lm + rows[:, None] * stride_lm + ranks[None, :]
     up_at = Up + ranks[:, None] * stride_ur + columns[None, :].to(tl.int64) * stride_up
-    for rank in tl.static_range(0, RANK, CHUNK):
+    for rank in tl.range(0, RANK, CHUNK, num_stages=1):
         low = tl.load(low_at + rank)
         inside = (rank + ranks < R)[:, None] & (columns < P)[None, :]
         up = tl.load(up_at + rank * stride_ur, mask=inside, other=0.0)
@@ -65,14 +68,22 @@ def add_low_rank(
 
 
 @triton.jit
+def first_tile(Bias, p0, P, HAS_BIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """The accumulator to begin with: the bias, which then needs no registers after the loop."""
+    acc = tl.zeros([BM, BN], tl.float32)
+    if HAS_BIAS:
+        columns = p0 + tl.arange(0, BN)
+        acc += tl.load(Bias + columns, mask=columns < P, other=0.0).to(tl.float32)[None, :]
+    return acc
+
+
+@triton.jit
 def store_tile(
-    acc, Y, Bias, m0, p0, M, P, stride_ym, HAS_BIAS: tl.constexpr,
+    acc, Y, m0, p0, M, P, stride_ym,
     BM: tl.constexpr, BN: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Write `acc + bias` to Y [M, P] in Y's dtype."""
+    """Write the accumulator to Y [M, P] in Y's dtype."""
     rows, columns = tl.arange(0, BM), p0 + tl.arange(0, BN)
-    if HAS_BIAS:
-        acc += tl.load(Bias + columns, mask=columns < P, other=0.0).to(tl.float32)[None, :]
     at = Y + m0.to(tl.int64) * stride_ym + rows[:, None] * stride_ym + columns[None, :]
     inside = (m0 + rows < M)[:, None] & (columns < P)[None, :]
     tl.store(at, cast(acc, Y.dtype.element_ty, UPCAST), mask=inside)
@@ -90,7 +101,7 @@ def product_kernel(
 ):  # fmt: skip
     """Operands through pointers: any strides, any alignment."""
     m0, p0 = tile_origin(M, P, BM, BN, GROUP)
-    acc = tl.zeros([BM, BN], tl.float32)
+    acc = first_tile(Bias, p0, P, HAS_BIAS, BM, BN)
     if RANK > 0 and DROPOUT:
         acc = add_low_rank(
             acc, Low, Up, m0, p0, M, P, R, stride_lm, stride_ur, stride_up,
@@ -116,7 +127,7 @@ def product_kernel(
         else:
             inside = (columns < P - p0)[None, :] & (inner < Q - q)[:, None]
             w = tl.load(w_at, mask=inside, other=0.0)
-        acc = dot(x, cast(w, x.dtype, UPCAST), acc, PRECISION, UPCAST)
+        acc = dot(x, w, acc, PRECISION, UPCAST)
         x_at += BK
         w_at += BK * stride_wq
 
@@ -125,7 +136,7 @@ def product_kernel(
             acc, Low, Up, m0, p0, M, P, R, stride_lm, stride_ur, stride_up,
             RANK, CHUNK, BM, BN, PRECISION, UPCAST,
         )  # fmt: skip
-    store_tile(acc, Y, Bias, m0, p0, M, P, stride_ym, HAS_BIAS, BM, BN, UPCAST)
+    store_tile(acc, Y, m0, p0, M, P, stride_ym, BM, BN, UPCAST)
 
 
 @triton.jit(do_not_specialize=["M", "seed_low", "seed_high", "threshold"])
@@ -140,7 +151,7 @@ def product_tma_kernel(
 ):  # fmt: skip
     """Hopper: X and W are tensor descriptors, which read zeros past the ends."""
     m0, p0 = tile_origin(M, P, BM, BN, GROUP)
-    acc = tl.zeros([BM, BN], tl.float32)
+    acc = first_tile(Bias, p0, P, HAS_BIAS, BM, BN)
     if RANK > 0 and DROPOUT:
         acc = add_low_rank(
             acc, Low, Up, m0, p0, M, P, R, stride_lm, stride_ur, stride_up,
@@ -159,7 +170,7 @@ def product_tma_kernel(
             acc, Low, Up, m0, p0, M, P, R, stride_lm, stride_ur, stride_up,
             RANK, CHUNK, BM, BN, PRECISION, UPCAST,
         )  # fmt: skip
-    store_tile(acc, Y, Bias, m0, p0, M, P, stride_ym, HAS_BIAS, BM, BN, UPCAST)
+    store_tile(acc, Y, m0, p0, M, P, stride_ym, BM, BN, UPCAST)
 
 
 GROUP = 8
@@ -179,31 +190,27 @@ def product(
 ) -> Tensor:
     """`x W + bias + D * (low up)` [M, P] in x's dtype.
 
-    x [M, Q] with rows contiguous; weight [P, Q] with either dimension contiguous, of x's dtype or a
-    narrower one; low [M, padded R] in x's dtype, up [R, P] of any strides and dtype; bias [P].
+    x [M, Q] with rows contiguous; weight [P, Q] with either dimension contiguous, of x's
+    dtype; low [M, padded R] in x's dtype, up [R, P] of any strides and dtype; bias [P].
     """
     (m, q), p = x.shape, weight.shape[0]
     table = configurations(target, x.dtype)
-    tiles = table.product_dropout if dropout.threshold else table.product
-    if tile is not None:
-        tiles = (tile,)
-    elif not (_describable(x) and _describable(weight) and weight.dtype is x.dtype):
-        tiles = tuple(one for one in tiles if not one.tma)
-    tile = choose_tile(tiles, target, table.l2_cost, m, p)
+    if tile is None:
+        tiles = table.product_dropout if dropout.threshold else table.product
+        tile = choose_tile(tiles, target, table.l2_cost, m, p)
+        # What a descriptor asks for is bytes; Triton asks sizes for multiples of 16 elements.
+        unit = 16 // x.element_size() if tile.tma else 16
+        if not (_regular(x, unit) and _regular(weight, unit)):
+            tile = table.product_ragged
     y = torch.empty(m, p, dtype=x.dtype, device=x.device)
     rank, stride_lm, stride_ur, stride_up = 0, 0, 0, 0
     if low is not None and up is not None:
         rank, stride_lm, (stride_ur, stride_up) = up.shape[0], low.stride(0), up.stride()
     padded = padded_rank(rank) if rank else 0
     after = (
-        stride_lm,
-        stride_ur,
-        stride_up,
-        p,
-        dropout.seed_low,
-        dropout.seed_high,
-        dropout.threshold,
-    )
+        stride_lm, stride_ur, stride_up, p,
+        dropout.seed_low, dropout.seed_high, dropout.threshold,
+    )  # fmt: skip
     constants = {
         "RANK": padded, "CHUNK": min(padded, table.rank_chunk),
         "DROPOUT": dropout.threshold > 0, "HAS_BIAS": bias is not None,
@@ -229,16 +236,10 @@ def product(
     return y
 
 
-def _describable(matrix: Tensor) -> bool:
-    """Whether a tensor descriptor can be made of it: 16-byte rows from a 16-byte address on."""
+def _regular(matrix: Tensor, unit: int) -> bool:
+    """Whether its rows begin at 16-byte addresses and multiples of `unit` elements."""
     rows_first = matrix if matrix.stride(1) == 1 else matrix.T
-    size = matrix.element_size()
-    return (
-        rows_first.stride(1) == 1
-        and rows_first.stride(0) >= rows_first.shape[1]
-        and rows_first.stride(0) * size % 16 == 0
-        and matrix.data_ptr() % 16 == 0
-    )
+    return rows_first.stride(0) % unit == 0 and matrix.data_ptr() % 16 == 0
 
 
 def _descriptor(matrix: Tensor, block: list[int]) -> TensorDescriptor:
