@@ -1,0 +1,21 @@
+"""The kernels run in Triton's interpreter, which must be chosen before they are imported.
+
+So these tests have a process of their own, which `test_in_a_process.py` starts. Alone:
+`TRITON_INTERPRET=1 python -m pytest tests/kernels/triton`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RUNNER = "test_in_a_process.py"
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without the interpreter there is the runner, with it all but the runner."""
+    if collection_path.parent != HERE or not collection_path.name.startswith("test_"):
+        return None
+    interpreting = os.environ.get("TRITON_INTERPRET") == "1"
+    return True if (collection_path.name == RUNNER) == interpreting else None

@@ -1,0 +1,84 @@
+"""No kernel writes outside its tensors, or reads what nobody wrote.
+
+Every tensor an operator makes lies between bands of NaN, and begins as NaN; so do the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from peftlab_kernels.triton.configurations import Target
+from tests.kernels.triton.layers import BOUND, Layer
+
+BAND = 4096
+"""Elements on each side: more than a tile of any configuration here reaches."""
+
+
+class Guarded:
+    """Tensors between bands, and the bands."""
+
+    def __init__(self) -> None:
+        self.bands: list[Tensor] = []
+
+    def empty(self, *shape: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        sizes = torch.Size(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+        count = sizes.numel()
+        storage = torch.full((count + 2 * BAND,), float("nan"), dtype=dtype, device=device)
+        self.bands += [storage[:BAND], storage[BAND + count :]]
+        return storage[BAND : BAND + count].view(sizes)
+
+    def empty_like(self, tensor: Tensor) -> Tensor:
+        return self.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+    def copy(self, tensor: Tensor) -> Tensor:
+        """Between bands, with the strides' order of the original."""
+        turned = tensor.dim() == 2 and tensor.stride(0) == 1 < tensor.stride(1)
+        source = tensor.T if turned else tensor
+        copied = self.empty_like(source.contiguous()).copy_(source)
+        return copied.T if turned else copied
+
+    def intact(self) -> bool:
+        return all(bool(band.isnan().all()) for band in self.bands)
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
+    guard = Guarded()
+    monkeypatch.setattr(torch, "empty", guard.empty)
+    monkeypatch.setattr(torch, "empty_like", guard.empty_like)
+    yield guard
+    assert guard.bands
+    assert guard.intact(), "something was written outside its tensor"
+
+
+@pytest.mark.parametrize("target", ["interpreter", "sm_80", "sm_90"])
+@pytest.mark.parametrize("base", ["epilogue", "cublas"])
+@pytest.mark.parametrize("shape", [(37, 72, 100, 5), (33, 48, 80, 40), (1, 23, 9, 1)])
+def test_bands_stay_as_they_are(
+    guarded: Guarded,
+    shape: tuple[int, int, int, int],
+    base: Literal["epilogue", "cublas"],
+    target: str,
+) -> None:
+    layer = Layer(shape, dtype=torch.float16, base=base, target=Target(target, 32), dropout=0.3)
+    layer.tensors = {name: guarded.copy(tensor) for name, tensor in layer.tensors.items()}
+    out = layer.forward()
+    found = layer.backward(out)
+    assert out.h is not None
+    assert not out.h.isnan().any()
+    errors = layer.errors(out, found)
+    assert all(e <= BOUND[torch.float16] for e in errors.values()), errors
+
+
+def test_a_stray_write_is_seen() -> None:
+    guard = Guarded()
+    tensor = guard.empty(3, 5, dtype=torch.float32)
+    assert tensor.isnan().all()
+    assert guard.intact()
+    tensor.as_strided((1,), (1,), tensor.storage_offset() + 15)[0] = 1.0
+    assert not guard.intact()
