@@ -46,7 +46,7 @@ def dy_pass_kernel(
     acc = tl.zeros([BN, RANK], tl.float32)
     m0 = split * steps * BM
     dy_at = DY + m0.to(tl.int64) * stride_dm + n0
-    dy_at = dy_at + rows[:, None].to(tl.int64) * stride_dm + columns[None, :]
+    dy_at = dy_at + rows[:, None] * stride_dm + columns[None, :]
     h_at = H + m0.to(tl.int64) * stride_hm + rows[:, None] * stride_hm + ranks[None, :]
     g_at = G + chunk.to(tl.int64) * stride_gs + m0.to(tl.int64) * stride_gm
     g_at = g_at + rows[:, None] * stride_gm + ranks[None, :]
@@ -102,7 +102,7 @@ def cross_kernel(
     if not RANKS_FIRST:
         acc = tl.trans(acc)
     out_at = Out + split.to(tl.int64) * stride_os + k0.to(tl.int64) * stride_ok
-    out_at = out_at + ranks[:, None].to(tl.int64) * stride_or + columns[None, :] * stride_ok
+    out_at = out_at + ranks[:, None] * stride_or + columns[None, :] * stride_ok
     inside = (ranks < R)[:, None] & (columns < K - k0)[None, :]
     tl.store(out_at, cast(acc, Out.dtype.element_ty, UPCAST), mask=inside)
 

@@ -58,7 +58,7 @@ def add_low_rank(
     columns = p0 + tl.arange(0, BN)
     ranks = tl.arange(0, CHUNK)
     low_at = Low + m0.to(tl.int64) * stride_lm + rows[:, None] * stride_lm + ranks[None, :]
-    up_at = Up + ranks[:, None] * stride_ur + columns[None, :].to(tl.int64) * stride_up
+    up_at = Up + ranks[:, None] * stride_ur + columns[None, :] * stride_up
     for rank in tl.range(0, RANK, CHUNK, num_stages=1):
         low = tl.load(low_at + rank)
         inside = (rank + ranks < R)[:, None] & (columns < P)[None, :]
