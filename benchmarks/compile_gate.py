@@ -50,16 +50,22 @@ def jobs() -> dict[str, tuple[Case, Launch]]:
 def row_of(digest: str) -> Row:
     """Compile one job: its row of the table."""
     case, launch = jobs()[digest]
-    row: Row = {
-        "target": case.target, "operator": case.operator, "dtype": case.dtype,
-        "variant": case.variant, "configuration": case.configuration, "digest": digest,
-    }  # fmt: skip
+    row = described(digest)
     try:
         row |= compile_launch(launch, case.target)
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {str(error)[-400:]}"
     row["failures"] = failures(row) if case.gated or "error" in row else []
     return row
+
+
+def described(digest: str) -> Row:
+    """What names a row; no part of what its digest is taken of."""
+    case, _ = jobs()[digest]
+    return {
+        "target": case.target, "operator": case.operator, "dtype": case.dtype,
+        "variant": case.variant, "configuration": case.configuration, "digest": digest,
+    }  # fmt: skip
 
 
 def failures(row: Row) -> list[str]:
@@ -149,7 +155,11 @@ def main() -> int:
         stale = [d for d in jobs() if given.only in _words(jobs()[d][0])]
         known = {}
     fresh = {row["digest"]: row for row in compile_all(stale, given.jobs)}
-    rows = [known.get(d) or fresh[d] for d in jobs() if d in known or d in fresh]
+    rows = [
+        known[d] | described(d) if d in known else fresh[d]
+        for d in jobs()
+        if d in known or d in fresh
+    ]
     print(markdown(rows))
     failed = [row for row in rows if row["failures"]]
     for row in failed:

@@ -147,7 +147,7 @@ def _side_passes(
             "down_project", f"r={rank}, dropout", strip,
             partial(down_project, x, _meta(rank, k), factor=1.0, dropout=DROPOUT, **of),
         )  # fmt: skip
-    for rank, strip in table.dy_pass.items():
+    for rank, strip in {} if ragged else table.dy_pass.items():
         b, h = _meta(k, rank), _meta(m, rank, dtype=dtype)
         yield case("dy_pass", f"r={rank}", strip, partial(dy_pass, x, b, h, factor=1.0, **of))
     for rank, strip in table.cross.items():

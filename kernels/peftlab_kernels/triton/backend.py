@@ -11,7 +11,13 @@ from torch import Tensor
 
 from peftlab_kernels import products
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
-from peftlab_kernels.triton.configurations import Target, configurations, padded_rank, target_of
+from peftlab_kernels.triton.configurations import (
+    Target,
+    configurations,
+    padded_rank,
+    regular,
+    target_of,
+)
 from peftlab_kernels.triton.dot import interpreting
 from peftlab_kernels.triton.lora_backward import add_masked, cross, dy_pass
 from peftlab_kernels.triton.lora_forward import down_project
@@ -165,7 +171,7 @@ def _dy_side(
     """`g` and `dB`, from one reading of dy where that is the cheaper way; None if not needed."""
     b = lora_b.contiguous()
     wants_g, wants_db = needs.x or needs.lora_a, needs.lora_b and h is not None
-    once = padded_rank(b.shape[1]) in configurations(target, dy.dtype).dy_pass
+    once = regular(dy) and padded_rank(b.shape[1]) in configurations(target, dy.dtype).dy_pass
     if h is not None and wants_g and wants_db and once:
         return dy_pass(dy, b, h, factor=factor, target=target)
     g = down_project(dy, b.T, factor=factor, target=target) if wants_g else None
@@ -191,7 +197,7 @@ def _rows_contiguous(matrix: Tensor) -> Tensor:
     """The matrix with its rows contiguous and none of them shared, copied where it must be."""
     if matrix.stride(1) == 1 and matrix.stride(0) >= matrix.shape[1]:
         return matrix
-    return matrix.contiguous()
+    return matrix.clone(memory_format=torch.contiguous_format)
 
 
 def _on(tensor: Tensor) -> AbstractContextManager[object]:

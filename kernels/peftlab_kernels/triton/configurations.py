@@ -50,7 +50,7 @@ class Configurations:
     down: Mapping[int, Strip]
     down_dropout: Mapping[int, Strip]
     dy_pass: Mapping[int, Strip]
-    """Only ranks where one reading of dy is cheaper than two; see `lora_backward`."""
+    """Only ranks where one reading of a regular dy is cheaper than two; see `lora_backward`."""
     cross: Mapping[int, Strip]
     cross_dropout: Mapping[int, Strip]
     ranks_first: bool
@@ -100,6 +100,15 @@ def padded_rank(rank: int) -> int:
 def ranks_at_a_time(padded: int, strips: Mapping[int, Strip]) -> int:
     """Ranks that one program of a side pass holds; more are shared among programs."""
     return min(padded, max(strips))
+
+
+def regular(matrix: torch.Tensor, unit: int = 16) -> bool:
+    """Whether its rows begin at 16-byte addresses and multiples of `unit` elements.
+
+    Others are loaded number by number: Triton knows of a size only whether 16 divides it.
+    """
+    stride = max(matrix.stride())
+    return stride % unit == 0 and matrix.data_ptr() % 16 == 0
 
 
 def choose_tile(tiles: tuple[Tile, ...], target: Target, l2_cost: int, m: int, n: int) -> Tile:

@@ -41,8 +41,8 @@ def dy_pass_kernel(
     n0 = chunk * BN
     rows, columns, ranks = tl.arange(0, BM), tl.arange(0, BN), r0 + tl.arange(0, RANK)
     inside = (columns < N - n0)[:, None] & (ranks < R)[None, :]
-    b_at = n0.to(tl.int64) * stride_bn + columns[:, None] * stride_bn + ranks[None, :]
-    b = cast(tl.load(B + b_at, mask=inside, other=0.0), DY.dtype.element_ty, UPCAST)
+    b_at = B + n0.to(tl.int64) * stride_bn + columns[:, None] * stride_bn + ranks[None, :]
+    b = cast(tl.load(b_at, mask=inside, other=0.0), DY.dtype.element_ty, UPCAST)
     acc = tl.zeros([BN, RANK], tl.float32)
     m0 = split * steps * BM
     dy_at = DY + m0.to(tl.int64) * stride_dm + n0

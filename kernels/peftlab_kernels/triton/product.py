@@ -27,6 +27,7 @@ from peftlab_kernels.triton.configurations import (
     choose_tile,
     configurations,
     padded_rank,
+    regular,
 )
 from peftlab_kernels.triton.dot import cast, dot, interpreting, precision_of
 from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
@@ -200,7 +201,7 @@ def product(
         tile = choose_tile(tiles, target, table.l2_cost, m, p)
         # What a descriptor asks for is bytes; Triton asks sizes for multiples of 16 elements.
         unit = 16 // x.element_size() if tile.tma else 16
-        if not (_regular(x, unit) and _regular(weight, unit)):
+        if not (regular(x, unit) and regular(weight, unit)):
             tile = table.product_ragged
     y = torch.empty(m, p, dtype=x.dtype, device=x.device)
     rank, stride_lm, stride_ur, stride_up = 0, 0, 0, 0
@@ -234,12 +235,6 @@ def product(
             EVEN_P=p % tile.n == 0, EVEN_Q=q % tile.k == 0, **constants,
         )  # fmt: skip
     return y
-
-
-def _regular(matrix: Tensor, unit: int) -> bool:
-    """Whether its rows begin at 16-byte addresses and multiples of `unit` elements."""
-    rows_first = matrix if matrix.stride(1) == 1 else matrix.T
-    return rows_first.stride(0) % unit == 0 and matrix.data_ptr() % 16 == 0
 
 
 def _descriptor(matrix: Tensor, block: list[int]) -> TensorDescriptor:
