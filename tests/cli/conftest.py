@@ -55,7 +55,8 @@ PLAN = {
     "learning_rate": 0.002,
     "dtypes": {"at_rest": "bfloat16", "compute": "float32"},
     "fusion": {
-        "fused": ["a", "b"], "not_fused": [{"name": "c", "kind": "k", "reason": "it is a variant"}],
+        "fused": ["a", "b"],
+        "not_fused": [{"name": "c", "kind": "k", "reason": "it is a variant"}],
         "widened": None,
     },
     "notes": ["loaded in fp32"],

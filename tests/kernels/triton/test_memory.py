@@ -58,7 +58,9 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
 
 @pytest.mark.parametrize("target", ["interpreter", "sm_80", "sm_90"])
 @pytest.mark.parametrize("base", ["epilogue", "cublas"])
-@pytest.mark.parametrize("shape", [(37, 72, 100, 5), (33, 48, 80, 5), (33, 48, 80, 40), (1, 23, 9, 1)])
+@pytest.mark.parametrize(
+    "shape", [(37, 72, 100, 5), (33, 48, 80, 5), (33, 48, 80, 40), (1, 23, 9, 1)]
+)
 def test_bands_stay_as_they_are(
     guarded: Guarded,
     shape: tuple[int, int, int, int],
