@@ -10,12 +10,12 @@ import os
 from pathlib import Path
 
 HERE = Path(__file__).parent
-RUNNER = "test_in_a_process.py"
+COMPILED = {"test_in_a_process.py", "test_on_gpu.py"}
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Without the interpreter there is the runner, with it all but the runner."""
+    """Without the interpreter there are its runner and the GPU's tests, with it the others."""
     if collection_path.parent != HERE or not collection_path.name.startswith("test_"):
         return None
     interpreting = os.environ.get("TRITON_INTERPRET") == "1"
-    return True if (collection_path.name == RUNNER) == interpreting else None
+    return True if (collection_path.name in COMPILED) == interpreting else None

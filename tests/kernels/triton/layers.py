@@ -52,6 +52,7 @@ class Layer:
     base: Literal["epilogue", "cublas"] = "epilogue"
     target: Target | None = None
     dropout: float = 0.0
+    device: str = "cpu"
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -65,6 +66,7 @@ class Layer:
             "bias": normal(n, dtype=self.dtype),
             "dy": normal(m, n, dtype=self.dtype, seed=1),
         }
+        self.tensors = {name: tensor.to(self.device) for name, tensor in self.tensors.items()}
 
     def forward(self) -> LoraForward:
         t = self.tensors
@@ -88,7 +90,7 @@ class Layer:
             return None
         dropout = dropout_of(mask, self.dropout)
         m, k = self.tensors["x"].shape
-        return write_mask(dropout, m, k, torch.device("cpu")).double() * dropout.scale
+        return write_mask(dropout, m, k, torch.device(self.device)).double() * dropout.scale
 
     def truths(self, mask: Tensor | None, power: int = 1) -> dict[str, Tensor]:
         """In float64, of every number's power: each term of each sum then is that power too."""
