@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.gpu_layers import ROWS
 from benchmarks.gpu_targets import SHAPES, SIZES
+from tests.inductor import needs_inductor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -46,6 +47,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@needs_inductor
 def test_nothing_is_wrong_and_nothing_left_out(results: dict[str, Any]) -> None:
     assert "0 problems; left out: nothing" in results["said"]
     for name in ("correctness", "lora_linear", "llama_step", "llama_memory"):
@@ -79,6 +81,12 @@ def test_every_layer_has_rows_ratios_noise_and_limit(results: dict[str, Any]) ->
     first = layers["M=8192 r=16 p=0"]
     assert set(ROWS) <= first["shapes"]["q_proj, o_proj"]["seconds"].keys()
     assert [target["limit"] for target in first["seven"]["targets"]] == [1.25, 1.6, 1.15]
+
+
+@pytest.mark.slow
+@needs_inductor
+def test_one_size_has_compiled_peers(results: dict[str, Any]) -> None:
+    layers = results["lora_linear--dry-run.json"]
     assert "PEFT, compiled" in layers["M=8192 r=16 p=0 compiled"]["seven"]["median_seconds"]
 
 

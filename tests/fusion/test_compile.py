@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from peftlab.fusion import fuse
+from tests.inductor import needs_inductor
 
 from .common import Outcome, adapted, adapted_tiny, assert_same, batch, model_outcome, outcome
 
@@ -31,6 +32,7 @@ def test_a_layer_is_one_graph(kind: str) -> None:
 
 
 @pytest.mark.slow
+@needs_inductor
 def test_inductor() -> None:
     model = adapted("linear", torch.float32)
     expected = outcome(model)
