@@ -85,7 +85,7 @@ def run_plain(model_folder: str, data_folder: str, steps: int, seed: int) -> dic
     return {
         "train": ended - before,
         "whole": ended - started,
-        "memory": memory.peak + mapped_weights(),
+        "memory": memory.peak + mapped_weights(model),
         "loss": result.training_loss,
     }
 
@@ -98,7 +98,7 @@ def run_peftlab(model_folder: str, data_folder: str, steps: int, seed: int) -> d
     with tempfile.TemporaryDirectory() as scratch:
         config = config_from_mapping(
             {
-                "model": {"name": model_folder},
+                "model": {"name": model_folder, "dtype": "float32"},
                 "task": "text-classification",
                 "data": {
                     "source": data_folder,
