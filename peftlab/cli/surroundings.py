@@ -53,6 +53,11 @@ def quiet() -> Iterator[None]:
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if debugging() else logging.INFO)
     logger.propagate = False
+    # On a CPU with AVX512 it looks for a 4-bit kernel in a package that we do not use, and warns.
+    noisy = logging.getLogger("bitsandbytes")
+    loudness = noisy.level
+    if not debugging():
+        noisy.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             if not debugging():
@@ -61,6 +66,7 @@ def quiet() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.level, logger.propagate = before
+        noisy.setLevel(loudness)
         for name in added:
             os.environ.pop(name, None)
 
