@@ -23,13 +23,13 @@ def describe_kernels(device: str) -> dict[str, Any]:
     Raises `ConfigError` as `check_environment` does.
     """
     check_environment()
+    asked = dispatch.asked_backend()
     probe = torch.empty(0, 8, dtype=torch.bfloat16, device=device)
     reason = dispatch.why_not_triton(probe, probe)
-    asked = dispatch.asked_backend()
     if device == "cpu":
         dispatch.eager_kernels(probe)
     return {
-        "backend": "torch" if asked == "torch" or reason is not None else "triton",
+        "backend": _backend(asked, reason),
         "asked": asked,
         "why_not_triton": reason,
         "choices": [asdict(choice) for choice in choices.made()],
@@ -37,13 +37,28 @@ def describe_kernels(device: str) -> dict[str, Any]:
     }
 
 
-def check_environment() -> None:
-    """Refuse what the kernels' two environment variables cannot be. Raises `ConfigError`."""
+def check_environment(device: str | None = None) -> None:
+    """Refuse what the kernels' two environment variables cannot be. Raises `ConfigError`.
+
+    With a device type, Triton asked for by name is refused where it cannot compute on it.
+    """
     try:
-        dispatch.asked_backend()
+        asked = dispatch.asked_backend()
         choices.cache_file()
     except ValueError as error:
         raise ConfigError(f"{error}.") from None
+    if asked == "triton" and device is not None:
+        probe = torch.empty(0, 8, dtype=torch.bfloat16, device=device)
+        if reason := dispatch.why_not_triton(probe, probe):
+            raise ConfigError(
+                f"{dispatch.VARIABLE} asks for triton, but {reason}; set it to auto or torch."
+            )
+
+
+def _backend(asked: str, why_not_triton: str | None) -> str:
+    if asked == "triton" and why_not_triton is not None:
+        return "none: triton is asked for and cannot"
+    return "torch" if asked == "torch" or why_not_triton is not None else "triton"
 
 
 def drift(kept: Mapping[str, str]) -> tuple[str, ...]:

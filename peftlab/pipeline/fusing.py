@@ -41,8 +41,9 @@ def fuse_for(
         return None
     from peftlab.fusion import fuse
     from peftlab.fusion.backend import check_environment
+    from peftlab.model.precision import training_device
 
-    check_environment()
+    check_environment(training_device())
     report = fuse(model, activations="fp32" if loaded.fp32_activations else "keep")
     if not (report.fused or report.not_fused or report.widened):
         return None
