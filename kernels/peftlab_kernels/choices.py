@@ -139,6 +139,8 @@ def machine_key(device: torch.device) -> str:
         return f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}"
     if device.type == "cpu":
         capability = torch.backends.cpu.get_cpu_capability()
+        if limit := os.environ.get("ONEDNN_MAX_CPU_ISA"):  # the user holds products to less
+            capability += f", oneDNN up to {limit}"
         return (
             f"{_cpu_model()} ({capability}), torch {torch.__version__}, "
             f"{torch.get_num_threads()} threads"

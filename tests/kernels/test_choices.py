@@ -59,6 +59,15 @@ def test_another_number_of_threads_is_another_machine(cache: Path) -> None:
     assert len(json.loads(cache.read_text())) == 2
 
 
+def test_a_processor_held_to_less_is_another_machine(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    whole = choices.machine_key(CPU)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert choices.machine_key(CPU) != whole
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"x": 3}', "\x00"])
 def test_a_damaged_file_is_measured_anew(cache: Path, content: str) -> None:
     cache.parent.mkdir()
