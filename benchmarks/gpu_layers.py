@@ -160,8 +160,9 @@ def _check(found: Sequence[Tensor], expected: Sequence[Tensor], *, exact: bool) 
         if not bool(got.isfinite().all()):
             raise ArithmeticError(f"the gradient of {name} is not finite")
         error = float((got.double() - want.double()).norm() / want.double().norm())
-        # With dropout, or without an adapter, the same in size but not in value.
-        if error > (2e-2 if exact and len(found) > 1 else 2.0):
+        # Without an adapter the same in size but not in value; with dropout nearer than nothing is.
+        bound = 2.0 if len(found) == 1 else 2e-2 if exact else 0.9
+        if error > bound:
             raise ArithmeticError(f"the gradient of {name} is off by {error:.2e}")
 
 

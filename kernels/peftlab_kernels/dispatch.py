@@ -146,6 +146,8 @@ def _triton_kernels(
     """Triton's, with the base product by Triton or cuBLAS, whichever is faster for the shape."""
     from peftlab_kernels.triton.backend import TritonKernels
 
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        return TritonKernels(base="cublas")  # nothing can be timed inside a CUDA graph
     if not x.is_cuda or not x.shape[0]:  # nothing to measure on, or with
         return TritonKernels(base="epilogue")
     rows = 1 << (x.shape[0] - 1).bit_length()

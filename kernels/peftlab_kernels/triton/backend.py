@@ -73,6 +73,7 @@ class TritonKernels:
                 )
             if self.base == "epilogue" and not _widens(x, weight):
                 up = None if lora_b is None else lora_b.T
+                bias = None if bias is None else bias.contiguous()  # the kernel reads it as a row
                 y = product(x, _as_outs(weight, x, transposed), h, up, bias=bias, target=target)
             else:
                 y = products.forward(x, weight, bias, transposed=transposed)

@@ -63,7 +63,7 @@ def draw_seed() -> Tensor:
     Out of torch's own generator, so that `torch.manual_seed`, and the state that gradient
     checkpointing restores, govern the mask; no kernel has to wait for it.
     """
-    return torch.randint(0, 2**63 - 1, (1,), dtype=torch.int64)
+    return torch.randint(0, 2**63 - 1, (1,), dtype=torch.int64, device="cpu")
 
 
 def dropout_of(seed: Tensor | None, probability: float) -> Dropout:

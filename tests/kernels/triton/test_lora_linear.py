@@ -100,6 +100,17 @@ def test_one_column_and_one_row() -> None:
 
 
 @pytest.mark.parametrize("base", BASES)
+def test_a_bias_of_any_strides(base: Literal["epilogue", "cublas"]) -> None:
+    layer = Layer((37, 72, 100, 5), base=base)
+    apart = layer.tensors["bias"].repeat_interleave(3)[::3]
+    assert apart.stride() == (3,)
+    layer.tensors["bias"] = apart
+    layer.check()
+    layer.tensors["bias"] = apart[:1].expand(100)
+    layer.check()
+
+
+@pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("shape", [(0, 8, 12, 2), (3, 0, 5, 2), (3, 5, 0, 2)])
 def test_nothing(base: Literal["epilogue", "cublas"], shape: tuple[int, int, int, int]) -> None:
     m, k, n, r = shape
