@@ -47,6 +47,7 @@ class Selected:
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
+    """The batch without its labels, so that the model forms no loss of its own."""
     return {name: value for name, value in batch.items() if name != "labels"}
 
 

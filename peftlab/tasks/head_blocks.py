@@ -50,6 +50,7 @@ class Head:
 
 
 def blocks(count: int, vocabulary: int) -> Iterator[slice]:
+    """Cut `count` tokens into slices whose logits over the vocabulary are formed at once."""
     size = max(BLOCK_TOKENS, _BLOCK_LOGITS // vocabulary)
     return (slice(start, start + size) for start in range(0, count, size))
 
