@@ -1,4 +1,4 @@
-# make demo   fine-tunes a real model five ways and compares them (three to four minutes)
+# make demo   fine-tunes a real model five ways and compares them (one to four minutes)
 # make test   lint, types and the whole suite
 # Both create .venv and install into it first. Choose the interpreter with PYTHON=python3.12.
 # Paths are relative to this folder, so that it may lie under a path with spaces.
