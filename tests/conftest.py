@@ -96,6 +96,15 @@ def poisoned_empty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(autouse=True, scope="session")
+def own_compile_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Torch's cache of compiled code is this run's own, here and in processes that tests start.
+
+    The one it keeps in /tmp may hold code for another machine's vector units.
+    """
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("inductor"))
+
+
+@pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """Torch takes as many threads as OMP_NUM_THREADS says, also where it was imported before."""
     if torch := sys.modules.get("torch"):

@@ -280,7 +280,9 @@ def test_leading_dimensions_and_strides() -> None:
     assert torch.equal(lora_linear(**t | {"x": x}), flat.view(2, 3, 4, 6))
     swapped = x.transpose(0, 2)
     assert not swapped.is_contiguous()
-    assert torch.equal(lora_linear(**t | {"x": swapped}), flat.view(2, 3, 4, 6).transpose(0, 2))
+    # A BLAS may sum the rows of its last, narrower tile in another order: no bit-equality here.
+    found = lora_linear(**t | {"x": swapped})
+    torch.testing.assert_close(found, flat.view(2, 3, 4, 6).transpose(0, 2))
     torch.testing.assert_close(lora_linear(**t | {"x": x[0, 0, 0]}), flat[0])
 
 
