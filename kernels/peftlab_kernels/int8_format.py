@@ -8,12 +8,32 @@ rounded to fp16 first, as there. Dettmers et al. 2022, arXiv:2208.07339.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from peftlab_kernels.products import row_blocks
 
 LARGEST_CODE = 127
+
+
+class Int8Weight(NamedTuple):
+    """A frozen weight [N, K] at rest in 8 bits: int8 codes [N, K], fp32 scales [N]."""
+
+    codes: Tensor
+    scales: Tensor
+
+
+class Int8Rows(NamedTuple):
+    """Activations [M, K] in 8 bits: `codes * steps`, int8 codes [M, K] and fp32 steps [M].
+
+    A step is the row's largest magnitude by the largest code, so that it stands for itself whatever
+    range of codes the arithmetic can take.
+    """
+
+    codes: Tensor
+    steps: Tensor
 
 
 def int8_quantize(weight: Tensor) -> tuple[Tensor, Tensor]:

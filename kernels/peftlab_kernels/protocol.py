@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
+
+from peftlab_kernels.int8_format import Int8Rows, Int8Weight
 
 
 class LoraForward(NamedTuple):
@@ -47,7 +50,7 @@ class Kernels(Protocol):
     def forward(
         self,
         x: Tensor,
-        weight: Tensor,
+        weight: Tensor | Int8Weight,
         bias: Tensor | None,
         lora_a: Tensor | None,
         lora_b: Tensor | None,
@@ -58,6 +61,7 @@ class Kernels(Protocol):
     ) -> LoraForward:
         """`x [M, K]`, `weight [N, K]` ([K, N] if transposed), `lora_a [R, K]`, `lora_b [N, R]`.
 
+        A weight in 8 bits is `[N, K]`, and the product is with what it stands for (w8a16).
         Without an adapter this is the frozen linear layer: `h` and `mask` are None.
         """
         ...
@@ -66,7 +70,7 @@ class Kernels(Protocol):
         self,
         dy: Tensor,
         x: Tensor | None,
-        weight: Tensor,
+        weight: Tensor | Int8Weight,
         lora_a: Tensor | None,
         lora_b: Tensor | None,
         h: Tensor | None,
@@ -78,4 +82,53 @@ class Kernels(Protocol):
         needs: Needs,
     ) -> LoraGradients:
         """Gradients for `dy [M, N]`, which has x's dtype and may have any strides."""
+        ...
+
+
+class Int8Kernels(Protocol):
+    """The same with both operands of the base products in 8 bits (w8a8).
+
+    Activations are quantised by rows once, for forward and for dA; dy, with the weight's scales
+    folded in, once more for dx. Not the thin products: they read the codes of x and dy as it is.
+    """
+
+    @property
+    def name(self) -> str:
+        """The backend's name, as `use_backend` and reports spell it."""
+        ...
+
+    def quantize(self, x: Tensor) -> Int8Rows:
+        """`x [M, K]`, any strides, by rows. A row with a NaN or infinity makes its step one."""
+        ...
+
+    def forward(
+        self,
+        x: Int8Rows,
+        weight: Int8Weight,
+        bias: Tensor | None,
+        lora_a: Tensor | None,
+        lora_b: Tensor | None,
+        *,
+        dtype: torch.dtype,
+        scaling: float,
+        dropout: float,
+    ) -> LoraForward:
+        """`y [M, N]` in `dtype`; `lora_a [R, K]`, `lora_b [N, R]`, or None for the frozen layer."""
+        ...
+
+    def backward(
+        self,
+        dy: Tensor,
+        x: Int8Rows | None,
+        weight: Int8Weight,
+        lora_a: Tensor | None,
+        lora_b: Tensor | None,
+        h: Tensor | None,
+        mask: Tensor | None,
+        *,
+        scaling: float,
+        dropout: float,
+        needs: Needs,
+    ) -> LoraGradients:
+        """Gradients for `dy [M, N]`, which has the dtype of y and may have any strides."""
         ...
