@@ -1,8 +1,8 @@
-"""The autograd Function: what is saved for backward, and which gradients are returned.
+"""The autograd Functions: what is saved for backward, and which gradients are returned.
 
 Saved are the weight and the two adapter matrices, and, each only where a gradient needs it, x in
-its own dtype, h, and the dropout's bits or seed. Never a copy of x, a float mask, or a widened
-weight.
+its own dtype or in 8 bits, h, and the dropout's bits or seed. Never a copy of x, a float mask, or a
+widened weight.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from peftlab_kernels.dispatch import kernels_for
-from peftlab_kernels.protocol import Kernels, Needs
+from peftlab_kernels.dispatch import int8_kernels_for, kernels_for
+from peftlab_kernels.int8_format import Int8Rows, Int8Weight
+from peftlab_kernels.protocol import Int8Kernels, Kernels, Needs
 
 
 class LoraLinear(torch.autograd.Function):
-    """`lora_linear` on matrices; `functional.lora_linear` has checked and flattened them."""
+    """`lora_linear` on matrices, checked and flattened; also `int8_lora_linear` with w8a16.
+
+    `weight` holds the codes of a weight in 8 bits where `scales` is given.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
+        scales: Tensor | None,
         bias: Tensor | None,
         lora_a: Tensor | None,
         lora_b: Tensor | None,
@@ -33,19 +38,21 @@ class LoraLinear(torch.autograd.Function):
         transposed: bool,
     ) -> Tensor:
         """`x [M, K] -> y [M, N]`, as `protocol.Kernels.forward` has it."""
-        ctx.kernels = kernels_for(x, weight, lora_a, lora_b, dropout=dropout, transposed=transposed)
+        whole = _weight(weight, scales)
+        ctx.kernels = kernels_for(x, whole, lora_a, lora_b, dropout=dropout, transposed=transposed)
         kernels: Kernels = ctx.kernels
         y, h, mask = kernels.forward(
-            x, weight, bias, lora_a, lora_b,
+            x, whole, bias, lora_a, lora_b,
             scaling=scaling, dropout=dropout, transposed=transposed,
         )  # fmt: skip
-        x_needs, _, bias_needs, a_needs, b_needs = ctx.needs_input_grad[:5]
+        x_needs, _, _, bias_needs, a_needs, b_needs = ctx.needs_input_grad[:6]
         ctx.scaling, ctx.dropout, ctx.transposed = scaling, dropout, transposed
         ctx.needs = Needs(x_needs, a_needs, b_needs)
         ctx.bias_dtype = bias.dtype if bias is not None and bias_needs else None
         ctx.save_for_backward(
             x if a_needs else None,
             weight,
+            scales,
             lora_a,
             lora_b,
             h if b_needs else None,
@@ -57,15 +64,82 @@ class LoraLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, bias, A and B, each in the dtype of what it belongs to."""
-        x, weight, lora_a, lora_b, h, mask = ctx.saved_tensors
+        x, weight, scales, lora_a, lora_b, h, mask = ctx.saved_tensors
         with torch.autocast(dy.device.type, enabled=False):
             found = ctx.kernels.backward(
-                dy, x, weight, lora_a, lora_b, h, mask,
+                dy, x, _weight(weight, scales), lora_a, lora_b, h, mask,
                 scaling=ctx.scaling, dropout=ctx.dropout, transposed=ctx.transposed,
                 needs=ctx.needs,
             )  # fmt: skip
-            bias = None
-            if ctx.bias_dtype is not None:
-                bias = dy.sum(0, dtype=torch.promote_types(dy.dtype, torch.float32))
-                bias = bias.to(ctx.bias_dtype)
-        return found.x, None, bias, found.lora_a, found.lora_b, None, None, None
+            bias = _bias_gradient(dy, ctx.bias_dtype)
+        return found.x, None, None, bias, found.lora_a, found.lora_b, None, None, None
+
+
+class Int8LoraLinear(torch.autograd.Function):
+    """`int8_lora_linear` with w8a8 on matrices, checked and flattened.
+
+    x itself is here for its gradient, which is the quantisation's as if it were not there; what is
+    computed with, and saved, are its codes [M, K] and steps [M].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        x_codes: Tensor,
+        x_steps: Tensor,
+        codes: Tensor,
+        scales: Tensor,
+        bias: Tensor | None,
+        lora_a: Tensor | None,
+        lora_b: Tensor | None,
+        scaling: float,
+        dropout: float,
+    ) -> Tensor:
+        """`x [M, K] -> y [M, N]`, as `protocol.Int8Kernels.forward` has it."""
+        weight = Int8Weight(codes, scales)
+        ctx.kernels = int8_kernels_for(x, weight, lora_a, lora_b)
+        kernels: Int8Kernels = ctx.kernels
+        y, h, mask = kernels.forward(
+            Int8Rows(x_codes, x_steps), weight, bias, lora_a, lora_b,
+            dtype=x.dtype, scaling=scaling, dropout=dropout,
+        )  # fmt: skip
+        x_needs, _, _, _, _, bias_needs, a_needs, b_needs = ctx.needs_input_grad[:8]
+        ctx.scaling, ctx.dropout = scaling, dropout
+        ctx.needs = Needs(x_needs, a_needs, b_needs)
+        ctx.bias_dtype = bias.dtype if bias is not None and bias_needs else None
+        ctx.save_for_backward(
+            x_codes if a_needs else None,
+            x_steps if a_needs else None,
+            codes,
+            scales,
+            lora_a,
+            lora_b,
+            h if b_needs else None,
+            mask if x_needs or a_needs else None,
+        )
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, bias, A and B, each in the dtype of what it belongs to."""
+        x_codes, x_steps, codes, scales, lora_a, lora_b, h, mask = ctx.saved_tensors
+        with torch.autocast(dy.device.type, enabled=False):
+            found = ctx.kernels.backward(
+                dy, None if x_codes is None else Int8Rows(x_codes, x_steps),
+                Int8Weight(codes, scales), lora_a, lora_b, h, mask,
+                scaling=ctx.scaling, dropout=ctx.dropout, needs=ctx.needs,
+            )  # fmt: skip
+            bias = _bias_gradient(dy, ctx.bias_dtype)
+        return found.x, None, None, None, None, bias, found.lora_a, found.lora_b, None, None
+
+
+def _weight(weight: Tensor, scales: Tensor | None) -> Tensor | Int8Weight:
+    return weight if scales is None else Int8Weight(weight, scales)
+
+
+def _bias_gradient(dy: Tensor, dtype: torch.dtype | None) -> Tensor | None:
+    if dtype is None:
+        return None
+    return dy.sum(0, dtype=torch.promote_types(dy.dtype, torch.float32)).to(dtype)

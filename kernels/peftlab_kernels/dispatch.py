@@ -14,21 +14,18 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from peftlab_kernels import choices, products
+from peftlab_kernels import choices
+from peftlab_kernels.cpu_arithmetic import CPU_PRODUCTS, cpu_arithmetic, int8_engine
 from peftlab_kernels.eager import EagerKernels
-from peftlab_kernels.protocol import Kernels, Needs
+from peftlab_kernels.int8_eager import EagerInt8Kernels
+from peftlab_kernels.int8_format import Int8Weight
+from peftlab_kernels.protocol import Int8Kernels, Kernels, Needs
 
 Backend = Literal["auto", "torch", "triton"]
 VARIABLE = "PEFTLAB_BACKEND"
 
 _asked: list[tuple[Backend]] = []
 """The backends asked for by `use_backend`, innermost last; each in a tuple of its own."""
-
-CPU_PRODUCTS = ("x @ W.T", "dy @ W")
-"""The products that `cpu_arithmetic` is asked about."""
-
-_PROBE = (512, 1024, 1024)
-"""M, K, N of the products that are timed on a CPU: 1 GFLOP each."""
 
 
 @contextmanager
@@ -55,7 +52,10 @@ def asked_backend() -> Backend:
 
 
 def why_not_triton(
-    x: Tensor, weight: Tensor, lora_a: Tensor | None = None, lora_b: Tensor | None = None
+    x: Tensor,
+    weight: Tensor | Int8Weight,
+    lora_a: Tensor | None = None,
+    lora_b: Tensor | None = None,
 ) -> str | None:
     """Why the Triton kernels cannot compute this call, in words; None where they can."""
     if torch.compiler.is_compiling():
@@ -73,7 +73,7 @@ def why_not_triton(
 
 def kernels_for(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | Int8Weight,
     lora_a: Tensor | None,
     lora_b: Tensor | None,
     *,
@@ -91,10 +91,31 @@ def kernels_for(
     if reason is None:
         return _triton_kernels(x, weight, lora_a, lora_b, dropout, transposed)
     if asked == "triton":
-        raise RuntimeError(
-            f"the Triton kernels were asked for, but {reason}; ask for auto or torch instead"
-        )
+        raise _refusal(reason)
     return eager_kernels(x)
+
+
+def int8_kernels_for(
+    x: Tensor, weight: Int8Weight, lora_a: Tensor | None = None, lora_b: Tensor | None = None
+) -> Int8Kernels:
+    """The kernels for one call with both operands in 8 bits; raises as `kernels_for` does."""
+    asked = asked_backend()
+    if asked == "torch":
+        return eager_int8_kernels(x)
+    reason = why_not_triton(x, weight, lora_a, lora_b)
+    if reason is None:
+        from peftlab_kernels.triton.int8_backend import TritonInt8Kernels
+
+        return TritonInt8Kernels()
+    if asked == "triton":
+        raise _refusal(reason)
+    return eager_int8_kernels(x)
+
+
+def _refusal(reason: str) -> RuntimeError:
+    return RuntimeError(
+        f"the Triton kernels were asked for, but {reason}; ask for auto or torch instead"
+    )
 
 
 def eager_kernels(x: Tensor) -> EagerKernels:
@@ -108,36 +129,23 @@ def eager_kernels(x: Tensor) -> EagerKernels:
     )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def cpu_arithmetic(dtype: str, product: str) -> str:
-    """`native` or `fp32`: how a CPU multiplies 16-bit matrices faster, by measurement."""
-    return choices.choose(
-        f"{dtype} {product}",
-        torch.device("cpu"),
-        lambda: _cpu_candidates(getattr(torch, dtype), product),
-        default="native" if torch.backends.cpu.get_cpu_capability() != "AVX2" else "fp32",
+def eager_int8_kernels(x: Tensor) -> EagerInt8Kernels:
+    """The torch path over 8-bit operands with the engines that are fast on this machine.
+
+    Off the CPU the codes are widened: torch's integer product takes only some shapes there.
+    """
+    if x.device.type != "cpu":
+        return EagerInt8Kernels("fp32", "fp32")
+    forward, backward = (int8_engine(product) for product in CPU_PRODUCTS)
+    native = x.dtype is not torch.bfloat16 or all(
+        cpu_arithmetic("bfloat16", product) == "native" for product in CPU_PRODUCTS
     )
-
-
-def _cpu_candidates(dtype: torch.dtype, product: str) -> Mapping[str, Callable[[], object]]:
-    rows, columns, outs = _PROBE
-    weight = torch.ones(outs, columns, dtype=dtype, device="cpu")
-    if product == "x @ W.T":
-        x = torch.ones(rows, columns, dtype=dtype, device="cpu")
-        return {
-            "native": lambda: products.forward(x, weight, None, transposed=False),
-            "fp32": lambda: products.forward(x.float(), weight, None, transposed=False).to(dtype),
-        }
-    dy = torch.ones(rows, outs, dtype=dtype, device="cpu")
-    return {
-        "native": lambda: products.backward(dy, weight, transposed=False),
-        "fp32": lambda: products.backward(dy.float(), weight, transposed=False).to(dtype),
-    }
+    return EagerInt8Kernels(forward, backward, native)
 
 
 def _triton_kernels(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | Int8Weight,
     lora_a: Tensor | None,
     lora_b: Tensor | None,
     dropout: float,
@@ -148,6 +156,8 @@ def _triton_kernels(
 
     if x.is_cuda and torch.cuda.is_current_stream_capturing():
         return TritonKernels(base="cublas")  # nothing can be timed inside a CUDA graph
+    if isinstance(weight, Int8Weight):
+        return TritonKernels(base="cublas")  # of the dequantised copy
     if not x.is_cuda or not x.shape[0]:  # nothing to measure on, or with
         return TritonKernels(base="epilogue")
     rows = 1 << (x.shape[0] - 1).bit_length()

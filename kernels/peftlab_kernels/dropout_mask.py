@@ -14,13 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftlab_kernels.products import row_blocks
+from peftlab_kernels.row_blocks import cached_elements, row_blocks
 
 _DRAWS = 1 << 16
-_BLOCK_ELEMENTS = 256 * 1024
-"""Elements masked at a time by each thread: numbers, draws and products share a core's cache."""
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The integer as wide as a floating number, by bytes."""
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integer as wide as a number, by bytes."""
 
 
 def scale_of_kept(dropout: float) -> float:
@@ -49,7 +47,7 @@ def draw_rows(mask: Tensor, columns: int, dropout: float) -> Iterator[tuple[slic
     stream = np.random.SFC64(seed)
     packed = mask.numpy()
     words = -(-columns // 4)  # a row, so that the mask does not depend on where blocks end
-    for rows in row_blocks(mask.shape[0], columns, _block_elements()):
+    for rows in row_blocks(mask.shape[0], columns, cached_elements()):
         count = rows.stop - rows.start
         draws = stream.random_raw(count * words).view(np.uint16).reshape(count, 4 * words)
         keep = np.ascontiguousarray((draws >= threshold)[:, :columns])
@@ -63,7 +61,7 @@ def kept_rows(mask: Tensor, columns: int) -> Iterator[tuple[slice, Tensor]]:
         yield slice(0, mask.shape[0]), mask
         return
     packed = mask.numpy()
-    for rows in row_blocks(mask.shape[0], columns, _block_elements()):
+    for rows in row_blocks(mask.shape[0], columns, cached_elements()):
         bits = np.unpackbits(packed[rows], axis=1, count=columns)
         yield rows, torch.from_numpy(bits.view(np.bool_))
 
@@ -90,12 +88,8 @@ def scratch(mask: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
     """Room for the largest block of rows that `draw_rows` or `kept_rows` yields of this mask."""
     rows = mask.shape[0]
     if mask.dtype is not torch.bool:
-        rows = min(rows, max(1, _block_elements() // max(1, columns)))
+        rows = min(rows, max(1, cached_elements() // max(1, columns)))
     return mask.new_empty(rows, columns, dtype=dtype)
-
-
-def _block_elements() -> int:
-    return _BLOCK_ELEMENTS * torch.get_num_threads()
 
 
 def _threshold(dropout: float) -> int:

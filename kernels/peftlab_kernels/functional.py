@@ -1,13 +1,28 @@
-"""`lora_linear`, the operator as users call it: checks, flattens, and calls the Function."""
+"""`lora_linear` and `int8_lora_linear` as users call them: checked, flattened, differentiable."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from peftlab_kernels.autograd import LoraLinear
+from peftlab_kernels.autograd import Int8LoraLinear, LoraLinear
+from peftlab_kernels.checks import (
+    LARGEST_RANK,
+    check_adapter,
+    check_int8_weight,
+    check_weight,
+)
+from peftlab_kernels.error_gate import TOLERANCE, verdict_on
+from peftlab_kernels.int8_format import Int8Weight
+from peftlab_kernels.shared_rows import shared_rows
 
-LARGEST_RANK = 256
+__all__ = ["LARGEST_RANK", "Int8Arithmetic", "int8_lora_linear", "lora_linear"]
+
+Int8Arithmetic = Literal["w8a8", "w8a16"]
+"""Whether activations meet an 8-bit weight in 8 bits as well, or in their own dtype."""
 
 
 def lora_linear(
@@ -49,98 +64,115 @@ def lora_linear(
 
     Second derivatives are not there. LoRA: Hu et al. 2021, arXiv:2106.09685.
     """
-    _check(x, weight, lora_a, lora_b, bias, lora_bias, dropout, transposed)
+    check_weight(x, weight, transposed=transposed)
+    features, outs = weight.shape if transposed else weight.shape[::-1]
+    check_adapter(features, outs, lora_a, lora_b, bias, lora_bias, dropout)
+    factor, bias, lora_b = _scaled(scaling, bias, lora_bias, lora_b)
+    call = _flattened(x)
+    with call.autocast_off:
+        y: Tensor = LoraLinear.apply(  # type: ignore[no-untyped-call]
+            call.rows, weight, None, bias, lora_a, lora_b, factor, dropout, transposed
+        )
+    return y.view(*x.shape[:-1], outs)
+
+
+def int8_lora_linear(
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    lora_a: Tensor | None = None,
+    lora_b: Tensor | None = None,
+    *,
+    scaling: float | Tensor = 1.0,
+    bias: Tensor | None = None,
+    lora_bias: Tensor | None = None,
+    dropout: float = 0.0,
+    arithmetic: Int8Arithmetic | Literal["auto"] = "auto",
+    tolerance: float = TOLERANCE,
+) -> Tensor:
+    """`lora_linear` over a frozen weight in 8 bits, as `int8_quantize` makes it.
+
+    With `w8a8` x is quantised by rows and both base products, forward's and dx's, are of integers;
+    x is saved in 8 bits, once for all calls with the same tensor x (as of q, k and v). With `w8a16`
+    the weight is dequantised as it is needed, never saved, and x keeps its dtype.
+
+    Args:
+        x: `[..., K]`, any floating dtype. Under autocast it is brought to autocast's dtype.
+        codes: `[N, K]`, int8.
+        scales: `[N]`, fp32: `W ~ codes * scales / 127`.
+        lora_a, lora_b, scaling, bias, lora_bias, dropout: as `lora_linear` has them.
+        arithmetic: `auto` measures the error of w8a8 on some rows of this very x and takes it where
+            it is within the tolerance; a layer should measure once (`error_gate`) and say which.
+        tolerance: For `auto`, in multiples of the error on Gaussian rows.
+
+    Returns:
+        `[..., N]` in x's dtype, or autocast's.
+
+    Raises:
+        ValueError: as `lora_linear`, or an arithmetic there is not.
+        TypeError: codes that are no int8, scales that are no fp32, others that are not floating.
+        RuntimeError: Triton was asked for by name and cannot compute this call.
+
+    The gradient passes through the quantisation of x as if it were not there. LLM.int8: Dettmers et
+    al. 2022, arXiv:2208.07339.
+    """
+    check_int8_weight(x, codes, scales)
+    outs, features = codes.shape
+    check_adapter(features, outs, lora_a, lora_b, bias, lora_bias, dropout)
+    if arithmetic not in ("auto", "w8a8", "w8a16"):
+        raise ValueError(f"arithmetic is {arithmetic!r}; it must be auto, w8a8 or w8a16")
+    factor, bias, lora_b = _scaled(scaling, bias, lora_bias, lora_b)
+    call = _flattened(x)
+    weight = Int8Weight(codes, scales)
+    with call.autocast_off:
+        if arithmetic == "auto":
+            arithmetic = verdict_on(call.rows, weight, tolerance)
+        if arithmetic == "w8a16":
+            y: Tensor = LoraLinear.apply(  # type: ignore[no-untyped-call]
+                call.rows, codes, scales, bias, lora_a, lora_b, factor, dropout, False
+            )
+        else:
+            row_codes, steps = shared_rows(x, call.rows, weight)
+            y = Int8LoraLinear.apply(  # type: ignore[no-untyped-call]
+                call.rows, row_codes, steps, codes, scales, bias, lora_a, lora_b, factor, dropout
+            )
+    return y.view(*x.shape[:-1], outs)
+
+
+class _Flattened(NamedTuple):
+    rows: Tensor
+    """x as [M, K], in autocast's dtype where that is on."""
+    autocast_off: AbstractContextManager[object]
+    """`addmm_` and `out=` are not autocast's: it must not see the arithmetic."""
+
+
+def _flattened(x: Tensor) -> _Flattened:
+    rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return _Flattened(rows, nullcontext())
+    rows = rows.to(torch.get_autocast_dtype(device))
+    return _Flattened(rows, torch.autocast(device, enabled=False))
+
+
+def _scaled(
+    scaling: float | Tensor, bias: Tensor | None, lora_bias: Tensor | None, lora_b: Tensor | None
+) -> tuple[float, Tensor | None, Tensor | None]:
+    """The adapter's factor as a number, the bias with B's added, and B.
+
+    A tensor's factor goes into B instead, so that autograd gives both their gradients.
+    """
+    factor = 1.0
     if isinstance(scaling, Tensor):
         if scaling.numel() != 1:
             raise ValueError(f"scaling has shape {tuple(scaling.shape)}; it must be one number")
         scaling = scaling.reshape(())
-    if lora_b is not None and isinstance(scaling, Tensor):
-        lora_b = lora_b * scaling  # autograd gives both their gradients
+        lora_b = None if lora_b is None else lora_b * scaling
         lora_bias = None if lora_bias is None else lora_bias * scaling
-        factor = 1.0
     else:
         factor = float(scaling)
     if lora_bias is not None:
         # Summed in fp32: rounded once, with the result.
         extra = lora_bias.to(torch.promote_types(lora_bias.dtype, torch.float32)) * factor
         bias = extra if bias is None else bias + extra
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return _apply(x, weight, bias, lora_a, lora_b, factor, dropout, transposed)
-    x = x.to(torch.get_autocast_dtype(device))
-    # `addmm_` and `out=` are not autocast's: it must not see the arithmetic.
-    with torch.autocast(device, enabled=False):
-        return _apply(x, weight, bias, lora_a, lora_b, factor, dropout, transposed)
-
-
-def _apply(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    lora_a: Tensor | None,
-    lora_b: Tensor | None,
-    scaling: float,
-    dropout: float,
-    transposed: bool,
-) -> Tensor:
-    rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
-    y: Tensor = LoraLinear.apply(  # type: ignore[no-untyped-call]
-        rows, weight, bias, lora_a, lora_b, scaling, dropout, transposed
-    )
-    return y.view(*x.shape[:-1], y.shape[-1])
-
-
-def _check(
-    x: Tensor,
-    weight: Tensor,
-    lora_a: Tensor | None,
-    lora_b: Tensor | None,
-    bias: Tensor | None,
-    lora_bias: Tensor | None,
-    dropout: float,
-    transposed: bool,
-) -> None:
-    if weight.dim() != 2:
-        raise ValueError(f"weight has shape {tuple(weight.shape)}; it must be a matrix")
-    features, outs = weight.shape if transposed else weight.shape[::-1]
-    if x.dim() == 0 or x.shape[-1] != features:
-        raise ValueError(
-            f"x has shape {tuple(x.shape)}, but weight {tuple(weight.shape)} takes {features} "
-            f"features{' (transposed)' if transposed else ''}; x must be [..., {features}]"
-        )
-    if not x.is_floating_point() or not weight.is_floating_point():
-        raise TypeError(f"x is {x.dtype} and weight {weight.dtype}; both must be floating")
-    autocast = torch.is_autocast_enabled(x.device.type)
-    if not autocast and x.dtype is not weight.dtype and _narrower(x.dtype, weight.dtype):
-        raise TypeError(
-            f"x is {x.dtype} and weight {weight.dtype}; bring x to {weight.dtype}, or the weight "
-            f"to {x.dtype}, or use autocast"
-        )
-    if weight.requires_grad:
-        raise ValueError("weight requires a gradient, but it is frozen here; set requires_grad")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}; it must lie in [0, 1)")
-    for name, vector in (("bias", bias), ("lora_bias", lora_bias)):
-        if vector is not None and vector.shape != (outs,):
-            raise ValueError(f"{name} has shape {tuple(vector.shape)}; it must be [{outs}]")
-    adapter = {"lora_a": lora_a, "lora_b": lora_b, "bias": bias, "lora_bias": lora_bias}
-    for name, tensor in adapter.items():
-        if tensor is not None and not tensor.is_floating_point():
-            raise TypeError(f"{name} is {tensor.dtype}; it must be floating")
-    if lora_a is None and lora_b is None:
-        return
-    if lora_a is None or lora_b is None:
-        raise ValueError("lora_a and lora_b go together; one of them is None")
-    rank = lora_a.shape[0] if lora_a.dim() else 0
-    if lora_a.shape != (rank, features) or lora_b.shape != (outs, rank):
-        raise ValueError(
-            f"lora_a has shape {tuple(lora_a.shape)} and lora_b {tuple(lora_b.shape)}; for weight "
-            f"{tuple(weight.shape)} they must be [R, {features}] and [{outs}, R]"
-        )
-    if not 1 <= rank <= LARGEST_RANK:
-        raise ValueError(f"the rank is {rank}; it must lie in 1 .. {LARGEST_RANK}")
-
-
-def _narrower(x: torch.dtype, weight: torch.dtype) -> bool:
-    """Whether computing in x's dtype would be other than widening the weight."""
-    return torch.promote_types(x, weight) is not x
+    return factor, bias, lora_b

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from peftlab_kernels.products import row_blocks
+from peftlab_kernels.row_blocks import row_blocks
 
 LARGEST_CODE = 127
 
@@ -71,10 +71,9 @@ def int8_dequantize(codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
 
     The product is rounded once, to out's dtype.
     """
-    factors = (scales / LARGEST_CODE).unsqueeze(1)
-    if out.dtype is torch.float32:
-        return out.copy_(codes).mul_(factors)
-    return out.copy_(codes.float().mul_(factors))
+    if out.dtype.itemsize >= 4:
+        return out.copy_(codes).mul_((scales.to(out.dtype) / LARGEST_CODE).unsqueeze(1))
+    return out.copy_(codes.float().mul_((scales / LARGEST_CODE).unsqueeze(1)))
 
 
 def _refuse_lost_rows(block: Tensor, largest: Tensor, *, first: int) -> None:

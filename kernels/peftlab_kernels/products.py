@@ -1,62 +1,84 @@
-"""Products of activations with the frozen weight, widening 16-bit weights a block at a time.
+"""Products of activations with the frozen weight, widening narrow weights a block at a time.
 
 Where both have one dtype, or autocast narrows the weight, torch's product is as good as any. fp32
-activations over a 16-bit weight are this file's reason: the weight is widened to fp32 by blocks of
-its rows, so that neither a whole fp32 copy of it exists nor the activations are rounded.
+activations over a weight in 16 or 8 bits are this file's reason: the weight is widened to fp32 by
+blocks of its rows, so that neither a whole fp32 copy of it exists nor the activations are rounded.
+16-bit activations over 8 bits (w8a16) take one dequantised copy, in a workspace that every layer
+uses again: by blocks, backward's products would be summed in 16 bits.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK_ELEMENTS = 1024 * 1024
-"""Elements widened at a time: smaller blocks make thin products, larger ones leave the cache."""
+from peftlab_kernels import row_blocks as blocks
+from peftlab_kernels.int8_format import Int8Weight, int8_dequantize
+from peftlab_kernels.row_blocks import block_height, row_blocks
+from peftlab_kernels.workspace import workspace
+
+Weight = Tensor | Int8Weight
+"""`[N, K]`, or for a tensor `[K, N]` where it is transposed; in 8 bits it stands for [N, K]."""
 
 
-def row_blocks(rows: int, columns: int, elements: int | None = None) -> Iterator[slice]:
-    """Cut `rows` into slices of about `elements` elements, all of one height but the last."""
-    step = max(1, (elements or BLOCK_ELEMENTS) // max(1, columns))
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
-
-
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor:
+def forward(x: Tensor, weight: Weight, bias: Tensor | None, *, transposed: bool) -> Tensor:
     """`x W^T + bias`: x [M, K], weight [N, K] ([K, N] if transposed), bias [N] -> [M, N] as x."""
     if bias is not None and bias.dtype is not x.dtype:
         bias = bias.to(x.dtype)
     if _goes_whole(weight, x.dtype):
-        weight = weight.to(x.dtype)
-        return F.linear(x, weight.T if transposed else weight, bias)
+        whole = _whole(weight, x.dtype)
+        return F.linear(x, whole.T if transposed else whole, bias)
     y = _sum_over_rows(x, weight) if transposed else _columns_by_rows(x, weight)
     return y if bias is None else y.add_(bias)
 
 
-def backward(dy: Tensor, weight: Tensor, *, transposed: bool) -> Tensor:
+def backward(dy: Tensor, weight: Weight, *, transposed: bool) -> Tensor:
     """`dy W`: dy [M, N], weight [N, K] ([K, N] if transposed) -> [M, K] in dy's dtype."""
     if _goes_whole(weight, dy.dtype):
-        weight = weight.to(dy.dtype)
-        return dy @ (weight.T if transposed else weight)
+        whole = _whole(weight, dy.dtype)
+        return dy @ (whole.T if transposed else whole)
     return _columns_by_rows(dy, weight) if transposed else _sum_over_rows(dy, weight)
 
 
-def _goes_whole(weight: Tensor, dtype: torch.dtype) -> bool:
+def outs_of(weight: Weight, *, transposed: bool) -> int:
+    """N, the width of y."""
+    matrix = weight.codes if isinstance(weight, Int8Weight) else weight
+    return matrix.shape[1 if transposed else 0]
+
+
+def features_of(weight: Weight, *, transposed: bool) -> int:
+    """K, the width of x."""
+    return outs_of(weight, transposed=not transposed)
+
+
+def _goes_whole(weight: Weight, dtype: torch.dtype) -> bool:
     """Whether the weight is brought to the dtype in one piece: the same, small, or to be narrowed.
 
     Narrowed blocks would save less, and their products would be summed in 16 bits.
     """
-    return weight.numel() <= BLOCK_ELEMENTS or weight.dtype.itemsize >= dtype.itemsize
+    if isinstance(weight, Int8Weight):
+        return weight.codes.numel() <= blocks.BLOCK_ELEMENTS or dtype.itemsize <= 2
+    return weight.numel() <= blocks.BLOCK_ELEMENTS or weight.dtype.itemsize >= dtype.itemsize
 
 
-def _columns_by_rows(x: Tensor, matrix: Tensor) -> Tensor:
+def _whole(weight: Weight, dtype: torch.dtype) -> Tensor:
+    """The weight in the dtype; from 8 bits in a workspace, good until the next such call."""
+    if not isinstance(weight, Int8Weight):
+        return weight.to(dtype)
+    out = workspace("weight", weight.codes.shape, dtype, weight.codes.device)
+    for rows in row_blocks(*weight.codes.shape):
+        int8_dequantize(weight.codes[rows], weight.scales[rows], out[rows])
+    return out
+
+
+def _columns_by_rows(x: Tensor, weight: Weight) -> Tensor:
     """`x matrix^T`, each block of the matrix's rows making as many columns."""
-    out = x.new_empty(x.shape[0], matrix.shape[0])
-    scratch = _scratch(x, matrix)
-    for rows in row_blocks(*matrix.shape):
-        block = _widen(matrix[rows], scratch).T
+    height, width = _shape(weight)
+    out = x.new_empty(x.shape[0], height)
+    scratch = _scratch(x, weight)
+    for rows in row_blocks(height, width):
+        block = _widen(weight, rows, scratch).T
         if torch.compiler.is_compiling():  # which refuses an out= that is not contiguous
             out[:, rows] = x @ block
         else:
@@ -64,19 +86,27 @@ def _columns_by_rows(x: Tensor, matrix: Tensor) -> Tensor:
     return out
 
 
-def _sum_over_rows(x: Tensor, matrix: Tensor) -> Tensor:
+def _sum_over_rows(x: Tensor, weight: Weight) -> Tensor:
     """`x matrix`, each block of the matrix's rows adding its share of every entry."""
-    total = x.new_zeros(x.shape[0], matrix.shape[1])
-    scratch = _scratch(x, matrix)
-    for rows in row_blocks(*matrix.shape):
-        total.addmm_(x[:, rows], _widen(matrix[rows], scratch))
+    height, width = _shape(weight)
+    total = x.new_zeros(x.shape[0], width)
+    scratch = _scratch(x, weight)
+    for rows in row_blocks(height, width):
+        total.addmm_(x[:, rows], _widen(weight, rows, scratch))
     return total
 
 
-def _scratch(x: Tensor, matrix: Tensor) -> Tensor:
-    rows = max(1, BLOCK_ELEMENTS // max(1, matrix.shape[1]))
-    return x.new_empty(min(rows, matrix.shape[0]), matrix.shape[1])
+def _shape(weight: Weight) -> torch.Size:
+    return weight.codes.shape if isinstance(weight, Int8Weight) else weight.shape
 
 
-def _widen(block: Tensor, scratch: Tensor) -> Tensor:
-    return scratch[: block.shape[0]].copy_(block)
+def _scratch(x: Tensor, weight: Weight) -> Tensor:
+    height, width = _shape(weight)
+    return x.new_empty(min(block_height(width), height), width)
+
+
+def _widen(weight: Weight, rows: slice, scratch: Tensor) -> Tensor:
+    out = scratch[: rows.stop - rows.start]
+    if isinstance(weight, Int8Weight):
+        return int8_dequantize(weight.codes[rows], weight.scales[rows], out)
+    return out.copy_(weight[rows])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from peftlab.errors import ConfigError
-from peftlab_kernels import choices, dispatch
+from peftlab_kernels import choices, cpu_arithmetic, dispatch
 
 
 def describe_kernels(device: str) -> dict[str, Any]:
@@ -64,15 +64,14 @@ def _backend(asked: str, why_not_triton: str | None) -> str:
 def drift(kept: Mapping[str, str]) -> tuple[str, ...]:
     """Sentences on the kept answers that this machine's own measurement would give otherwise."""
     found = []
-    for dtype in ("bfloat16", "float16"):
-        for product in dispatch.CPU_PRODUCTS:
-            answer = kept.get(f"{dtype} {product}")
-            if answer is None or (here := dispatch.cpu_arithmetic(dtype, product)) == answer:
-                continue
-            found.append(
-                f"it was trained with {answer} arithmetic for {dtype} {product} and is computed so "
-                f"again; this machine would choose {here}"
-            )
+    for question in cpu_arithmetic.QUESTIONS:
+        answer = kept.get(question)
+        if answer is None or (here := cpu_arithmetic.cpu_answer(question)) == answer:
+            continue
+        found.append(
+            f"it was trained with {answer} arithmetic for {question} and is computed so again; "
+            f"this machine would choose {here}"
+        )
     return tuple(found)
 
 

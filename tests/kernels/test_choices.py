@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peftlab_kernels import choices, dispatch
+from peftlab_kernels import choices, cpu_arithmetic, dispatch
 
 CPU = torch.device("cpu")
 Candidates = Mapping[str, Callable[[], object]]
@@ -212,7 +212,7 @@ def test_a_user_without_a_home_keeps_answers_among_temporary_files(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_another_default_device_is_not_what_is_measured(cache: Path, dtype: torch.dtype) -> None:
     with torch.device("meta"):
-        candidates = dispatch._cpu_candidates(dtype, "x @ W.T") | dispatch._cpu_candidates(
+        candidates = cpu_arithmetic._candidates(dtype, "x @ W.T") | cpu_arithmetic._candidates(
             dtype, "dy @ W"
         )
         for run in candidates.values():

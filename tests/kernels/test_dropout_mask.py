@@ -67,7 +67,7 @@ def test_the_mask_does_not_depend_on_blocks(columns: int, monkeypatch: pytest.Mo
     x = torch.empty(50, columns)
     found = []
     for elements in (1 << 20, 3 * columns):
-        monkeypatch.setattr("peftlab_kernels.dropout_mask._BLOCK_ELEMENTS", elements)
+        monkeypatch.setattr("peftlab_kernels.row_blocks.CACHED_ELEMENTS", elements)
         torch.manual_seed(4)
         found.append(draw(x, 0.5)[1])
     assert torch.equal(*found)

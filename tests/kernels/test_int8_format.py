@@ -15,7 +15,7 @@ def test_the_bits_are_those_of_bitsandbytes(
     shape: tuple[int, int], dtype: torch.dtype, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     functional = pytest.importorskip("bitsandbytes").functional
-    monkeypatch.setattr("peftlab_kernels.products.BLOCK_ELEMENTS", block)
+    monkeypatch.setattr("peftlab_kernels.row_blocks.BLOCK_ELEMENTS", block)
     torch.manual_seed(sum(shape))
     # Rows from 1e-6 to 1e4: fp16's subnormals, where rounding first tells, are among them.
     weight = (torch.randn(shape) * torch.logspace(-6, 4, shape[0]).unsqueeze(1)).to(dtype)

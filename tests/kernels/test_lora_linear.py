@@ -165,7 +165,7 @@ def test_mixed_dtypes_and_layouts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """fp32 x over a 16-bit weight is as exact as fp32: x is not rounded, in blocks or at once."""
-    monkeypatch.setattr("peftlab_kernels.products.BLOCK_ELEMENTS", block)
+    monkeypatch.setattr("peftlab_kernels.row_blocks.BLOCK_ELEMENTS", block)
     check(Case(shape, dtype, weight, adapter, 0.1, bias=False, transposed=transposed))
 
 
@@ -264,7 +264,7 @@ def test_one_gradient_alone(needed: str, dropout: float) -> None:
 
 def test_gradients_over_many_blocks_are_summed_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """In 16 bits a sum stops growing once its parts fall below its rounding."""
-    monkeypatch.setattr("peftlab_kernels.dropout_mask._block_elements", lambda: 1)
+    monkeypatch.setattr("peftlab_kernels.dropout_mask.cached_elements", lambda: 1)
     case = Case((3000, 8, 12, 2), torch.bfloat16, dropout=0.1)
     for tensor in case.tensors.values():
         tensor.data.abs_()
@@ -307,7 +307,7 @@ def test_autocast_computes_in_its_dtype_and_saves_the_weight_itself(
 ) -> None:
     kernels = EagerKernels(arithmetic, arithmetic)
     monkeypatch.setattr("peftlab_kernels.dispatch.eager_kernels", lambda x: kernels)
-    monkeypatch.setattr("peftlab_kernels.products.BLOCK_ELEMENTS", block)
+    monkeypatch.setattr("peftlab_kernels.row_blocks.BLOCK_ELEMENTS", block)
     case = Case((37, 72, 100, 3))
     saved: list[Tensor] = []
     with (
@@ -367,7 +367,7 @@ def test_torch_compile_without_graph_breaks(dtype: torch.dtype, dropout: float) 
 def test_torch_compile_over_blocks_of_a_16_bit_weight(
     transposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peftlab_kernels.products.BLOCK_ELEMENTS", 200)
+    monkeypatch.setattr("peftlab_kernels.row_blocks.BLOCK_ELEMENTS", 200)
     torch._dynamo.reset()
     case = Case((37, 72, 100, 3), torch.float32, torch.bfloat16, transposed=transposed)
     y, gradients = case.run()
