@@ -58,7 +58,9 @@ class LoraMethod(_AdapterMethod):
 
 class QLoraMethod(_AdapterMethod):
     name: Literal["qlora"]
-    bits: Literal[8] = Field(8, description="Bits of the frozen base.")
+    bits: Literal[4, 8] = Field(
+        8, description="Bits of the frozen base: 8 (int8 rows), or 4 (NF4 by bitsandbytes)."
+    )
 
 
 class FullMethod(Section):

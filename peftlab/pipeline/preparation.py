@@ -104,7 +104,8 @@ def base_arguments(config: RunConfig) -> dict[str, Any]:
         "revision": config.model.revision,
         "dtype": config.model.dtype,
         "trust_remote_code": config.model.trust_remote_code,
-        "load_in_8bit": method.name == "qlora",
+        "load_in_8bit": method.name == "qlora" and method.bits == 8,
+        "load_in_4bit": method.name == "qlora" and method.bits == 4,
         "fp32_at_rest": config.train.kernels == "off",
         "pooling": method.pooling
         if method.name == "head" and config.task == "text-classification"
