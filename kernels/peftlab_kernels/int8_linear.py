@@ -11,8 +11,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from peftlab_kernels.int8_format import int8_quantize
 from peftlab_kernels.functional import int8_lora_linear
+from peftlab_kernels.int8_format import int8_quantize
 
 BY_ROWS = 0
 """`weight_format` of codes that lie row by row, the one layout that bitsandbytes still writes."""

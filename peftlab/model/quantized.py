@@ -97,7 +97,7 @@ def put_in_8bit(
     replaced: dict[str, nn.Module] = {}
     for name in names:
         linear: Any = model.get_submodule(name)
-        rows, columns = linear.weight.shape[::-1 if isinstance(linear, Conv1D) else 1]
+        rows, columns = linear.weight.shape[:: -1 if isinstance(linear, Conv1D) else 1]
         bias = linear.bias
         layer = Int8Linear(columns, rows, bias=False, device="meta")
         if bias is not None:
