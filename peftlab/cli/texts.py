@@ -164,11 +164,19 @@ def _fusion(screen: Screen, fusion: Mapping[str, Any] | None) -> None:
         screen.line(f"{fused} of {fused + len(others)} adapted layers are computed by the kernels")
     for reason, count in Counter(layer["reason"] for layer in others).items():
         screen.line(f"  not {count}: {reason}")
+    for state, count in Counter(_state_of(layer) for layer in fusion["int8"].values()).items():
+        screen.line(f"{count} 8-bit layers {state}")
     if widened := fusion["widened"]:
         screen.line(
             f"{len(widened['linears'])} linear layers and {len(widened['embeddings'])} embeddings "
             "keep 16-bit weights under fp32 arithmetic"
         )
+
+
+def _state_of(layer: Mapping[str, Any]) -> str:
+    if not layer["decided"]:
+        return "choose w8a8 or w8a16 by the error on their first batches"
+    return f"compute by {layer['arithmetic']}"
 
 
 def _kernels(screen: Screen, kernels: Mapping[str, Any]) -> None:

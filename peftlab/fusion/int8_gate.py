@@ -78,6 +78,16 @@ class Int8Gate:
             y.register_hook(_Backward(self, weight))
         return y
 
+    def settle(self) -> None:
+        """Stay with the arithmetic that the layer has computed by so far."""
+        if self.asked == "auto" and self.verdict is None:
+            self.verdict = "w8a16"
+            self._tell()
+
+    def _tell(self) -> None:
+        for listener in tuple(_listeners):
+            listener(self)
+
     def to_json(self) -> dict[str, Any]:
         """The state in JSON values."""
         return {
@@ -96,12 +106,12 @@ class Int8Gate:
     def _decide_if_due(self) -> None:
         if len(self.forward_errors) < MEASURED_CALLS:
             return
-        enough = len(self.backward_errors) >= MEASURED_CALLS or not self._awaits_backward
-        if not enough and self._calls < _PATIENCE * MEASURED_CALLS:
+        # Where a model trains, an evaluation in between must not be what changes the arithmetic.
+        patient = self._calls < _PATIENCE * MEASURED_CALLS or not torch.is_grad_enabled()
+        if self._awaits_backward and len(self.backward_errors) < MEASURED_CALLS and patient:
             return
         self.verdict = "w8a8" if self.error <= self.tolerance else "w8a16"
-        for listener in tuple(_listeners):
-            listener(self)
+        self._tell()
 
 
 class _Backward:

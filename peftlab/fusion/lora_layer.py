@@ -11,6 +11,7 @@ from peftlab.fusion.guards import Parts, ordinary, parts_of, takes
 from peftlab_kernels import functional
 from peftlab_kernels.functional import Int8Arithmetic
 from peftlab_kernels.int8_format import Int8Weight
+from peftlab_kernels.int8_linear import Int8Linear
 
 
 class FusedLoraLinear(lora.Linear):
@@ -30,6 +31,15 @@ class FusedLoraLinear(lora.Linear):
                 return y
         result: Tensor = lora.Linear.forward(self, x, *args, **kwargs)
         return result
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """PEFT's own merge. Raises `ValueError` over an 8-bit base, whose codes it would spoil."""
+        if isinstance(self.get_base_layer(), Int8Linear):
+            raise ValueError(
+                "an adapter cannot be merged into 8-bit codes; merge it into the 16-bit checkpoint "
+                "that the base was made from"
+            )
+        lora.Linear.merge(self, safe_merge=safe_merge, adapter_names=adapter_names)
 
 
 def computed(layer: Any, x: Tensor) -> Tensor | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -132,6 +133,17 @@ def settle_arithmetic(model: nn.Module) -> int:
     for layer in layers:
         pin_training(layer)
     return len(layers)
+
+
+def holds_8bit(model: nn.Module) -> bool:
+    """Whether a model has 8-bit layers of ours."""
+    return any(isinstance(module, Int8Linear) for module in model.modules())
+
+
+def scalars(parameter: nn.Parameter) -> int:
+    """How many scalars a parameter stands for; bitsandbytes packs two of its 4-bit ones in one."""
+    packed: Any = getattr(parameter, "quant_state", None)
+    return parameter.numel() if packed is None else math.prod(packed.shape)
 
 
 def _linears(model: nn.Module) -> tuple[str, ...]:

@@ -166,7 +166,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     for note in loaded.notes:
         logger.info("%s: %s", config.model.name, note)
     applied = apply_strategy(loaded.model, config.method, task=config.task)
-    fusion = fuse_for(applied.model, loaded, config.train.kernels)
+    fusion = fuse_for(applied.model, loaded, config)
     max_length = chosen_length(config, loaded.max_length_limit)
     encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))
     rate = config.train.learning_rate

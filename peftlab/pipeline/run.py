@@ -13,7 +13,7 @@ from peftlab import run_folder
 from peftlab.config import load_config
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.pipeline import preparation
-from peftlab.pipeline.fusing import by_choices_of, fuse_for
+from peftlab.pipeline.fusing import by_choices_of, fuse_for, replay_verdicts
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,8 @@ class Run:
         arguments = preparation.base_arguments(self.config) | {"revision": base["revision"]}
         loaded = load_model(base["name"], self.task.head(), **arguments)
         applied = load_trained(loaded.model, self.config.method, self.folder, task=self.config.task)
-        fuse_for(applied.model, loaded, self.config.train.kernels)
+        fusion = fuse_for(applied.model, loaded, self.config)
+        replay_verdicts(self.folder, fusion)
         model = applied.model.to(training_device()).eval()
         return Answering(model, loaded.tokenizer, loaded.compute)
 

@@ -133,7 +133,7 @@ def read(folder: Path) -> Any:
 def test_a_run_keeps_what_it_chose_itself_and_at_once(tmp_path: Path) -> None:
     """Not what the process chose before; and a kill leaves what has been chosen by then."""
     ask()
-    with keeping_choices(tmp_path):
+    with keeping_choices(tmp_path, None):
         assert read(tmp_path) == {}
         found = ask()
         assert read(tmp_path) == {
@@ -146,10 +146,10 @@ def test_a_resumed_run_goes_on_by_its_choices_however_early_it_fails(tmp_path: P
     default = ask().forward_arithmetic
     other = "native" if default == "fp32" else "fp32"
     (tmp_path / "kernel_choices.json").write_text(json.dumps({"bfloat16 x @ W.T": other}))
-    with pytest.raises(KeyError), keeping_choices(tmp_path):
+    with pytest.raises(KeyError), keeping_choices(tmp_path, None):
         raise KeyError
     assert read(tmp_path) == {"bfloat16 x @ W.T": other}
-    with keeping_choices(tmp_path):
+    with keeping_choices(tmp_path, None):
         assert ask().forward_arithmetic == other
 
 
