@@ -63,7 +63,7 @@ class QLoraMethod(_AdapterMethod):
     )
     arithmetic: Literal["auto", "w8a8", "w8a16"] = Field(
         "auto",
-        description="Of 8-bit layers: w8a8 quantises activations too; auto measures layer by layer.",
+        description="Of 8-bit layers: w8a8 quantises activations too; auto measures each layer.",
     )
     error_tolerance: float = Field(
         3.0,
