@@ -224,7 +224,7 @@ def test_int8_layers_take_and_give_fp32() -> None:
     model.eval()
     model = adapted(model, target_modules=["q_proj", "down_proj"])
     expected = outcome(in_fp32(model), inputs("llama"))
-    report = fuse(model, activations="fp32")
+    report = fuse(model, activations="fp32", arithmetic="w8a16")
     assert report.widened is not None
     assert report.widened.linears == ("base_model.model.lm_head",)
     seen = SixteenBitOutputs().watch(model)
