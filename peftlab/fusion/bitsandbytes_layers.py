@@ -1,4 +1,4 @@
-"""bitsandbytes' 8-bit layers, computed by our kernels from the same codes and scales.
+"""bitsandbytes' 8-bit layers, computed by our kernels, and adapters over its 4-bit ones.
 
 Its own arithmetic differs between training (weights dequantised) and evaluation (activations
 quantised too, with outlier columns apart) by some percent of the logits. Ours does not.
@@ -9,14 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from bitsandbytes.nn.modules import Linear8bitLt
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from peft.tuners.lora import bnb as peft_bnb
 from torch import Tensor
 
+from peftlab.fusion.guards import Parts, ordinary, parts_of, takes
 from peftlab.fusion.int8_gate import gate_of
 from peftlab.fusion.int8_layers import frozen_int8
 from peftlab.fusion.lora_layer import computed
 from peftlab_kernels.int8_format import Int8Weight
+from peftlab_kernels.lora_added import lora_added
 
 
 class GatedLinear8bitLt(Linear8bitLt):
@@ -47,6 +49,37 @@ class FusedLora8bitLt(peft_bnb.Linear8bitLt):
         return result
 
 
+class FusedLora4bit(peft_bnb.Linear4bit):
+    """PEFT's LoRA layer over a `Linear4bit`: the base product is bitsandbytes', the adapter ours.
+
+    Added in place, from x as it is: neither a copy of the output, nor an fp32 copy of x, nor a
+    float mask is made.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """`x [..., K] -> y [..., N]`, in x's dtype."""
+        if not args and not kwargs and isinstance(self, FusedLora4bit) and ordinary(x):
+            parts = parts_of(self)
+            if isinstance(parts, Parts) and takes(parts, x):
+                y: Tensor = self.base_layer(x)
+                return lora_added(
+                    y.clone() if y._is_view() or not y.is_contiguous() else y,
+                    x,
+                    parts.lora_a,
+                    parts.lora_b,
+                    scaling=parts.scaling,
+                    lora_bias=parts.lora_bias,
+                    dropout=parts.dropout,
+                )
+        result: Tensor = peft_bnb.Linear4bit.forward(self, x, *args, **kwargs)
+        return result
+
+
+def is_packed(module: Any) -> bool:
+    """As `int8_layers.is_packed`."""
+    return type(module) is Linear4bit
+
+
 def weight_of(module: Any) -> Int8Weight | str | None:
     """The codes and scales of a `Linear8bitLt`, or why they must not be read; None for others."""
     if not isinstance(module, Linear8bitLt):
@@ -67,5 +100,6 @@ def weight_of(module: Any) -> Int8Weight | str | None:
 SWAPS: dict[type[Any], type[Any]] = {
     Linear8bitLt: GatedLinear8bitLt,
     peft_bnb.Linear8bitLt: FusedLora8bitLt,
+    peft_bnb.Linear4bit: FusedLora4bit,
 }
 """What becomes what; these very classes only."""

@@ -141,7 +141,7 @@ def _why_not_swap(layer: Any, swaps: Swaps) -> str | None:
     if type(layer).__name__ == "ParamWrapper":
         return "it adapts a parameter (target_parameters), not a layer"
     if type(layer) not in swaps:
-        return "only PEFT's plain lora.Linear is fused, and its Linear8bitLt"
+        return "only PEFT's lora.Linear, Linear8bitLt and Linear4bit are fused"
     if replaces_forward(layer):
         return "its forward is replaced on the instance, as accelerate's hooks do"
     return None

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from peftlab.fusion.frozen_linear import SIXTEEN_BITS, FrozenConv1D, FrozenLinear
 from peftlab.fusion.int8_gate import Int8Gate, gate_of
-from peftlab.fusion.int8_layers import int8_weight_of
+from peftlab.fusion.int8_layers import int8_weight_of, is_packed
 from peftlab_kernels.functional import LARGEST_RANK
 from peftlab_kernels.int8_format import Int8Weight
 
@@ -38,7 +38,8 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 class Parts(NamedTuple):
     """What the kernels need of a layer: `weight [N, K]` ([K, N] if transposed), `lora_a [R, K]`,
     `lora_b [N, R]`, `bias` and `lora_bias` [N]; `dropout` is this call's probability. A weight in 8
-    bits is its codes, with `scales` [N] and the layer's gate."""
+    bits is its codes, with `scales` [N] and the layer's gate; a `packed` one, in 4 bits, only its
+    own layer can read."""
 
     weight: Tensor
     bias: Tensor | None
@@ -54,6 +55,7 @@ class Parts(NamedTuple):
     """Whether PEFT brings the adapter's input to the adapter's dtype."""
     scales: Tensor | None
     gate: Int8Gate | None
+    packed: bool
 
 
 def why_not(layer: LoraLayer) -> str | None:
@@ -80,7 +82,10 @@ def parts_of(layer: Any) -> Parts | str:
     a, b = down[name], modules["lora_B"]._modules[name]
     transposed = TRANSPOSED.get(type(base))
     int8: Int8Weight | None = None
-    if transposed is None:
+    packed = transposed is None and is_packed(base)
+    if transposed is None and packed:
+        transposed = False
+    elif transposed is None:
         found, transposed = int8_weight_of(base), False
         if found is None:
             return f"its base is a {type(base).__name__}, neither torch.nn.Linear nor Conv1D"
@@ -102,7 +107,7 @@ def parts_of(layer: Any) -> Parts | str:
         return "a weight of it is no parameter of its own: sharded or parametrized"
     bias, lora_bias = base._parameters.get("bias"), b._parameters.get("bias")
     device = weight.device
-    for tensor in (weight, lora_a, lora_b, bias, lora_bias):
+    for tensor in (None if packed else weight, lora_a, lora_b, bias, lora_bias):
         if tensor is None:
             continue
         if type(tensor) is not nn.Parameter and type(tensor) is not Tensor:
@@ -117,7 +122,7 @@ def parts_of(layer: Any) -> Parts | str:
         return "A has a bias"
     if lora_a.dtype is not lora_b.dtype or lora_a.dtype not in FLOATS:
         return f"A is {lora_a.dtype} and B {lora_b.dtype}"
-    if int8 is None and weight.dtype not in FLOATS:
+    if int8 is None and not packed and weight.dtype not in FLOATS:
         return f"its base weight is {weight.dtype}; the kernels read floats of 16 to 64 bits"
     if lora_a.shape[0] > LARGEST_RANK:
         return f"its rank is {lora_a.shape[0]}; the kernels take up to {LARGEST_RANK}"
@@ -127,7 +132,7 @@ def parts_of(layer: Any) -> Parts | str:
     return Parts(
         weight, bias, lora_a, lora_b, lora_bias, layer.scaling[name], dropout, transposed,
         type(base) in WIDENING, layer.cast_input_dtype_enabled,
-        None if int8 is None else int8.scales, None if int8 is None else gate_of(base),
+        None if int8 is None else int8.scales, None if int8 is None else gate_of(base), packed,
     )  # fmt: skip
 
 
@@ -158,7 +163,7 @@ def takes(parts: Parts, x: Tensor) -> bool:
             weight.dtype,
             parts.lora_a.dtype,
         )
-    if parts.scales is not None:
+    if parts.packed or parts.scales is not None:
         if x.dtype not in FLOATS:
             return False
     elif x.dtype is not weight.dtype and not (

@@ -49,6 +49,12 @@ def bitsandbytes_layers() -> ModuleType | None:
     return bitsandbytes_layers
 
 
+def is_packed(module: Any) -> bool:
+    """Whether a layer's weight is one that only bitsandbytes can read, 4-bit."""
+    theirs = bitsandbytes_layers()
+    return theirs is not None and theirs.is_packed(module)
+
+
 def int8_weight_of(module: Any) -> Int8Weight | str | None:
     """The 8-bit weight of a layer, or why it must not be read; None for any other layer."""
     if isinstance(module, Int8Linear):
