@@ -187,6 +187,8 @@ def _kernels(screen: Screen, kernels: Mapping[str, Any]) -> None:
         f"LoRA layers are computed by {kernels['backend']}"
         + (f"; not by triton: {reason}" if reason else "")
     )
+    if qlinear := kernels["why_not_qlinear"]:
+        screen.line(f"8-bit products on this CPU are slow: oneDNN's cannot be used ({qlinear})")
     rows = [
         [
             choice["question"],
