@@ -1,0 +1,341 @@
+"""`merge`: an adapter, or another trained part, and its base into one model that any tool loads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftlab.errors import CheckFailed, VerificationError
+from peftlab.export.changes import Changes, adapter_changes
+from peftlab.export.folder import appearing, check_output
+from peftlab.export.outline import Outline, Output, outline
+from peftlab.export.safetensors_files import DTYPES, Stored, stored_tensors, written
+from peftlab.export.skeleton import AUTO_CLASSES, Skeleton, skeleton
+from peftlab.export.tensors import Tensors
+from peftlab.export.verify import check_files, logit_error
+from peftlab.measure.memory import PeakMemory
+from peftlab.model.checkpoint import Checkpoint, read_checkpoint_config
+from peftlab.strategies.adapter_files import CONFIG, WEIGHTS, adapter_folder
+
+logger = logging.getLogger("peftlab")
+
+REPORT = "merge_report.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_TOKENIZER = (
+    "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    "*.model", "chat_template*", "spiece*",
+)  # fmt: skip
+_HEAD = ("classifier", "score", "qa_outputs")
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """What was merged and how it was checked. Bytes and seconds; errors are relative."""
+
+    folder: Path
+    base: str
+    source: str
+    counts: Mapping[str, int]
+    files: tuple[str, ...]
+    dtype: str
+    total_bytes: int
+    untied: bool
+    dropped: tuple[str, ...]
+    added: tuple[str, ...]
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    verified: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_anonymous_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The report in JSON values; it names no folder of this machine but by its last part."""
+        found = asdict(self) | {"folder": self.folder.name}
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A trained part and all that is known of it: the model it belongs to, and its files.
+
+    `auto_class` and `config` are those of its head, `auto_class` None for the base's own;
+    `quantised` tells which linear layers were in 8 bits, given the model on meta; `tokenizer` is a
+    folder that has one.
+    """
+
+    changes: Changes
+    base: str
+    revision: str | None = None
+    auto_class: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    quantised: Callable[[torch.nn.Module], tuple[str, ...]] | None = None
+    tokenizer: Path | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def merge(
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    base: str | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int = 5 * 10**9,
+    verify: bool = True,
+    trust_remote_code: bool = False,
+) -> MergeReport:
+    """Merge a PEFT LoRA adapter into its base and write the model to the folder `out`.
+
+    The base's files are read tensor by tensor: adapted ones get the adapter by PEFT's own layer,
+    all others are copied byte for byte.
+
+    Args:
+        adapter: the adapter's folder, or that of the run that holds it.
+        out: a folder that is new or empty. It appears whole, or not at all.
+        base: the base's folder or hub id, where not the one that the adapter names.
+        dtype: of all floating tensors; None keeps each in the base's.
+        max_shard_size: bytes of a file, at most, unless one tensor is larger.
+        verify: also compare merged logits with the adapter's, in fp32, module by module.
+
+    Raises:
+        ConfigError: `out` is taken.
+        CheckFailed: the adapter, or the base, cannot be merged, or they do not belong together.
+        VerificationError: what was written is not what it should be; nothing is left then.
+    """
+    folder = adapter_folder(adapter)
+    changes = adapter_changes(folder, folder / WEIGHTS)
+    named = base or changes.peft.base_model_name_or_path
+    if not named:
+        raise CheckFailed(f"{folder / CONFIG} names no base; name it with --base.")
+    task = getattr(changes.peft.task_type, "value", changes.peft.task_type)
+    source = Source(
+        changes=changes,
+        base=str(named),
+        revision=changes.peft.revision if base is None else None,
+        auto_class=AUTO_CLASSES.get(str(task)) if task else None,
+        tokenizer=folder if any(folder.glob("tokenizer*")) else None,
+        provenance={"adapter": folder.name, "peft": _settings(changes)},
+    )
+    return merge_source(
+        source, Path(out), dtype=dtype, max_shard_size=max_shard_size, verify=verify,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+
+
+def merge_source(
+    source: Source,
+    out: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int = 5 * 10**9,
+    verify: bool = True,
+    trust_remote_code: bool = False,
+) -> MergeReport:
+    """`merge` for any trained part."""
+    check_output(out)
+    started = time.perf_counter()
+    checkpoint = read_checkpoint_config(
+        source.base, revision=source.revision, trust_remote_code=trust_remote_code
+    )
+    if not checkpoint.files:
+        raise CheckFailed(f"{source.base} is not on this machine; fetch it, or name its folder.")
+    base: dict[str, Stored] = {}
+    for file in checkpoint.files:
+        base.update(stored_tensors(file))
+    if checkpoint.in_8bit:
+        raise CheckFailed(
+            f"{source.base} is in 8 bits; name the 16-bit checkpoint it was made from with --base."
+        )
+    built = _built(source, checkpoint, base, trust_remote_code)
+    quantised = (
+        frozenset() if source.quantised is None else frozenset(source.quantised(built.model))
+    )
+    plan = outline(built, base, source.changes, dtype=dtype, quantised=quantised)
+    with PeakMemory(device=torch.device("cpu")) as memory, appearing(out) as folder:
+        copied, consumed, files = _write(plan, built, source, folder, max_shard_size)
+        if consumed != source.changes.tensors:
+            raise VerificationError(
+                f"{source.changes.tensors} tensors were trained and {consumed} of them used."
+            )
+        merged = check_files(files, plan.outputs, copied)
+        seconds = {"merge": time.perf_counter() - started}
+        verified: dict[str, Any] = {"tensors": len(merged), "copied_equal": len(copied)}
+        if verify:
+            verified["logits"] = _compared(built, source, plan, merged)
+            seconds["verify"] = time.perf_counter() - started - seconds["merge"]
+        _describe(source, checkpoint, built, plan, folder)
+        report = _report(source, plan, files, copied, verified, seconds, memory, out)
+        (folder / REPORT).write_text(json.dumps(report.to_json(), indent=1) + "\n")
+    return report
+
+
+def _built(
+    source: Source, checkpoint: Checkpoint, base: Mapping[str, Stored], trust: bool
+) -> Skeleton:
+    """The model that the trained part belongs to; the head has as many labels as it was saved."""
+    updates = dict(source.config)
+    if "num_labels" not in updates and "id2label" not in updates:
+        for name, tensor in source.changes.replaced.items():
+            head = name.split(".")[0]
+            if head in _HEAD and name.endswith(".weight") and len(tensor.shape) == 2:
+                updates["num_labels"] = tensor.shape[0]
+    for name, tensor in source.changes.replaced.items():
+        if name.endswith(
+            ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "shared.weight")
+        ):
+            updates["vocab_size"] = tensor.shape[0]
+    return skeleton(
+        checkpoint, base, auto_class=source.auto_class, updates=updates, trust_remote_code=trust
+    )
+
+
+def _write(
+    plan: Outline, built: Skeleton, source: Source, folder: Path, limit: int
+) -> tuple[dict[str, str], int, list[Path]]:
+    """Write the shards; returns hashes of what was copied, trained tensors used, and the files."""
+    from tqdm import tqdm
+
+    shards = _shards(plan.outputs, limit)
+    names = [SINGLE] if len(shards) == 1 else [
+        f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
+    ]  # fmt: skip
+    tensors = Tensors(built, source.changes, plan.outputs)
+    copied: dict[str, str] = {}
+    total = sum(output.spec.size for output in plan.outputs)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="Merging", disable=None) as bar:
+        for name, shard in zip(names, shards, strict=True):
+            with written(folder / name, [o.spec for o in shard], {"format": "pt"}) as writer:
+                for output in shard:
+                    if output.kind == "copied" and output.base is not None:
+                        digest = hashlib.sha256()
+                        writer.copy(output.spec.name, output.base, digest.update)
+                        copied[output.spec.name] = digest.hexdigest()
+                    else:
+                        writer.tensor(output.spec.name, tensors.made(output))
+                    bar.update(output.spec.size)
+    if len(shards) > 1:
+        weight_map = {o.spec.name: n for n, shard in zip(names, shards, strict=True) for o in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    return copied, tensors.consumed, [folder / name for name in names]
+
+
+def _shards(outputs: Sequence[Output], limit: int) -> list[list[Output]]:
+    shards: list[list[Output]] = [[]]
+    size = 0
+    for output in outputs:
+        if shards[-1] and size + output.spec.size > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(output)
+        size += output.spec.size
+    return shards
+
+
+def _compared(
+    built: Skeleton, source: Source, plan: Outline, merged: Mapping[str, Stored]
+) -> dict[str, Any]:
+    found = logit_error(built, source.changes, plan.outputs, merged)
+    if not found["finite"] or not found["error"] <= found["tolerance"]:
+        raise VerificationError(
+            f"The merged model's logits differ from the adapter's by {found['error']:.2g}, and "
+            f"{found['tolerance']:g} is what rounding explains; nothing was written. Try "
+            "--dtype float32; --no-verify writes it all the same."
+        )
+    return found
+
+
+def _describe(
+    source: Source, checkpoint: Checkpoint, built: Skeleton, plan: Outline, folder: Path
+) -> None:
+    """Configuration, generation settings, tokenizer and model card."""
+    there = checkpoint.files[0].parent
+    config: dict[str, Any] = json.loads((there / "config.json").read_text(encoding="utf-8"))
+    head = {k: v for k, v in source.config.items() if k != "num_labels"}
+    made = built.config.to_dict()
+    for key in ("id2label", "label2id", "num_labels", "problem_type"):
+        if source.auto_class and key in made and built.config.to_diff_dict().get(key) is not None:
+            config[key] = made[key]
+    config.update(json.loads(json.dumps(head)))
+    config["architectures"] = [type(built.model).__name__]
+    if plan.untied:
+        config["tie_word_embeddings"] = False
+    if "vocab_size" in config and made.get("vocab_size"):
+        config["vocab_size"] = made["vocab_size"]
+    floats = [o.spec for o in plan.outputs if DTYPES[o.spec.dtype].is_floating_point]
+    largest = max(floats, key=lambda spec: spec.size, default=None)
+    if largest is not None:
+        config.pop("torch_dtype", None)
+        config["dtype"] = str(DTYPES[largest.dtype]).removeprefix("torch.")
+    config.pop("quantization_config", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if (there / "generation_config.json").is_file():
+        shutil.copyfile(there / "generation_config.json", folder / "generation_config.json")
+    origin = source.tokenizer or there
+    for pattern in _TOKENIZER:
+        for file in sorted(origin.glob(pattern)):
+            if file.is_file() and not (folder / file.name).exists():
+                shutil.copyfile(file, folder / file.name)
+    (folder / "README.md").write_text(_card(source, plan), encoding="utf-8")
+
+
+def _card(source: Source, plan: Outline) -> str:
+    base = source.base if not Path(source.base).is_absolute() else Path(source.base).name
+    kinds = dict.fromkeys(("merged", "replaced", "copied", "cast"), 0)
+    for output in plan.outputs:
+        kinds[output.kind] += 1
+    said = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    facts = "\n".join(f"- {key}: {value}" for key, value in source.provenance.items())
+    hub = "" if Path(base).exists() or "/" not in base else f"base_model: {base}\n"
+    return (
+        f"---\n{hub}library_name: transformers\n---\n\n# {base}, fine-tuned\n\n"
+        f"A merged model, written by peftlab: {said} of {len(plan.outputs)} tensors. It loads with "
+        "Transformers alone; `merge_report.json` says how it was checked.\n\n"
+        f"- base: {base}\n{facts}\n"
+    )
+
+
+def _settings(changes: Changes) -> str:
+    config = changes.peft
+    return f"LoRA r={config.r}, alpha={config.lora_alpha}"
+
+
+def _report(
+    source: Source,
+    plan: Outline,
+    files: Sequence[Path],
+    copied: Mapping[str, str],
+    verified: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    memory: PeakMemory,
+    out: Path,
+) -> MergeReport:
+    counts: dict[str, int] = {}
+    for output in plan.outputs:
+        counts[output.kind] = counts.get(output.kind, 0) + 1
+    dtypes = sorted({o.spec.dtype for o in plan.outputs})
+    base = Path(source.base).name if Path(source.base).is_absolute() else source.base
+    return MergeReport(
+        folder=out,
+        base=base,
+        source=source.changes.source.name,
+        counts=counts,
+        files=tuple(file.name for file in files),
+        dtype=", ".join(dtypes),
+        total_bytes=sum(output.spec.size for output in plan.outputs),
+        untied=plan.untied,
+        dropped=plan.dropped,
+        added=plan.added,
+        hashes=copied,
+        verified=verified,
+        seconds=seconds,
+        peak_anonymous_bytes=memory.peak,
+    )
