@@ -1,1 +1,1 @@
-"""Merged models: read tensor by tensor, written shard by shard, and proven before they are named."""
+"""Merged models: read by tensor, written by shard, and proven before they are named."""

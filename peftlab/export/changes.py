@@ -22,7 +22,7 @@ from peftlab.export.safetensors_files import Stored, stored_tensors
 PREFIX = "base_model.model."
 _PART = re.compile(
     r"^(?P<module>.+?)\.(?P<part>lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)"
-    r"|token_adapter\.trainable_tokens_delta|modules_to_save)(?P<rest>\..+)?$"
+    r"|token_adapter\.trainable_tokens_delta|modules_to_save|base_layer)(?P<rest>\..+)?$"
 )
 _REFUSED: Mapping[str, str] = {
     "layer_replication": "the base's layers are repeated (layer_replication)",
@@ -39,18 +39,23 @@ class Changes:
     """What is added to or put in place of a base's tensors, by the base model's names.
 
     `adapted`: modules with an adapter, each with its tensors by their names below the module;
-    `replaced`: parameters that are there whole; `peft`: PEFT's configuration where there is one.
+    `replaced`: parameters that are there whole; `bases`: what adapted parameters were adapted from,
+    where that was saved too (a resized table); `rows`: single rows of a parameter, by their
+    indices; `peft`: PEFT's configuration where there is one.
     """
 
     source: Path
     adapted: Mapping[str, Mapping[str, Stored]] = field(default_factory=dict)
     replaced: Mapping[str, Stored] = field(default_factory=dict)
+    bases: Mapping[str, Stored] = field(default_factory=dict)
+    rows: Mapping[str, tuple[tuple[int, ...], Stored]] = field(default_factory=dict)
     peft: Any = None
 
     @property
     def tensors(self) -> int:
         """How many tensors the trained part has."""
-        return len(self.replaced) + sum(len(parts) for parts in self.adapted.values())
+        whole = len(self.replaced) + len(self.bases) + len(self.rows)
+        return whole + sum(len(parts) for parts in self.adapted.values())
 
 
 def adapter_changes(folder: Path, weights: Path) -> Changes:
@@ -70,20 +75,42 @@ def adapter_changes(folder: Path, weights: Path) -> Changes:
         raise CheckFailed(f"{folder} cannot be merged into its base: {_REFUSED['loftq_config']}.")
     adapted: dict[str, dict[str, Stored]] = defaultdict(dict)
     replaced: dict[str, Stored] = {}
+    bases: dict[str, Stored] = {}
+    rows: dict[str, tuple[tuple[int, ...], Stored]] = {}
     for key, tensor in stored_tensors(weights).items():
         if not key.startswith(PREFIX):
             raise CheckFailed(f"{weights} holds {key}, which is no name that PEFT gives.")
         name = key.removeprefix(PREFIX)
         match = _PART.match(name)
+        part = "" if match is None else match["part"]
+        whole = "" if match is None else match["module"] + (match["rest"] or "")
         if match is None:
-            replaced[name.replace(".base_layer.", ".")] = tensor
-        elif match["part"] == "modules_to_save":
-            replaced[match["module"] + (match["rest"] or "")] = tensor
+            replaced[name] = tensor
+        elif part == "modules_to_save":
+            replaced[whole] = tensor
+        elif part == "base_layer":
+            bases[whole] = tensor
+        elif part.startswith("token_adapter"):
+            rows[f"{match['module']}.weight"] = (_indices(config, match["module"]), tensor)
         else:
-            adapted[match["module"]][match["part"] + (match["rest"] or "")] = tensor
-    if not adapted and not replaced:
+            adapted[match["module"]][part + (match["rest"] or "")] = tensor
+    # A table that was not itself adapted is there whole.
+    for name in [n for n in bases if n.rpartition(".")[0] not in adapted]:
+        replaced[name] = bases.pop(name)
+    if not (adapted or replaced or rows):
         raise CheckFailed(f"{weights} holds no tensor.")
-    return Changes(folder, adapted, replaced, config)
+    return Changes(folder, adapted, replaced, bases, rows, config)
+
+
+def _indices(config: Any, module: str) -> tuple[int, ...]:
+    """Which rows of a table were trained, one by one."""
+    said = config.trainable_token_indices
+    if isinstance(said, dict):
+        names = [n for n in said if module == n or module.endswith(f".{n}")]
+        said = said[names[0]] if names else None
+    if not said:
+        raise CheckFailed(f"the adapter's configuration does not say which rows of {module} train.")
+    return tuple(int(index) for index in said)
 
 
 def whole_changes(folder: Path, weights: Path) -> Changes:
@@ -103,8 +130,8 @@ def adapted_module(
 
     peft_model = _adapted(_nested(module, kind, base), module, changes.peft)
     tensors = {f"{PREFIX}{module}.{n}": t.read() for n, t in changes.adapted[module].items()}
-    told = set_peft_model_state_dict(peft_model, tensors)
-    lacking = [k for k in told.missing_keys if "lora_" in k or "token_adapter" in k]
+    told: Any = set_peft_model_state_dict(peft_model, tensors)
+    lacking = [k for k in told.missing_keys if "lora_" in k]
     if told.unexpected_keys or lacking:
         wrong = (list(told.unexpected_keys) + lacking)[0]
         raise CheckFailed(
@@ -149,12 +176,9 @@ def _adapted(holder: torch.nn.Module, module: str, config: Any) -> Any:
     one.target_modules = [module]
     one.exclude_modules = one.layers_to_transform = one.layers_pattern = None
     one.modules_to_save, one.task_type = None, None
-    tokens = one.trainable_token_indices
-    if isinstance(tokens, dict):
-        mine = {k: v for k, v in tokens.items() if module == k or module.endswith(f".{k}")}
-        one.trainable_token_indices = mine or None
+    one.trainable_token_indices = None
     if one.init_lora_weights is True:
         one.init_lora_weights = False  # what would be drawn is overwritten
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return get_peft_model(holder, one)  # type: ignore[arg-type]
+        return get_peft_model(holder, one)

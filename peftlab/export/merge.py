@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,13 @@ import torch
 
 from peftlab.errors import CheckFailed, VerificationError
 from peftlab.export.changes import Changes, adapter_changes
+from peftlab.export.describe import describe
 from peftlab.export.folder import appearing, check_output
 from peftlab.export.outline import Outline, Output, outline
-from peftlab.export.safetensors_files import DTYPES, Stored, stored_tensors, written
+from peftlab.export.report import REPORT, MergeReport
+from peftlab.export.safetensors_files import Stored, stored_tensors, written
 from peftlab.export.skeleton import AUTO_CLASSES, Skeleton, skeleton
+from peftlab.export.source import Source
 from peftlab.export.tensors import Tensors
 from peftlab.export.verify import check_files, logit_error
 from peftlab.measure.memory import PeakMemory
@@ -28,58 +29,10 @@ from peftlab.strategies.adapter_files import CONFIG, WEIGHTS, adapter_folder
 
 logger = logging.getLogger("peftlab")
 
-REPORT = "merge_report.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-_TOKENIZER = (
-    "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "*.model", "chat_template*", "spiece*",
-)  # fmt: skip
 _HEAD = ("classifier", "score", "qa_outputs")
-
-
-@dataclass(frozen=True, slots=True)
-class MergeReport:
-    """What was merged and how it was checked. Bytes and seconds; errors are relative."""
-
-    folder: Path
-    base: str
-    source: str
-    counts: Mapping[str, int]
-    files: tuple[str, ...]
-    dtype: str
-    total_bytes: int
-    untied: bool
-    dropped: tuple[str, ...]
-    added: tuple[str, ...]
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    verified: Mapping[str, Any] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    peak_anonymous_bytes: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """The report in JSON values; it names no folder of this machine but by its last part."""
-        found = asdict(self) | {"folder": self.folder.name}
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A trained part and all that is known of it: the model it belongs to, and its files.
-
-    `auto_class` and `config` are those of its head, `auto_class` None for the base's own;
-    `quantised` tells which linear layers were in 8 bits, given the model on meta; `tokenizer` is a
-    folder that has one.
-    """
-
-    changes: Changes
-    base: str
-    revision: str | None = None
-    auto_class: str | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-    quantised: Callable[[torch.nn.Module], tuple[str, ...]] | None = None
-    tokenizer: Path | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+_TABLES = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "shared.weight")
 
 
 def merge(
@@ -150,15 +103,17 @@ def merge_source(
     base: dict[str, Stored] = {}
     for file in checkpoint.files:
         base.update(stored_tensors(file))
-    if checkpoint.in_8bit:
+    if checkpoint.in_8bit and source.quantised is None:
         raise CheckFailed(
-            f"{source.base} is in 8 bits; name the 16-bit checkpoint it was made from with --base."
+            f"{source.base} rests in 8 bits; name the 16-bit checkpoint that it was made from with "
+            "--base, or merge into what the codes stand for with --merge-base dequant."
         )
     built = _built(source, checkpoint, base, trust_remote_code)
-    quantised = (
-        frozenset() if source.quantised is None else frozenset(source.quantised(built.model))
-    )
-    plan = outline(built, base, source.changes, dtype=dtype, quantised=quantised)
+    plan = outline(
+        built, base, source.changes, dtype=dtype, at_rest=checkpoint.at_rest,
+        quantised=frozenset(source.quantised(built.model) if source.quantised else ()),
+        requantise=source.requantise,
+    )  # fmt: skip
     with PeakMemory(device=torch.device("cpu")) as memory, appearing(out) as folder:
         copied, consumed, files = _write(plan, built, source, folder, max_shard_size)
         if consumed != source.changes.tensors:
@@ -171,7 +126,7 @@ def merge_source(
         if verify:
             verified["logits"] = _compared(built, source, plan, merged)
             seconds["verify"] = time.perf_counter() - started - seconds["merge"]
-        _describe(source, checkpoint, built, plan, folder)
+        describe(source, checkpoint, built, plan, folder)
         report = _report(source, plan, files, copied, verified, seconds, memory, out)
         (folder / REPORT).write_text(json.dumps(report.to_json(), indent=1) + "\n")
     return report
@@ -182,15 +137,13 @@ def _built(
 ) -> Skeleton:
     """The model that the trained part belongs to; the head has as many labels as it was saved."""
     updates = dict(source.config)
-    if "num_labels" not in updates and "id2label" not in updates:
-        for name, tensor in source.changes.replaced.items():
-            head = name.split(".")[0]
-            if head in _HEAD and name.endswith(".weight") and len(tensor.shape) == 2:
-                updates["num_labels"] = tensor.shape[0]
-    for name, tensor in source.changes.replaced.items():
-        if name.endswith(
-            ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "shared.weight")
-        ):
+    counted = "num_labels" in updates or "id2label" in updates
+    whole = {**source.changes.replaced, **source.changes.bases}
+    for name, tensor in whole.items():
+        head = name.split(".")[0] in _HEAD and name.endswith(".weight") and len(tensor.shape) == 2
+        if head and not counted:
+            updates["num_labels"] = tensor.shape[0]
+        if name.endswith(_TABLES):
             updates["vocab_size"] = tensor.shape[0]
     return skeleton(
         checkpoint, base, auto_class=source.auto_class, updates=updates, trust_remote_code=trust
@@ -251,56 +204,6 @@ def _compared(
             "--dtype float32; --no-verify writes it all the same."
         )
     return found
-
-
-def _describe(
-    source: Source, checkpoint: Checkpoint, built: Skeleton, plan: Outline, folder: Path
-) -> None:
-    """Configuration, generation settings, tokenizer and model card."""
-    there = checkpoint.files[0].parent
-    config: dict[str, Any] = json.loads((there / "config.json").read_text(encoding="utf-8"))
-    head = {k: v for k, v in source.config.items() if k != "num_labels"}
-    made = built.config.to_dict()
-    for key in ("id2label", "label2id", "num_labels", "problem_type"):
-        if source.auto_class and key in made and built.config.to_diff_dict().get(key) is not None:
-            config[key] = made[key]
-    config.update(json.loads(json.dumps(head)))
-    config["architectures"] = [type(built.model).__name__]
-    if plan.untied:
-        config["tie_word_embeddings"] = False
-    if "vocab_size" in config and made.get("vocab_size"):
-        config["vocab_size"] = made["vocab_size"]
-    floats = [o.spec for o in plan.outputs if DTYPES[o.spec.dtype].is_floating_point]
-    largest = max(floats, key=lambda spec: spec.size, default=None)
-    if largest is not None:
-        config.pop("torch_dtype", None)
-        config["dtype"] = str(DTYPES[largest.dtype]).removeprefix("torch.")
-    config.pop("quantization_config", None)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if (there / "generation_config.json").is_file():
-        shutil.copyfile(there / "generation_config.json", folder / "generation_config.json")
-    origin = source.tokenizer or there
-    for pattern in _TOKENIZER:
-        for file in sorted(origin.glob(pattern)):
-            if file.is_file() and not (folder / file.name).exists():
-                shutil.copyfile(file, folder / file.name)
-    (folder / "README.md").write_text(_card(source, plan), encoding="utf-8")
-
-
-def _card(source: Source, plan: Outline) -> str:
-    base = source.base if not Path(source.base).is_absolute() else Path(source.base).name
-    kinds = dict.fromkeys(("merged", "replaced", "copied", "cast"), 0)
-    for output in plan.outputs:
-        kinds[output.kind] += 1
-    said = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-    facts = "\n".join(f"- {key}: {value}" for key, value in source.provenance.items())
-    hub = "" if Path(base).exists() or "/" not in base else f"base_model: {base}\n"
-    return (
-        f"---\n{hub}library_name: transformers\n---\n\n# {base}, fine-tuned\n\n"
-        f"A merged model, written by peftlab: {said} of {len(plan.outputs)} tensors. It loads with "
-        "Transformers alone; `merge_report.json` says how it was checked.\n\n"
-        f"- base: {base}\n{facts}\n"
-    )
 
 
 def _settings(changes: Changes) -> str:

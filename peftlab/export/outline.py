@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -15,7 +15,9 @@ from peftlab.export.changes import Changes
 from peftlab.export.safetensors_files import DTYPES, NAMES, Spec, Stored
 from peftlab.export.skeleton import Skeleton
 
-Kind = Literal["copied", "cast", "replaced", "merged"]
+Kind = Literal["copied", "cast", "replaced", "merged", "rows", "scales", "format"]
+"""`scales` and `format` belong to a weight that is written in 8 bits, bitsandbytes' names."""
+
 BaseWeights = Literal["original", "dequant", "requant"]
 
 _FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
@@ -26,8 +28,10 @@ class Output:
     """One tensor to be written.
 
     `parameter` is its name in the model, empty for what no single parameter is; `base` the tensor
-    it comes from, `whole` the one that takes its place; `module` is adapted where it is merged.
-    `quantised`: what was in 8 bits while it was trained, and is rounded to that first.
+    it comes from, `whole` the one that takes its place; `module` is adapted where it is merged;
+    `rows` are put into it, by their indices.
+    `quantised`: what was in 8 bits while it was trained, and is rounded to that first; `scales`
+    are those of a base that is codes already; `in_8bit`: it is written as codes.
     """
 
     spec: Spec
@@ -36,7 +40,10 @@ class Output:
     base: Stored | None = None
     whole: Stored | None = None
     module: str = ""
+    rows: tuple[tuple[int, ...], Stored] | None = None
     quantised: bool = False
+    scales: Stored | None = None
+    in_8bit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +67,15 @@ def outline(
     changes: Changes,
     *,
     dtype: torch.dtype | None,
+    at_rest: torch.dtype,
     quantised: frozenset[str] = frozenset(),
+    requantise: bool = False,
 ) -> Outline:
     """Lay out the merged model. Raises `CheckFailed` naming what does not fit together.
 
-    `dtype` is that of all floating tensors, None for each its own; `quantised` names the linear
-    layers that were in 8 bits while training.
+    `dtype` is that of all floating tensors, None for each its own, and `at_rest` for what the base
+    has in 8 bits; `quantised` names the linear layers that were in 8 bits while training, and
+    `requantise` writes them so again.
     """
     parameters = dict(built.model.named_parameters(remove_duplicate=False))
     here = built.model.state_dict()
@@ -87,19 +97,16 @@ def outline(
         )
     fresh = [n for n in written if n not in built.names]
     rename = bool(fresh) and any(n != key for n, key in built.names.items())
-    outputs = []
-    for name in _in_order(written, built, base):
-        source = sources[name]
-        stored = None if source is None else base[source]
-        outputs.append(
-            _output(
-                name, name if rename else built.names.get(name, name), stored, changes, changed,
-                here[name], dtype, quantised,
-            )
-        )  # fmt: skip
+    made = _Outputs(base, changes, changed, dtype, at_rest, quantised)
+    outputs = [
+        made.of(name, name if rename else built.names.get(name, name), sources[name], here[name])
+        for name in _in_order(written, built, base)
+    ]
+    if requantise:
+        outputs = [each for output in outputs for each in _in_8_bits(output)]
     for keys in built.converted.values():
         for key in keys:
-            outputs.append(_copied(key, "", base[key], dtype))
+            outputs.append(made.copied(key, "", base[key]))
     return Outline(tuple(outputs), untied, built.unread, tuple(fresh))
 
 
@@ -125,7 +132,10 @@ def _changed(
                 )
             found[full] = module
     state = built.model.state_dict()
-    for name, whole in changes.replaced.items():
+    for name in changes.rows:
+        if name not in state:
+            raise CheckFailed(f"{changes.source} trains rows of {name}, which the base has not.")
+    for name, whole in {**changes.replaced, **changes.bases}.items():
         if name not in state:
             raise CheckFailed(
                 f"{changes.source} holds {name}, which {type(built.model).__name__} has not; the "
@@ -199,46 +209,67 @@ def _in_order(written: list[str], built: Skeleton, base: Mapping[str, Stored]) -
     return sorted(written, key=lambda n: place[built.names[n]] if n in built.names else len(place))
 
 
-def _output(
-    name: str,
-    written_as: str,
-    stored: Stored | None,
-    changes: Changes,
-    changed: Mapping[str, str],
-    here: torch.Tensor,
-    dtype: torch.dtype | None,
-    quantised: frozenset[str],
-) -> Output:
-    module = name.rpartition(".")[0]
-    in_8bit = module in quantised and name.endswith(".weight")
-    if name in changed:
-        if stored is None:
-            raise CheckFailed(f"{changes.source} adapts {changed[name]}, which the base has not.")
-        if tuple(here.shape) != stored.shape:
-            raise CheckFailed(
-                f"the base has {name} as {stored.shape}, where {tuple(here.shape)} is wanted."
-            )
-        spec = Spec(written_as, _dtype(stored.dtype, dtype), stored.shape)
-        return Output(spec, "merged", name, stored, module=changed[name], quantised=in_8bit)
-    if name in changes.replaced:
-        whole = changes.replaced[name]
-        at_rest = whole.dtype if stored is None else stored.dtype
-        spec = Spec(written_as, _dtype(at_rest, dtype), whole.shape)
-        return Output(spec, "replaced", name, stored, whole)
-    assert stored is not None
-    found = _copied(written_as, name, stored, dtype)
-    if in_8bit:
-        return Output(found.spec, "cast", name, stored, quantised=True)
-    return found
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    """Makes the outputs of one outline."""
+
+    base: Mapping[str, Stored]
+    changes: Changes
+    changed: Mapping[str, str]
+    dtype: torch.dtype | None
+    at_rest: torch.dtype
+    quantised: frozenset[str]
+
+    def of(self, name: str, written_as: str, key: str | None, here: torch.Tensor) -> Output:
+        """The output of a parameter that comes from `key`, None where the base has none."""
+        changes, shape = self.changes, tuple(here.shape)
+        stored = None if key is None else self.base[key]
+        if name in changes.replaced:
+            whole = changes.replaced[name]
+            at_rest = whole.dtype if stored is None else stored.dtype
+            spec = Spec(written_as, self._dtype(at_rest), whole.shape)
+            return Output(spec, "replaced", name, stored, whole)
+        if key is None or stored is None:
+            raise CheckFailed(f"{changes.source} changes {name}, which the base has not.")
+        scales = self.base.get(f"{key.removesuffix('weight')}SCB") if stored.dtype == "I8" else None
+        spec = Spec(written_as, self._dtype(stored.dtype, codes=scales is not None), shape)
+        stored = changes.bases.get(name, stored)
+        if stored.shape != shape:
+            raise CheckFailed(f"the base has {name} as {stored.shape}, where {shape} is wanted.")
+        rounded = name.rpartition(".")[0] in self.quantised and name.endswith(".weight")
+        if name in self.changed:
+            return Output(
+                spec, "merged", name, stored, module=self.changed[name], quantised=rounded,
+                scales=scales,
+            )  # fmt: skip
+        if name in changes.rows:
+            return Output(spec, "rows", name, stored, rows=changes.rows[name])
+        if rounded or scales is not None:
+            return Output(spec, "cast", name, stored, quantised=rounded, scales=scales)
+        return self.copied(written_as, name, stored)
+
+    def copied(self, written_as: str, parameter: str, stored: Stored) -> Output:
+        """A tensor as the base has it, or in another dtype."""
+        wanted = self._dtype(stored.dtype)
+        kind: Kind = "copied" if wanted == stored.dtype else "cast"
+        return Output(Spec(written_as, wanted, stored.shape), kind, parameter, stored)
+
+    def _dtype(self, stored: str, *, codes: bool = False) -> str:
+        if stored not in DTYPES:
+            raise CheckFailed(f"the base holds {stored}, a dtype that is not merged.")
+        if codes:
+            return NAMES[self.dtype or self.at_rest]
+        return NAMES[self.dtype] if self.dtype is not None and stored in _FLOATING else stored
 
 
-def _copied(written_as: str, parameter: str, stored: Stored, dtype: torch.dtype | None) -> Output:
-    wanted = _dtype(stored.dtype, dtype)
-    kind: Kind = "copied" if wanted == stored.dtype else "cast"
-    return Output(Spec(written_as, wanted, stored.shape), kind, parameter, stored)
-
-
-def _dtype(stored: str, wanted: torch.dtype | None) -> str:
-    if stored not in DTYPES:
-        raise CheckFailed(f"the base holds {stored}, a dtype that is not merged.")
-    return NAMES[wanted] if wanted is not None and stored in _FLOATING else stored
+def _in_8_bits(output: Output) -> tuple[Output, ...]:
+    """A weight that was in 8 bits, as codes, scales and bitsandbytes' mark of their layout."""
+    if not output.quantised:
+        return (output,)
+    rows = output.spec.shape[0]
+    stem = output.spec.name.removesuffix("weight")
+    return (
+        replace(output, spec=Spec(output.spec.name, "I8", output.spec.shape), in_8bit=True),
+        Output(Spec(f"{stem}SCB", "F32", (rows,)), "scales"),
+        Output(Spec(f"{stem}weight_format", "U8", ()), "format"),
+    )

@@ -37,7 +37,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor in a file: its dtype in safetensors' spelling, shape, and bytes `start` to `stop`."""
+    """A tensor in a file: dtype in safetensors' spelling, shape, bytes from `start` to `stop`."""
 
     file: Path
     dtype: str
@@ -57,7 +57,7 @@ class Stored:
         found = torch.empty(self.shape, dtype=DTYPES[self.dtype])
         if not self.size:
             return found
-        view = memoryview(found.view(-1).view(torch.uint8).numpy())
+        view = _bytes_of(found)
         with self.file.open("rb") as file:
             file.seek(self.start)
             if file.readinto(view) != self.size:
@@ -140,8 +140,7 @@ class Writer:
                 f"{tuple(tensor.shape)}"
             )
         if spec.size:
-            flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
-            self._file.write(memoryview(flat.numpy()))
+            self._file.write(_bytes_of(tensor.detach().contiguous()))
 
     def copy(self, name: str, source: Stored, seen: Callable[[bytes], object]) -> None:
         """Write the bytes of a stored tensor as they are, and hand each chunk to `seen`."""
@@ -162,6 +161,11 @@ class Writer:
         """Raises `ValueError` where tensors are missing."""
         if self._waiting:
             raise ValueError(f"{self._waiting[0].name} was announced and never written")
+
+
+def _bytes_of(tensor: torch.Tensor) -> Any:
+    """The memory of a contiguous tensor, one byte an element."""
+    return tensor.view(-1).view(torch.uint8).numpy()
 
 
 @contextmanager

@@ -23,18 +23,22 @@ Layers = Mapping[str, Callable[[], nn.Module]]
 
 
 @torch.no_grad()
-def logits(
-    built: Skeleton, inputs: Mapping[str, Tensor], weights: Weights, layers: Layers
-) -> Tensor:
-    """The model's first output for the inputs, fp32, in evaluation."""
+def logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """A model's first output for the inputs, in fp32."""
+    found: Any = model(**inputs)
+    first: Tensor = found[0] if isinstance(found, tuple) else next(iter(found.values()))
+    return first.float()
+
+
+@contextmanager
+def streamed(built: Skeleton, weights: Weights, layers: Layers) -> Iterator[nn.Module]:
+    """The model in evaluation, whose modules are given their weights as they are called."""
     model = _with_buffers(built)
-    for name, buffer in model.named_buffers():
+    for name, buffer in tuple(model.named_buffers()):
         if buffer.is_meta or name in model.state_dict():
             _set_buffer(model, name, weights(name))
     with _streaming(model, weights, layers):
-        found: Any = model(**inputs)
-    first: Tensor = found[0] if isinstance(found, tuple) else next(iter(found.values()))
-    return first.float()
+        yield model
 
 
 def sample_inputs(built: Skeleton, *, rows: int = 3, length: int = 24) -> dict[str, Tensor]:
@@ -82,7 +86,7 @@ def _streaming(model: nn.Module, weights: Weights, layers: Layers) -> Iterator[N
     for name, module in model.named_modules():
         own = tuple(module._parameters)
         if name in layers:
-            module.forward = _by_layer(layers[name])  # type: ignore[method-assign]
+            module.forward = _by_layer(layers[name])
         elif any(module._parameters[part] is not None for part in own):
             handles.append(module.register_forward_pre_hook(_Give(name, weights)))
             handles.append(module.register_forward_hook(_take, always_call=True))

@@ -12,6 +12,7 @@ from peftlab.export.outline import Output
 from peftlab.export.safetensors_files import DTYPES
 from peftlab.export.skeleton import Skeleton
 from peftlab_kernels.int8_format import int8_dequantize, int8_quantize
+from peftlab_kernels.int8_linear import BY_ROWS
 
 
 class Tensors:
@@ -30,23 +31,35 @@ class Tensors:
 
     def made(self, output: Output) -> torch.Tensor:
         """The tensor of an output that is not just copied. Raises `CheckFailed` if not finite."""
-        dtype = DTYPES[output.spec.dtype]
-        if output.kind == "merged":
-            if output.spec.name not in self._made:
-                self._merge(output.module)
-            tensor = self._made.pop(output.spec.name)
-        elif output.kind == "replaced":
-            assert output.whole is not None
-            tensor = output.whole.read().to(dtype)
-            self.consumed += 1
-        else:
-            tensor = based(output).to(dtype)
+        if output.kind == "scales":
+            return self._made.pop(output.spec.name)
+        if output.kind == "format":
+            return torch.tensor(BY_ROWS, dtype=torch.uint8)
+        tensor = self._unrounded(output)
+        if output.in_8bit:
+            codes, scales = int8_quantize(tensor)
+            self._made[f"{output.spec.name.removesuffix('weight')}SCB"] = scales
+            return codes
+        tensor = tensor.to(DTYPES[output.spec.dtype])
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckFailed(
                 f"{output.spec.name} is not finite as {output.spec.dtype}: the adapter or the base "
                 "holds NaN or infinity, or the dtype is too narrow for it; try --dtype float32."
             )
         return tensor
+
+    def _unrounded(self, output: Output) -> torch.Tensor:
+        if output.kind == "merged":
+            if output.spec.name not in self._made:
+                self._merge(output.module)
+            return self._made.pop(output.spec.name)
+        if output.kind == "replaced":
+            assert output.whole is not None
+            self.consumed += 1
+            return output.whole.read()
+        if output.kind == "rows":
+            self.consumed += 1
+        return based(output)
 
     def _merge(self, module: str) -> None:
         outputs = self._of_module[module]
@@ -57,15 +70,22 @@ class Tensors:
         kind = self._built.model.get_submodule(module)
         found = merged_module(module, base, kind, self._changes)
         self.consumed += len(self._changes.adapted[module])
+        self.consumed += sum(output.parameter in self._changes.bases for output in outputs)
         for output in outputs:
             name = output.parameter.rpartition(".")[2]
-            self._made[output.spec.name] = found[name].to(DTYPES[output.spec.dtype])
+            self._made[output.spec.name] = found[name]
 
 
 def based(output: Output) -> torch.Tensor:
-    """The base's tensor as training saw it, in memory of its own; fp32 where it was in 8 bits."""
+    """What an adapter was added to while training, in memory of its own; fp32 if in 8 bits."""
     assert output.base is not None
     tensor = output.base.read()
+    if output.rows is not None:
+        indices, rows = output.rows
+        tensor.index_copy_(0, torch.tensor(indices), rows.read().to(tensor.dtype))
+    if output.scales is not None:
+        out = torch.empty(tensor.shape, dtype=torch.float32)
+        return int8_dequantize(tensor, output.scales.read(), out)
     if not output.quantised:
         return tensor
     try:
@@ -77,5 +97,5 @@ def based(output: Output) -> torch.Tensor:
 
 def _wide_enough(tensor: torch.Tensor, output: Output) -> torch.Tensor:
     """Merged in the wider of both dtypes, and rounded once."""
-    wanted = DTYPES[output.spec.dtype]
+    wanted = torch.float32 if output.in_8bit else DTYPES[output.spec.dtype]
     return tensor.to(torch.promote_types(tensor.dtype, wanted))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from peftlab.errors import VerificationError
@@ -15,10 +17,13 @@ from peftlab.export.changes import Changes, adapted_module
 from peftlab.export.outline import Output
 from peftlab.export.safetensors_files import Stored, stored_tensors
 from peftlab.export.skeleton import Skeleton
-from peftlab.export.streamed import logits, sample_inputs
+from peftlab.export.streamed import logits, sample_inputs, streamed
 from peftlab.export.tensors import based
+from peftlab_kernels.int8_format import int8_dequantize
 
-TOLERANCES: Mapping[str, float] = {"F64": 1e-5, "F32": 1e-5, "F16": 2e-3, "BF16": 2e-2}
+TOLERANCES: Mapping[str, float] = {
+    "F64": 1e-5, "F32": 1e-5, "F16": 2e-3, "BF16": 2e-2, "I8": 1e-1,
+}  # fmt: skip
 """The relative error of merged logits that rounding to a dtype explains."""
 
 
@@ -69,11 +74,10 @@ def logit_error(
     """
     inputs = sample_inputs(built) if inputs is None else inputs
     by_name = {output.parameter: output for output in outputs if output.parameter}
-    expected = logits(
-        built, inputs, partial(_trained, by_name, _ties(built)), _adapted(built, by_name, changes)
-    )
-    written = {output.parameter: merged[output.spec.name] for output in by_name.values()}
-    found = logits(built, inputs, partial(_read, written, _ties(built)), {})
+    with as_trained(built, changes, outputs) as model:
+        expected = logits(model, inputs)
+    with streamed(built, partial(_read, _written(by_name, merged), _ties(built)), {}) as model:
+        found = logits(model, inputs)
     size = float(expected.double().norm())
     dtypes = {output.spec.dtype for output in outputs} & TOLERANCES.keys()
     return {
@@ -82,6 +86,30 @@ def logit_error(
         "finite": bool(found.isfinite().all()),
         "tokens": int(inputs["input_ids"].numel()),
     }
+
+
+@contextmanager
+def as_trained(built: Skeleton, changes: Changes, outputs: Sequence[Output]) -> Iterator[nn.Module]:
+    """The base with the trained part on it and not merged, streamed in fp32."""
+    by_name = {output.parameter: output for output in outputs if output.parameter}
+    weights = partial(_trained, by_name, _ties(built))
+    with streamed(built, weights, _adapted(built, by_name, changes)) as model:
+        yield model
+
+
+def _written(
+    by_name: Mapping[str, Output], merged: Mapping[str, Stored]
+) -> dict[str, Callable[[], Tensor]]:
+    """What reads each parameter of the merged model; 8-bit ones are dequantised."""
+
+    def read(name: str) -> Tensor:
+        tensor = merged[name].read()
+        if tensor.dtype is not torch.int8:
+            return tensor
+        scales = merged[f"{name.removesuffix('weight')}SCB"].read()
+        return int8_dequantize(tensor, scales, torch.empty(tensor.shape))
+
+    return {name: partial(read, output.spec.name) for name, output in by_name.items()}
 
 
 def _adapted(
@@ -106,8 +134,10 @@ def _trained(by_name: Mapping[str, Output], ties: Mapping[str, str], name: str) 
     return output.whole.read() if output.whole is not None else based(output)
 
 
-def _read(written: Mapping[str, Stored], ties: Mapping[str, str], name: str) -> Tensor:
-    return written[name if name in written else ties[name]].read()
+def _read(
+    written: Mapping[str, Callable[[], Tensor]], ties: Mapping[str, str], name: str
+) -> Tensor:
+    return written[name if name in written else ties[name]]()
 
 
 def _ties(built: Skeleton) -> dict[str, str]:
