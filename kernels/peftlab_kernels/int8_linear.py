@@ -100,6 +100,6 @@ class Int8Linear(nn.Linear):
         if problem is not None:
             error_msgs.append(problem)
             return
-        super()._load_from_state_dict(  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

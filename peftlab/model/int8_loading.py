@@ -14,15 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.core_model_loading import ConversionOps
-from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from peftlab.model.checkpoint import tensor_shapes
 from peftlab.model.quantized import (
     eight_bit_config,
-    linears_in_8bit,
-    linears_to_quantise,
+    eight_bit_linears,
     put_in_8bit,
     unquantised_modules,
 )
@@ -62,9 +61,9 @@ class Int8Quantizer(HfQuantizer):
         self.kept = unquantised_modules(model)
         if self.stored:
             keys = tensor_shapes(tuple(Path(file) for file in checkpoint_files))
-            self.layers = put_in_8bit(model, linears_in_8bit(model, keys))
+            self.layers = put_in_8bit(model, eight_bit_linears(model, keys))
         else:
-            self.layers = put_in_8bit(model, linears_to_quantise(model), awaiting=dtype)
+            self.layers = put_in_8bit(model, eight_bit_linears(model, None), awaiting=dtype)
         for name in self.layers:
             # Nothing in them is ever drawn.
             model.get_submodule(name)._is_hf_initialized = True
@@ -102,7 +101,7 @@ class _ToRows(ConversionOps):
         ((key, found),) = input_dict.items()
         name = key.removesuffix(".weight")
         layer: Int8Linear = model.get_submodule(name)
-        original = self.quantizer.layers[name]
+        original: Any = self.quantizer.layers[name]
         weight: Tensor = found[0] if isinstance(found, list) else found
         if weight.shape != original.weight.shape:
             self.quantizer.mismatched.add((key, weight.shape, original.weight.shape))
@@ -141,7 +140,7 @@ def settle(model: Any, info: dict[str, Any]) -> tuple[str, ...]:
     compares no shapes, and it misses scales that a 16-bit checkpoint cannot have.
     """
     quantizer: Int8Quantizer = model.hf_quantizer
-    quantizer.remove_quantization_config(model)
+    quantizer.remove_quantization_config(model)  # type: ignore[no-untyped-call]
     keep = (*quantizer.kept, *quantizer.lost)
     if quantizer.stored:
         # As the checkpoint says it; only layers of one model's kind can be named by what is kept.

@@ -233,20 +233,11 @@ def _sketch(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, .
     if known:
         mark_fresh(model, expected_fresh(model, known))
     if request.load_in_8bit:
-        stored = source.checkpoint.in_8bit and known
-        quantized.put_in_8bit(
-            model,
-            quantized.linears_in_8bit(model, known)
-            if stored
-            else quantized.linears_to_quantise(model),
-        )
+        stored = known if known and source.checkpoint.in_8bit else None
+        quantized.put_in_8bit(model, quantized.eight_bit_linears(model, stored))
     elif request.load_in_4bit:
-        model = quantized.put_in_4bit(model, _four_bits(model, source))
+        model = quantized.put_in_4bit(model, source.precision.compute)
     return model, ()
-
-
-def _four_bits(model: nn.Module, source: _Source) -> Any:
-    return quantized.four_bit_config(quantized.unquantised_modules(model), source.precision.compute)
 
 
 def _on_meta(source: _Source) -> nn.Module:
@@ -268,7 +259,8 @@ def _load(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, ...
 
         arguments["quantization_config"] = int8_loading.int8_loading(stored=checkpoint.in_8bit)
     elif request.load_in_4bit:
-        arguments["quantization_config"] = _four_bits(_on_meta(source), source)
+        compute = source.precision.compute
+        arguments["quantization_config"] = quantized.four_bit_config(_on_meta(source), compute)
     if request.load_in_8bit or request.load_in_4bit:
         arguments["device_map"] = {"": "cpu" if training_device() == "cpu" else 0}
     try:

@@ -39,15 +39,15 @@ def eight_bit_config(keep: Iterable[str]) -> Any:
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(keep))
 
 
-def four_bit_config(keep: Iterable[str], compute: torch.dtype) -> Any:
-    """Transformers' settings for NF4; the named modules stay as they are."""
+def four_bit_config(model: nn.Module, compute: torch.dtype) -> Any:
+    """Transformers' settings by which the model's blocks come in NF4."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=compute,
-        llm_int8_skip_modules=list(keep),
+        llm_int8_skip_modules=list(unquantised_modules(model)),
     )
 
 
@@ -60,23 +60,21 @@ def unquantised_modules(model: nn.Module) -> tuple[str, ...]:
     return (*head_modules(model), *after_blocks(model), *sorted(kept))
 
 
-def linears_to_quantise(model: nn.Module) -> tuple[str, ...]:
-    """Names of the linear layers that go into 8 bits where the checkpoint has them in 16 or 32."""
+def eight_bit_linears(model: nn.Module, stored: Iterable[str] | None) -> tuple[str, ...]:
+    """Names of the linear layers to rest in 8 bits.
+
+    `stored` are the keys of a checkpoint that holds some so: those, then. Raises `CheckFailed`
+    where the model has something else than a linear layer in such a place.
+    """
     from transformers.quantizers.quantizers_utils import should_convert_module
 
-    keep = list(unquantised_modules(model))
-    return tuple(n for n in _linears(model) if should_convert_module(n, keep))
-
-
-def linears_in_8bit(model: nn.Module, keys: Iterable[str]) -> tuple[str, ...]:
-    """Names of the linear layers that a checkpoint with these keys holds in 8 bits.
-
-    Raises `CheckFailed` where the model has something else than a linear layer in such a place.
-    """
     linears = _linears(model)
+    if stored is None:
+        keep = list(unquantised_modules(model))
+        return tuple(name for name in linears if should_convert_module(name, keep))
     layers = tuple(
         name.removesuffix(".weight")
-        for name in _names_here(model, [k for k in keys if k.endswith(SCALES)])
+        for name in _names_here(model, [k for k in stored if k.endswith(SCALES)])
     )
     for name in layers:
         if name not in linears:
@@ -98,7 +96,9 @@ def put_in_8bit(
     replaced: dict[str, nn.Module] = {}
     for name in names:
         linear: Any = model.get_submodule(name)
-        rows, columns = linear.weight.shape[:: -1 if isinstance(linear, Conv1D) else 1]
+        rows, columns = linear.weight.shape
+        if isinstance(linear, Conv1D):
+            rows, columns = columns, rows
         bias = linear.bias
         layer = Int8Linear(columns, rows, bias=False, device="meta")
         if bias is not None:
@@ -111,10 +111,11 @@ def put_in_8bit(
     return replaced
 
 
-def put_in_4bit(model: nn.Module, config: Any) -> nn.Module:
+def put_in_4bit(model: nn.Module, compute: torch.dtype) -> nn.Module:
     """Swap the linears of a model without weights for bitsandbytes' 4-bit ones, as loading does."""
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
+    config = four_bit_config(model, compute)
     swapped: nn.Module = replace_with_bnb_linear(
         model, modules_to_not_convert=config.llm_int8_skip_modules, quantization_config=config
     )
@@ -129,7 +130,7 @@ def settle_arithmetic(model: nn.Module) -> int:
     """
     import bitsandbytes as bnb
 
-    layers = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
+    layers = [m for m in model.modules() if isinstance(m, bnb.nn.modules.Linear4bit)]
     for layer in layers:
         pin_training(layer)
     return len(layers)
@@ -157,7 +158,7 @@ def _names_here(model: Any, scales: Iterable[str]) -> tuple[str, ...]:
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, rename_source_key
 
-    transforms = get_model_conversion_mapping(model)
+    transforms: list[Any] = get_model_conversion_mapping(model)
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
     renamings = [t for t in transforms if not isinstance(t, WeightConverter)]
     here = model.state_dict()
