@@ -23,7 +23,7 @@ LAYERS = (
     {"cli"},
     {"demo"},
     {"pipeline"},
-    {"training", "evaluation", "bench"},
+    {"training", "evaluation", "export", "bench"},
     {"strategies", "fusion", "tasks"},
     {"data", "model", "measure", "run_folder"},
     {"config"},

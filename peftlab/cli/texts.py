@@ -6,6 +6,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from peftlab.cli.screen import Screen, shown
@@ -153,6 +154,28 @@ def show_environment(screen: Screen, found: Mapping[str, Any]) -> None:
     ]
     screen.table(["package", "usable", "why not"], rows)
     _kernels(screen, found["kernels"])
+
+
+def show_export(screen: Screen, out: Path, report: Mapping[str, Any]) -> None:
+    """What was written, how it was checked, and how to load it."""
+    counts = ", ".join(f"{count} {kind}" for kind, count in report["counts"].items())
+    screen.line(
+        f"Merged model in {out}: {report['total_bytes'] / 2**20:,.1f} MiB in "
+        f"{len(report['files'])} files, {counts} tensors, {report['seconds']['merge']:.1f} s"
+    )
+    verified = report["verified"]
+    screen.line(f"Read back: {verified['copied_equal']} copied tensors are equal byte for byte")
+    if logits := verified.get("logits"):
+        screen.line(
+            f"Logits differ from the adapter's by {logits['error']:.2g}, of which rounding explains "
+            f"{logits['tolerance']:g} ({report['seconds']['verify']:.1f} s)"
+        )
+    if report["untied"]:
+        screen.line("Input and output embeddings differ now, and are two tensors")
+    if report["dropped"]:
+        screen.line(f"Left out, as this model has no use for it: {', '.join(report['dropped'])}")
+    kind = report["auto_class"]
+    screen.line(f"Load it: transformers.{kind}.from_pretrained({str(out)!r})")
 
 
 def _fusion(screen: Screen, fusion: Mapping[str, Any] | None) -> None:

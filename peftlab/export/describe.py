@@ -14,7 +14,6 @@ from peftlab.export.outline import Outline
 from peftlab.export.safetensors_files import DTYPES
 from peftlab.export.skeleton import Skeleton
 from peftlab.export.source import Source
-from peftlab.model.checkpoint import Checkpoint
 from peftlab.model.quantized import eight_bit_config
 
 _TOKENIZER = (
@@ -23,11 +22,9 @@ _TOKENIZER = (
 )  # fmt: skip
 
 
-def describe(
-    source: Source, checkpoint: Checkpoint, built: Skeleton, plan: Outline, folder: Path
-) -> None:
+def describe(source: Source, built: Skeleton, plan: Outline, folder: Path) -> None:
     """Configuration, generation settings, tokenizer and model card."""
-    there = checkpoint.files[0].parent
+    there = built.folder
     config: dict[str, Any] = json.loads((there / "config.json").read_text(encoding="utf-8"))
     head = {k: v for k, v in source.config.items() if k != "num_labels"}
     made = built.config.to_dict()

@@ -63,13 +63,21 @@ def merge(
         CheckFailed: the adapter, or the base, cannot be merged, or they do not belong together.
         VerificationError: what was written is not what it should be; nothing is left then.
     """
+    return merge_source(
+        adapter_source(adapter, base), Path(out), dtype=dtype, max_shard_size=max_shard_size,
+        verify=verify, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+
+
+def adapter_source(adapter: str | Path, base: str | None = None) -> Source:
+    """What a PEFT adapter is. Raises `CheckFailed` where it cannot be merged or names no base."""
     folder = adapter_folder(adapter)
     changes = adapter_changes(folder, folder / WEIGHTS)
     named = base or changes.peft.base_model_name_or_path
     if not named:
         raise CheckFailed(f"{folder / CONFIG} names no base; name it with --base.")
     task = getattr(changes.peft.task_type, "value", changes.peft.task_type)
-    source = Source(
+    return Source(
         changes=changes,
         base=str(named),
         revision=changes.peft.revision if base is None else None,
@@ -77,10 +85,6 @@ def merge(
         tokenizer=folder if any(folder.glob("tokenizer*")) else None,
         provenance={"adapter": folder.name, "peft": _settings(changes)},
     )
-    return merge_source(
-        source, Path(out), dtype=dtype, max_shard_size=max_shard_size, verify=verify,
-        trust_remote_code=trust_remote_code,
-    )  # fmt: skip
 
 
 def merge_source(
@@ -95,6 +99,30 @@ def merge_source(
     """`merge` for any trained part."""
     check_output(out)
     started = time.perf_counter()
+    built, plan = laid_out(source, dtype=dtype, trust_remote_code=trust_remote_code)
+    with PeakMemory(device=torch.device("cpu")) as memory, appearing(out) as folder:
+        copied, consumed, files = _write(plan, built, source, folder, max_shard_size)
+        if consumed != source.changes.tensors:
+            raise VerificationError(
+                f"{source.changes.tensors} tensors were trained and {consumed} of them used."
+            )
+        merged = check_files(files, plan.outputs, copied)
+        seconds = {"merge": time.perf_counter() - started}
+        verified: dict[str, Any] = {"tensors": len(merged), "copied_equal": len(copied)}
+        if verify:
+            verified["logits"] = _compared(built, source, plan, merged)
+            seconds["verify"] = time.perf_counter() - started - seconds["merge"]
+        describe(source, built, plan, folder)
+        kind = type(built.model).__name__
+        report = _report(source, kind, plan, files, copied, verified, seconds, memory, out)
+        (folder / REPORT).write_text(json.dumps(report.to_json(), indent=1) + "\n")
+    return report
+
+
+def laid_out(
+    source: Source, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False
+) -> tuple[Skeleton, Outline]:
+    """The model without weights, and every tensor it will have. Raises `CheckFailed`."""
     checkpoint = read_checkpoint_config(
         source.base, revision=source.revision, trust_remote_code=trust_remote_code
     )
@@ -114,22 +142,7 @@ def merge_source(
         quantised=frozenset(source.quantised(built.model) if source.quantised else ()),
         requantise=source.requantise,
     )  # fmt: skip
-    with PeakMemory(device=torch.device("cpu")) as memory, appearing(out) as folder:
-        copied, consumed, files = _write(plan, built, source, folder, max_shard_size)
-        if consumed != source.changes.tensors:
-            raise VerificationError(
-                f"{source.changes.tensors} tensors were trained and {consumed} of them used."
-            )
-        merged = check_files(files, plan.outputs, copied)
-        seconds = {"merge": time.perf_counter() - started}
-        verified: dict[str, Any] = {"tensors": len(merged), "copied_equal": len(copied)}
-        if verify:
-            verified["logits"] = _compared(built, source, plan, merged)
-            seconds["verify"] = time.perf_counter() - started - seconds["merge"]
-        describe(source, checkpoint, built, plan, folder)
-        report = _report(source, plan, files, copied, verified, seconds, memory, out)
-        (folder / REPORT).write_text(json.dumps(report.to_json(), indent=1) + "\n")
-    return report
+    return built, plan
 
 
 def _built(
@@ -213,6 +226,7 @@ def _settings(changes: Changes) -> str:
 
 def _report(
     source: Source,
+    architecture: str,
     plan: Outline,
     files: Sequence[Path],
     copied: Mapping[str, str],
@@ -236,6 +250,7 @@ def _report(
         total_bytes=sum(output.spec.size for output in plan.outputs),
         untied=plan.untied,
         dropped=plan.dropped,
+        auto_class=source.auto_class or architecture,
         added=plan.added,
         hashes=copied,
         verified=verified,

@@ -31,7 +31,8 @@ class Output:
     it comes from, `whole` the one that takes its place; `module` is adapted where it is merged;
     `rows` are put into it, by their indices.
     `quantised`: what was in 8 bits while it was trained, and is rounded to that first; `scales`
-    are those of a base that is codes already; `in_8bit`: it is written as codes.
+    are those of a base that is codes already; `in_8bit`: it is written as codes. `transposed`:
+    its rows in 8 bits are the columns here (GPT-2's Conv1D).
     """
 
     spec: Spec
@@ -44,6 +45,7 @@ class Output:
     quantised: bool = False
     scales: Stored | None = None
     in_8bit: bool = False
+    transposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def outline(
         )
     fresh = [n for n in written if n not in built.names]
     rename = bool(fresh) and any(n != key for n, key in built.names.items())
-    made = _Outputs(base, changes, changed, dtype, at_rest, quantised)
+    made = _Outputs(built.model, base, changes, changed, dtype, at_rest, quantised)
     outputs = [
         made.of(name, name if rename else built.names.get(name, name), sources[name], here[name])
         for name in _in_order(written, built, base)
@@ -213,6 +215,7 @@ def _in_order(written: list[str], built: Skeleton, base: Mapping[str, Stored]) -
 class _Outputs:
     """Makes the outputs of one outline."""
 
+    model: nn.Module
     base: Mapping[str, Stored]
     changes: Changes
     changed: Mapping[str, str]
@@ -234,18 +237,22 @@ class _Outputs:
         scales = self.base.get(f"{key.removesuffix('weight')}SCB") if stored.dtype == "I8" else None
         spec = Spec(written_as, self._dtype(stored.dtype, codes=scales is not None), shape)
         stored = changes.bases.get(name, stored)
-        if stored.shape != shape:
+        module = name.rpartition(".")[0]
+        rounded = module in self.quantised and name.endswith(".weight")
+        turned = (rounded or scales is not None) and _is_conv1d(self.model, module)
+        if stored.shape != (shape[::-1] if turned and scales is not None else shape):
             raise CheckFailed(f"the base has {name} as {stored.shape}, where {shape} is wanted.")
-        rounded = name.rpartition(".")[0] in self.quantised and name.endswith(".weight")
         if name in self.changed:
             return Output(
                 spec, "merged", name, stored, module=self.changed[name], quantised=rounded,
-                scales=scales,
+                scales=scales, transposed=turned,
             )  # fmt: skip
         if name in changes.rows:
             return Output(spec, "rows", name, stored, rows=changes.rows[name])
         if rounded or scales is not None:
-            return Output(spec, "cast", name, stored, quantised=rounded, scales=scales)
+            return Output(
+                spec, "cast", name, stored, quantised=rounded, scales=scales, transposed=turned
+            )
         return self.copied(written_as, name, stored)
 
     def copied(self, written_as: str, parameter: str, stored: Stored) -> Output:
@@ -264,12 +271,18 @@ class _Outputs:
 
 def _in_8_bits(output: Output) -> tuple[Output, ...]:
     """A weight that was in 8 bits, as codes, scales and bitsandbytes' mark of their layout."""
-    if not output.quantised:
+    if not output.quantised and output.scales is None:
         return (output,)
-    rows = output.spec.shape[0]
+    shape = output.spec.shape[::-1] if output.transposed else output.spec.shape
     stem = output.spec.name.removesuffix("weight")
     return (
-        replace(output, spec=Spec(output.spec.name, "I8", output.spec.shape), in_8bit=True),
-        Output(Spec(f"{stem}SCB", "F32", (rows,)), "scales"),
+        replace(output, spec=Spec(output.spec.name, "I8", shape), in_8bit=True),
+        Output(Spec(f"{stem}SCB", "F32", shape[:1]), "scales"),
         Output(Spec(f"{stem}weight_format", "U8", ()), "format"),
     )
+
+
+def _is_conv1d(model: nn.Module, module: str) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(model.get_submodule(module), Conv1D)

@@ -23,6 +23,7 @@ class MergeReport:
     total_bytes: int
     untied: bool
     dropped: tuple[str, ...]
+    auto_class: str
     added: tuple[str, ...]
     hashes: Mapping[str, str] = field(default_factory=dict)
     verified: Mapping[str, Any] = field(default_factory=dict)

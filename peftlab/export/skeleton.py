@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,15 +28,19 @@ AUTO_CLASSES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """`model` on meta; `config` as it was built; `names`: a checkpoint's key for each parameter
-    that comes from it alone; `unread`: keys that are no parameter of this model; `converted`:
-    parameters that Transformers makes out of several keys, each with those."""
+    """A model without weights, and how its checkpoint names what it needs.
+
+    `model` is on meta, `config` as it was built, `folder` has the checkpoint's files. `names`: the
+    checkpoint's key of each parameter that comes from it alone; `unread`: keys that are no
+    parameter of this model; `converted`: parameters that Transformers makes out of several keys.
+    """
 
     model: nn.Module
     config: Any
     names: Mapping[str, str]
     unread: tuple[str, ...]
     converted: Mapping[str, tuple[str, ...]]
+    folder: Path
 
 
 def skeleton(
@@ -71,7 +76,7 @@ def skeleton(
         first = str(error).strip().splitlines()[0]
         raise CheckFailed(f"{checkpoint.name} cannot be built: {first}") from None
     names, unread, converted = _names(model, tuple(keys))
-    return Skeleton(model, config, names, unread, converted)
+    return Skeleton(model, config, names, unread, converted, checkpoint.files[0].parent)
 
 
 def _names(

@@ -37,7 +37,7 @@ class Tensors:
             return torch.tensor(BY_ROWS, dtype=torch.uint8)
         tensor = self._unrounded(output)
         if output.in_8bit:
-            codes, scales = int8_quantize(tensor)
+            codes, scales = int8_quantize(tensor.T.contiguous() if output.transposed else tensor)
             self._made[f"{output.spec.name.removesuffix('weight')}SCB"] = scales
             return codes
         tensor = tensor.to(DTYPES[output.spec.dtype])
@@ -84,15 +84,23 @@ def based(output: Output) -> torch.Tensor:
         indices, rows = output.rows
         tensor.index_copy_(0, torch.tensor(indices), rows.read().to(tensor.dtype))
     if output.scales is not None:
-        out = torch.empty(tensor.shape, dtype=torch.float32)
-        return int8_dequantize(tensor, output.scales.read(), out)
+        return _turned(_dequantised(tensor, output.scales.read()), output)
     if not output.quantised:
         return tensor
     try:
-        codes, scales = int8_quantize(tensor)
+        codes, scales = int8_quantize(_turned(tensor, output))
     except ValueError:  # loading left this layer as it was, for the same reason
         return tensor
+    return _turned(_dequantised(codes, scales), output)
+
+
+def _dequantised(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     return int8_dequantize(codes, scales, torch.empty(codes.shape, dtype=torch.float32))
+
+
+def _turned(matrix: torch.Tensor, output: Output) -> torch.Tensor:
+    """From the rows of a layer to those of its 8-bit form, and back."""
+    return matrix.T.contiguous() if output.transposed else matrix
 
 
 def _wide_enough(tensor: torch.Tensor, output: Output) -> torch.Tensor:

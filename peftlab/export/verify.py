@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from peftlab.errors import VerificationError
 from peftlab.export.changes import Changes, adapted_module
 from peftlab.export.outline import Output
-from peftlab.export.safetensors_files import Stored, stored_tensors
+from peftlab.export.safetensors_files import Spec, Stored, stored_tensors
 from peftlab.export.skeleton import Skeleton
 from peftlab.export.streamed import logits, sample_inputs, streamed
-from peftlab.export.tensors import based
+from peftlab.export.tensors import Tensors, based
 from peftlab_kernels.int8_format import int8_dequantize
 
 TOLERANCES: Mapping[str, float] = {
@@ -97,19 +97,46 @@ def as_trained(built: Skeleton, changes: Changes, outputs: Sequence[Output]) -> 
         yield model
 
 
+@contextmanager
+def as_merged(built: Skeleton, changes: Changes, outputs: Sequence[Output]) -> Iterator[nn.Module]:
+    """The merged model before it is written, rounded as it will be, streamed in fp32."""
+    by_name = {output.parameter: output for output in outputs if output.parameter}
+    tensors = Tensors(built, changes, tuple(outputs))
+
+    def made(output: Output) -> Tensor:
+        if output.kind == "copied":
+            return based(output)
+        tensor = tensors.made(output)
+        if not output.in_8bit:
+            return tensor
+        stem = output.spec.name.removesuffix("weight")
+        scales = tensors.made(Output(Spec(f"{stem}SCB", "F32", tensor.shape[:1]), "scales"))
+        return _from_codes(tensor, scales, output)
+
+    made_by_name = {name: partial(made, output) for name, output in by_name.items()}
+    with streamed(built, partial(_read, made_by_name, _ties(built)), {}) as model:
+        yield model
+
+
+def _from_codes(codes: Tensor, scales: Tensor, output: Output) -> Tensor:
+    weight = int8_dequantize(codes, scales, torch.empty(codes.shape))
+    return weight.T.contiguous() if output.transposed else weight
+
+
 def _written(
     by_name: Mapping[str, Output], merged: Mapping[str, Stored]
 ) -> dict[str, Callable[[], Tensor]]:
     """What reads each parameter of the merged model; 8-bit ones are dequantised."""
 
-    def read(name: str) -> Tensor:
+    def read(output: Output) -> Tensor:
+        name = output.spec.name
         tensor = merged[name].read()
-        if tensor.dtype is not torch.int8:
+        if not output.in_8bit:
             return tensor
         scales = merged[f"{name.removesuffix('weight')}SCB"].read()
-        return int8_dequantize(tensor, scales, torch.empty(tensor.shape))
+        return _from_codes(tensor, scales, output)
 
-    return {name: partial(read, output.spec.name) for name, output in by_name.items()}
+    return {name: partial(read, output) for name, output in by_name.items()}
 
 
 def _adapted(
