@@ -157,8 +157,8 @@ VERBS: dict[str, Verb] = {
 }
 
 _EXIT_CODES = (
-    "exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 a check failed, "
-    "4 an export is not what it should be, 130 stopped"
+    "exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 a check failed,\n"
+    "            4 what was exported is not what it should be, 130 stopped"
 )
 
 

@@ -167,7 +167,7 @@ def show_export(screen: Screen, out: Path, report: Mapping[str, Any]) -> None:
     screen.line(f"Read back: {verified['copied_equal']} copied tensors are equal byte for byte")
     if logits := verified.get("logits"):
         screen.line(
-            f"Logits differ from the adapter's by {logits['error']:.2g}, of which rounding explains "
+            f"Logits differ from the adapter's by {logits['error']:.2g}; rounding explains up to "
             f"{logits['tolerance']:g} ({report['seconds']['verify']:.1f} s)"
         )
     if report["untied"]:
@@ -187,7 +187,9 @@ def _fusion(screen: Screen, fusion: Mapping[str, Any] | None) -> None:
         screen.line(f"{fused} of {fused + len(others)} adapted layers are computed by the kernels")
     for reason, count in Counter(layer["reason"] for layer in others).items():
         screen.line(f"  not {count}: {reason}")
-    for state, count in Counter(_state_of(layer) for layer in fusion["int8"].values()).items():
+    for state, count in Counter(
+        _state_of(layer) for layer in fusion.get("int8", {}).values()
+    ).items():
         screen.line(f"{count} 8-bit layers {state}")
     if widened := fusion["widened"]:
         screen.line(

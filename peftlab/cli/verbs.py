@@ -173,58 +173,6 @@ def _bench_folder(output: str | None, config: RunConfig) -> Path:
     return run / "bench" if run.name in ("", "..") else run.with_name(f"{run.name}-bench")
 
 
-def export(options: Namespace) -> Answer:
-    """Merge and write a model."""
-    folder = _one("export", "RUN_OR_ADAPTER, the folder of a run or an adapter", options)
-    if options.output is None:
-        raise ConfigError("peftlab export needs -o DIR, a folder that is new or empty.")
-    size = _size(options.max_shard_size)
-    _among("--dtype", options.dtype, (None, "float32", "bfloat16", "float16"))
-    _among("--merge-base", options.merge_base, ("auto", "original", "dequant", "requant"))
-    _among("--to", options.to, ("safetensors", "gguf"))
-    out = Path(options.output)
-    if options.to == "gguf":
-        from peftlab.pipeline.gguf import check_converter
-
-        check_converter(options.llama_cpp, out)
-    import torch
-
-    from peftlab.pipeline.exporting import export as run
-
-    settings = {
-        "base": options.base,
-        "dtype": None if options.dtype is None else getattr(torch, options.dtype),
-        "max_shard_size": size,
-        "merge_base": options.merge_base,
-        "verify": not options.no_verify,
-    }
-    if options.to == "gguf":
-        from peftlab.pipeline.gguf import export_gguf
-
-        found = export_gguf(folder, out, Path(options.llama_cpp), **settings)
-        return Answer(found, lambda screen: screen.line(f"Wrote {found['file']}, and read it back"))
-    report = run(folder, out, **settings).to_json()
-    return Answer(report, lambda screen: texts.show_export(screen, out, report))
-
-
-def _size(text: str) -> int:
-    from peftlab.config import parse_bytes
-
-    try:
-        found = parse_bytes(text)
-    except ValueError as error:
-        raise ConfigError(f"--max-shard-size {error}.") from None
-    if found < 1:
-        raise ConfigError(f"--max-shard-size {text}: allowed: a size above 0, such as 5GB.")
-    return found
-
-
-def _among(flag: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
-    if value not in allowed:
-        names = ", ".join(name for name in allowed if name is not None)
-        raise ConfigError(f"{flag} {value}: allowed: {names}.")
-
-
 def inspect(options: Namespace) -> Answer:
     """Say what a folder is."""
     folder = _one("inspect", "PATH, a folder", options)
@@ -245,6 +193,14 @@ def env(options: Namespace) -> Answer:
     return Answer(found, lambda screen: texts.show_environment(screen, found))
 
 
+def _export(options: Namespace) -> Answer:
+    from peftlab.cli.exporting import export
+
+    out = _one("export", "RUN_OR_ADAPTER, the folder of a run or an adapter", options)
+    data, show = export(out, options)
+    return Answer(data, show)
+
+
 RUN: Mapping[str, Callable[[Namespace], Answer]] = {
     "demo": demo,
     "init": init,
@@ -254,7 +210,7 @@ RUN: Mapping[str, Callable[[Namespace], Answer]] = {
     "eval": evaluate,
     "predict": predict,
     "bench": bench,
-    "export": export,
+    "export": _export,
     "inspect": inspect,
     "env": env,
 }

@@ -17,7 +17,7 @@ from peftlab.errors import CheckFailed, ConfigError
 from peftlab.fusion import backend
 from peftlab.pipeline.fusing import by_choices_of, keeping_choices
 from peftlab.pipeline.plan import plan
-from peftlab_kernels import dispatch
+from peftlab_kernels import cpu_arithmetic, dispatch
 from peftlab_kernels.eager import EagerKernels
 
 Configure = Callable[..., Any]
@@ -102,7 +102,7 @@ def test_a_run_is_computed_by_its_own_choices(
 
     def fastest(name: str) -> None:
         other = {"native": "fp32", "fp32": "native"}[name]
-        monkeypatch.setattr(dispatch, "_cpu_candidates", lambda *_: {name: int, other: slow})
+        monkeypatch.setattr(cpu_arithmetic, "_candidates", lambda *_: {name: int, other: slow})
         (tmp_path / "choices.json").unlink(missing_ok=True)
         backend.choices.forget()
 
