@@ -76,7 +76,7 @@ def read_checkpoint_config(
         at_rest=_dtype_of(files, raw),
         hidden_size=int(config.get_text_config().hidden_size),
         max_length_limit=_length_limit(config, raw_file.parent),
-        in_8bit=_in_8bit(raw),
+        in_8bit=_in_8bit(raw) or any(key.endswith(".SCB") for key in tensor_shapes(files)),
     )
 
 

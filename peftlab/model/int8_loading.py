@@ -18,8 +18,10 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from peftlab.errors import CheckFailed
 from peftlab.model.checkpoint import tensor_shapes
 from peftlab.model.quantized import (
+    SCALES,
     eight_bit_config,
     eight_bit_linears,
     put_in_8bit,
@@ -34,12 +36,8 @@ _SHOWN = 4
 
 @dataclass
 class Int8Loading(QuantizationConfigMixin):
-    """What `from_pretrained` takes as its `quantization_config`.
+    """What `from_pretrained` takes as its `quantization_config`: 8-bit layers of ours."""
 
-    `stored`: the checkpoint holds 8-bit layers already; they are read as they are.
-    """
-
-    stored: bool = False
     quant_method: Any = METHOD
 
 
@@ -48,7 +46,8 @@ class Int8Quantizer(HfQuantizer):
 
     def __init__(self, quantization_config: Int8Loading, **_: Any) -> None:
         super().__init__(quantization_config, pre_quantized=False)
-        self.stored = quantization_config.stored
+        self.stored = False
+        """Whether the checkpoint holds 8-bit layers already; they are read as they are."""
         self.layers: dict[str, nn.Module] = {}
         """The model's 8-bit layers by name, and what stood there before."""
         self.lost: dict[str, str] = {}
@@ -56,18 +55,27 @@ class Int8Quantizer(HfQuantizer):
         self.mismatched: set[tuple[str, torch.Size, torch.Size]] = set()
 
     def _process_model_before_weight_loading(
-        self, model: Any, dtype: torch.dtype | None = None, checkpoint_files: Any = None, **_: Any
+        self, model: Any, checkpoint_files: Any = (), **_: Any
     ) -> Any:
         self.kept = unquantised_modules(model)
-        if self.stored:
-            keys = tensor_shapes(tuple(Path(file) for file in checkpoint_files))
-            self.layers = put_in_8bit(model, eight_bit_linears(model, keys))
-        else:
-            self.layers = put_in_8bit(model, eight_bit_linears(model, None), awaiting=dtype)
+        keys = tensor_shapes(tuple(Path(file) for file in checkpoint_files))
+        self.stored = any(key.endswith(SCALES) for key in keys)
+        names = eight_bit_linears(model, keys if self.stored else None)
+        self.layers = put_in_8bit(model, names, awaiting=not self.stored)
         for name in self.layers:
             # Nothing in them is ever drawn.
             model.get_submodule(name)._is_hf_initialized = True
+        self.shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         return model
+
+    def unnoticed(self, model: nn.Module) -> set[tuple[str, torch.Size, torch.Size]]:
+        """What has another shape than the model's: name, found, wanted. 5.17 compares none."""
+        found = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        return {
+            (name, found[name], wanted)
+            for name, wanted in self.shapes.items()
+            if found.get(name, wanted) != wanted and name.removesuffix(".weight") not in self.lost
+        }
 
     def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
         name, _dot, part = param_name.rpartition(".")
@@ -126,11 +134,11 @@ class _ToRows(ConversionOps):
         del self.quantizer.layers[name]
 
 
-def int8_loading(*, stored: bool) -> Int8Loading:
+def int8_loading() -> Int8Loading:
     """The `quantization_config` by which `from_pretrained` loads 8-bit layers of ours."""
     AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(METHOD, Int8Loading)
     AUTO_QUANTIZER_MAPPING.setdefault(METHOD, Int8Quantizer)
-    return Int8Loading(stored=stored)
+    return Int8Loading()
 
 
 def settle(model: Any, info: dict[str, Any]) -> tuple[str, ...]:
@@ -147,7 +155,14 @@ def settle(model: Any, info: dict[str, Any]) -> tuple[str, ...]:
         linears = {n for n, m in model.named_modules() if type(m) is nn.Linear}
         keep = tuple(sorted(linears))
     model.config.quantization_config = eight_bit_config(keep)
-    info["mismatched_keys"] = {*info["mismatched_keys"], *quantizer.mismatched}
+    unnoticed = quantizer.unnoticed(model)
+    for name, found, wanted in unnoticed:
+        if not name.startswith(tuple(f"{layer}." for layer in quantizer.layers)):
+            raise CheckFailed(
+                f"{name} is {tuple(found)} in the checkpoint and {tuple(wanted)} here, which this "
+                "version of Transformers cannot replace in an 8-bit model; upgrade transformers."
+            )
+    info["mismatched_keys"] = {*info["mismatched_keys"], *quantizer.mismatched, *unnoticed}
     if not quantizer.stored:
         made = {f"{n}.{part}" for n in quantizer.layers for part in ("SCB", "weight_format")}
         info["missing_keys"] = set(info["missing_keys"]) - made

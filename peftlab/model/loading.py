@@ -187,8 +187,8 @@ def _source(
     import transformers
 
     config = copy.deepcopy(checkpoint.config)
-    if checkpoint.in_8bit:
-        del config.quantization_config  # else Transformers asks bitsandbytes to load it
+    # Else Transformers asks bitsandbytes to load an 8-bit checkpoint.
+    vars(config).pop("quantization_config", None)
     for key, value in request.head.config.items():
         setattr(config, key, copy.deepcopy(value))
     arguments: dict[str, Any] = {}
@@ -257,7 +257,7 @@ def _load(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, ...
     if request.load_in_8bit:
         from peftlab.model import int8_loading
 
-        arguments["quantization_config"] = int8_loading.int8_loading(stored=checkpoint.in_8bit)
+        arguments["quantization_config"] = int8_loading.int8_loading()
     elif request.load_in_4bit:
         compute = source.precision.compute
         arguments["quantization_config"] = quantized.four_bit_config(_on_meta(source), compute)

@@ -84,12 +84,12 @@ def eight_bit_linears(model: nn.Module, stored: Iterable[str] | None) -> tuple[s
 
 
 def put_in_8bit(
-    model: nn.Module, names: Iterable[str], *, awaiting: torch.dtype | None = None
+    model: nn.Module, names: Iterable[str], *, awaiting: bool = False
 ) -> dict[str, nn.Module]:
     """Put empty 8-bit layers, on meta, in place of the named linears; returns those by name.
 
-    `awaiting` is the dtype that their weights will be read in, to be quantised then: until they
-    are, the layers say so by a weight of that dtype.
+    `awaiting`: their weights will be read as floats and quantised then. Until they are, the layers
+    have the linears' own, or Transformers 5.17 would cast what it reads to int8.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -103,8 +103,8 @@ def put_in_8bit(
         layer = Int8Linear(columns, rows, bias=False, device="meta")
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
-        if awaiting is not None:
-            awaited = torch.empty(rows, columns, dtype=awaiting, device="meta")
+        if awaiting:
+            awaited = torch.empty(rows, columns, dtype=linear.weight.dtype, device="meta")
             layer.weight = nn.Parameter(awaited, requires_grad=False)
         model.set_submodule(name, layer)
         replaced[name] = linear

@@ -332,3 +332,33 @@ def test_nf4_layers_train_and_evaluate_alike(tiny_checkpoint: Tiny) -> None:
                        for m in four.values())  # fmt: skip
         empty = empty_model(str(folder), spec(task), dtype="float32", load_in_4bit=True).model
         assert [n for n, _ in empty.named_parameters()] == [n for n, _ in model.named_parameters()]
+
+
+def test_a_head_for_other_labels_is_replaced_or_refused(tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    folder = write_checkpoint(tmp_path / "base", "bert")
+    AutoModelForSequenceClassification.from_pretrained(folder, num_labels=5).save_pretrained(folder)
+    try:
+        loaded = load(folder)
+    except CheckFailed as refused:  # Transformers 5.17 compares no shapes here
+        assert "classifier" in str(refused)
+        assert "upgrade transformers" in str(refused)
+        return
+    assert loaded.model.classifier.weight.shape == (3, 32)
+    assert any("another number of labels" in note for note in loaded.notes)
+
+
+def test_8_bit_rows_are_known_without_the_configuration(
+    tiny_checkpoint: Tiny, tmp_path: Path
+) -> None:
+    """Codes must never be read as if they were weights."""
+    loaded = load(tiny_checkpoint("llama", "causal"), "causal")
+    loaded.model.save_pretrained(tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    del said["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    assert_same_state(load(tmp_path, "causal").model, loaded.model)
+    with pytest.raises(CheckFailed, match="in 8 bits"):
+        load(tmp_path, "causal", load_in_8bit=False)
