@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners import lora
 
 from peftlab.errors import CheckFailed
 from peftlab.export.safetensors_files import Stored, stored_tensors
@@ -143,13 +144,26 @@ def adapted_module(
 def merged_module(
     module: str, base: Mapping[str, torch.Tensor], kind: torch.nn.Module, changes: Changes
 ) -> dict[str, torch.Tensor]:
-    """The parameters of an adapted module with its adapter merged in, by PEFT's own layer.
+    """The parameters of an adapted module with its adapter merged in, to the bit as PEFT's layer.
 
     As `adapted_module`; `base` is written into.
     """
-    bare = adapted_module(module, base, kind, changes).merge_and_unload()
-    found = bare.get_submodule(module)
+    peft_model = adapted_module(module, base, kind, changes)
+    layer: Any = peft_model.base_model.model.get_submodule(module)
+    if type(layer) is lora.Linear and not layer.lora_variant and not any(layer.lora_bias.values()):
+        # Not `base`: some ways to begin an adapter, such as PiSSA's, take it out of the weight.
+        return {**base, "weight": _plainly_merged(layer, layer.get_base_layer().weight.detach())}
+    found = peft_model.merge_and_unload().get_submodule(module)
     return {name: p.detach() for name, p in found.named_parameters()}
+
+
+def _plainly_merged(layer: Any, weight: torch.Tensor) -> torch.Tensor:
+    """`W + s B A` in fp32, rounded once: PEFT's own sums, several times faster in 16 bits."""
+    (name,) = layer.active_adapters
+    a, b = (part[name].weight.detach().float() for part in (layer.lora_A, layer.lora_B))
+    delta = (b @ a).mul_(layer.scaling[name])
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return weight.to(wide).add_(delta.T if layer.fan_in_fan_out else delta).to(weight.dtype)
 
 
 def _nested(

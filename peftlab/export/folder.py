@@ -47,7 +47,7 @@ def appearing(final: Path) -> Iterator[Path]:
     try:
         yield folder
         for file in folder.rglob("*"):
-            _sync(file)
+            _sync(file)  # shards are there already: for them it costs nothing
         _sync(folder)
         folder.chmod(0o777 & ~_umask())
         os.replace(folder, final)  # noqa: PTH105  (an empty folder of that name is replaced)

@@ -100,21 +100,25 @@ def merge_source(
     check_output(out)
     started = time.perf_counter()
     built, plan = laid_out(source, dtype=dtype, trust_remote_code=trust_remote_code)
-    with PeakMemory(device=torch.device("cpu")) as memory, appearing(out) as folder:
-        copied, consumed, files = _write(plan, built, source, folder, max_shard_size)
-        if consumed != source.changes.tensors:
-            raise VerificationError(
-                f"{source.changes.tensors} tensors were trained and {consumed} of them used."
-            )
-        merged = check_files(files, plan.outputs, copied)
+    with appearing(out) as folder:
+        with PeakMemory() as merging:
+            copied, consumed, files = _write(plan, built, source, folder, max_shard_size)
+            if consumed != source.changes.tensors:
+                raise VerificationError(
+                    f"{source.changes.tensors} tensors were trained and {consumed} of them used."
+                )
+            merged = check_files(files, plan.outputs, copied)
         seconds = {"merge": time.perf_counter() - started}
+        peaks = {"merge": merging.peak}
         verified: dict[str, Any] = {"tensors": len(merged), "copied_equal": len(copied)}
         if verify:
-            verified["logits"] = _compared(built, source, plan, merged)
+            with PeakMemory() as comparing:
+                verified["logits"] = _compared(built, source, plan, merged)
             seconds["verify"] = time.perf_counter() - started - seconds["merge"]
+            peaks["verify"] = comparing.peak
         describe(source, built, plan, folder)
         kind = type(built.model).__name__
-        report = _report(source, kind, plan, files, copied, verified, seconds, memory, out)
+        report = _report(source, kind, plan, files, copied, verified, seconds, peaks, out)
         (folder / REPORT).write_text(json.dumps(report.to_json(), indent=1) + "\n")
     return report
 
@@ -232,7 +236,7 @@ def _report(
     copied: Mapping[str, str],
     verified: Mapping[str, Any],
     seconds: Mapping[str, float],
-    memory: PeakMemory,
+    peaks: Mapping[str, int],
     out: Path,
 ) -> MergeReport:
     counts: dict[str, int] = {}
@@ -255,5 +259,5 @@ def _report(
         hashes=copied,
         verified=verified,
         seconds=seconds,
-        peak_anonymous_bytes=memory.peak,
+        peak_anonymous_bytes=peaks,
     )

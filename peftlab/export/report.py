@@ -28,7 +28,7 @@ class MergeReport:
     hashes: Mapping[str, str] = field(default_factory=dict)
     verified: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
-    peak_anonymous_bytes: int = 0
+    peak_anonymous_bytes: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The report in JSON values; it names no folder of this machine but by its last part."""

@@ -10,10 +10,12 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -124,12 +126,21 @@ class Spec:
 
 
 class Writer:
-    """Takes the bytes of the tensors that were announced, in that order."""
+    """Takes the bytes of the tensors that were announced, in that order.
 
-    def __init__(self, file: IO[bytes], specs: Sequence[Spec]) -> None:
+    They are written by a thread of their own, one piece at a time, while the next is made.
+    """
+
+    def __init__(self, file: RawIOBase, specs: Sequence[Spec], thread: Executor) -> None:
         self._file = file
+        self._thread = thread
+        self._pending: Future[None] | None = None
         self._waiting = list(specs)
         self._left = 0
+
+    def head(self, data: bytes) -> None:
+        """Write what comes before all tensors."""
+        self._write(data)
 
     def tensor(self, name: str, tensor: torch.Tensor) -> None:
         """Write a tensor. Raises `ValueError` where it is another than was announced."""
@@ -140,7 +151,7 @@ class Writer:
                 f"{tuple(tensor.shape)}"
             )
         if spec.size:
-            self._file.write(_bytes_of(tensor.detach().contiguous()))
+            self._write(_bytes_of(tensor.detach().contiguous()))
 
     def copy(self, name: str, source: Stored, seen: Callable[[bytes], object]) -> None:
         """Write the bytes of a stored tensor as they are, and hand each chunk to `seen`."""
@@ -149,7 +160,23 @@ class Writer:
             raise ValueError(f"{name} was announced as another tensor than {source}")
         for chunk in source.chunks():
             seen(chunk)
-            self._file.write(chunk)
+            self._write(chunk)
+
+    def _write(self, data: Any) -> None:
+        self.wait()
+        self._pending = self._thread.submit(self._write_all, data)
+
+    def wait(self) -> None:
+        """Until all that was handed over is written. Raises what writing raised."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def _write_all(self, data: Any) -> None:
+        # Unbuffered, in large pieces: Python's own buffer copies them once more.
+        left = memoryview(data)
+        while left:
+            left = left[(self._file.write(left) or 0) :]
 
     def _next(self, name: str) -> Spec:
         spec = self._waiting.pop(0)
@@ -182,11 +209,10 @@ def written(path: Path, specs: Sequence[Spec], metadata: Mapping[str, str]) -> I
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        writer = Writer(file, specs)
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as thread:
+        writer = Writer(file, specs, thread)
+        writer.head(len(text).to_bytes(8, "little") + text)
         yield writer
+        writer.wait()
         writer.close()
-        file.flush()
         os.fsync(file.fileno())

@@ -41,7 +41,7 @@ class Tensors:
             self._made[f"{output.spec.name.removesuffix('weight')}SCB"] = scales
             return codes
         tensor = tensor.to(DTYPES[output.spec.dtype])
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not _finite(tensor):
             raise CheckFailed(
                 f"{output.spec.name} is not finite as {output.spec.dtype}: the adapter or the base "
                 "holds NaN or infinity, or the dtype is too narrow for it; try --dtype float32."
@@ -101,6 +101,13 @@ def _dequantised(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
 def _turned(matrix: torch.Tensor, output: Output) -> torch.Tensor:
     """From the rows of a layer to those of its 8-bit form, and back."""
     return matrix.T.contiguous() if output.transposed else matrix
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """Whether no entry is NaN or infinite: either would be the least or the largest."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
 
 def _wide_enough(tensor: torch.Tensor, output: Output) -> torch.Tensor:

@@ -342,9 +342,10 @@ def test_a_head_for_other_labels_is_replaced_or_refused(tmp_path: Path) -> None:
     try:
         loaded = load(folder)
     except CheckFailed as refused:  # Transformers 5.17 compares no shapes here
-        assert "classifier" in str(refused)
-        assert "upgrade transformers" in str(refused)
-        return
+        told = str(refused)
+        if "classifier" in told and "upgrade transformers" in told:
+            return
+        raise
     assert loaded.model.classifier.weight.shape == (3, 32)
     assert any("another number of labels" in note for note in loaded.notes)
 
