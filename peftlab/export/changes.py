@@ -153,7 +153,8 @@ def merged_module(
     if type(layer) is lora.Linear and not layer.lora_variant and not any(layer.lora_bias.values()):
         # Not `base`: some ways to begin an adapter, such as PiSSA's, take it out of the weight.
         return {**base, "weight": _plainly_merged(layer, layer.get_base_layer().weight.detach())}
-    found = peft_model.merge_and_unload().get_submodule(module)
+    bare: Any = peft_model.merge_and_unload()
+    found = bare.get_submodule(module)
     return {name: p.detach() for name, p in found.named_parameters()}
 
 
