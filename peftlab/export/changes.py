@@ -150,7 +150,8 @@ def merged_module(
     """
     peft_model = adapted_module(module, base, kind, changes)
     layer: Any = peft_model.base_model.model.get_submodule(module)
-    if type(layer) is lora.Linear and not layer.lora_variant and not any(layer.lora_bias.values()):
+    ordinary = type(layer) is lora.Linear
+    if ordinary and not layer.lora_variant and not any(layer.lora_bias.values()):
         # Not `base`: some ways to begin an adapter, such as PiSSA's, take it out of the weight.
         return {**base, "weight": _plainly_merged(layer, layer.get_base_layer().weight.detach())}
     bare: Any = peft_model.merge_and_unload()
