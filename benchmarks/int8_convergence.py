@@ -91,8 +91,10 @@ def run(row: str, case: Case, folder: Path, seed: int, steps: int) -> dict[str, 
     model.train()
     torch.manual_seed(seed)
     losses = []
+    narrow = torch.autocast("cpu", torch.bfloat16, enabled=row == "lora bf16")
     for batch in case.batches(folder, seed, steps):
-        loss = model(**batch).loss
+        with narrow:
+            loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -100,7 +102,7 @@ def run(row: str, case: Case, folder: Path, seed: int, steps: int) -> dict[str, 
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), narrow:
         held_out = case.held_out(model, folder)
     kept = [] if report is None else [g for g in report.gates.values() if g.arithmetic == "w8a16"]
     gates = 0 if report is None else len(report.gates)
