@@ -132,6 +132,12 @@ def forget() -> None:
         _quick.clear()
 
 
+def onednn_limit() -> str | None:
+    """The instructions that the user holds oneDNN's products to, in capitals, under either name."""
+    named = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
+    return named.upper() if named else None
+
+
 def machine_key(device: torch.device) -> str:
     """Device, torch version and number of threads: what an answer holds for."""
     if device.type == "cuda":
@@ -139,7 +145,7 @@ def machine_key(device: torch.device) -> str:
         return f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}"
     if device.type == "cpu":
         capability = torch.backends.cpu.get_cpu_capability()
-        if limit := os.environ.get("ONEDNN_MAX_CPU_ISA"):  # the user holds products to less
+        if limit := onednn_limit():
             capability += f", oneDNN up to {limit}"
         return (
             f"{_cpu_model()} ({capability}), torch {torch.__version__}, "

@@ -59,6 +59,8 @@ def int8_engine(product: str) -> Engine:
         lambda: _int8_candidates(product),
         default=exact if has_int8_units() or why_not_qlinear() else "qlinear",
     )
+    if answer == "int_mm" and why_not_int_mm():  # replayed from elsewhere
+        return exact
     return next((engine for engine in ENGINES if engine == answer), exact)
 
 
@@ -71,11 +73,20 @@ def cpu_answer(question: str) -> str:
 
 def has_int8_units() -> bool:
     """Whether the CPU adds products of 8-bit numbers in 32 bits (VNNI), and oneDNN may use that."""
-    held_to = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    allowed = held_to in {"ALL", "DEFAULT"} or any(
-        unit in held_to for unit in ("VNNI", "BF16", "AMX", "FP16", "10_")
-    )
+    held_to = choices.onednn_limit() or "ALL"
+    # Not AVX2_VNNI, which are units of their own.
+    allowed = held_to in {"ALL", "DEFAULT"} or held_to.startswith(("AVX512_CORE_", "AVX10_"))
     return allowed and bool(torch.cpu._is_vnni_supported())
+
+
+def why_not_int_mm() -> str | None:
+    """Why torch's integer product must not be used here, in words; None where it is exact.
+
+    torch asks the processor, not oneDNN, whether sums are of 32 bits; without VNNI it loops itself.
+    """
+    if torch.cpu._is_vnni_supported() and not has_int8_units():
+        return f"held to {choices.onednn_limit()}, oneDNN lets its sums saturate in 16 bits"
+    return None
 
 
 @cache
@@ -130,5 +141,9 @@ def _int8_candidates(product: str) -> Mapping[str, Callable[[], object]]:
         left.fill_(largest_code(engine))
         return lambda: multiplier(engine, codes, transposed=transposed)(left)
 
-    engines = [e for e in ENGINES if e != "qlinear" or not (has_int8_units() or why_not_qlinear())]
+    engines: list[Engine] = ["fp32"]
+    if not why_not_int_mm():
+        engines.append("int_mm")
+    if not (has_int8_units() or why_not_qlinear()):
+        engines.append("qlinear")
     return {engine: run(engine) for engine in engines}

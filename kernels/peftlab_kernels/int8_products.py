@@ -63,7 +63,11 @@ def multiplier(engine: Engine, codes: Tensor, *, transposed: bool) -> Callable[[
     The codes are packed once, as the engine wants them, and the pack lives as long as the function.
     """
     matrix = codes if transposed else codes.T
+    if not codes.numel():  # oneDNN would divide by their number, and end the process
+        return lambda rows: rows.new_zeros(rows.shape[0], matrix.shape[1], dtype=torch.int32)
     if engine == "int_mm":
+        if codes.shape[1] == 1:  # one row with the strides of a column is read past its end
+            matrix = matrix.reshape(-1).view(matrix.shape)
         return lambda rows: torch._int_mm(rows, matrix)
     if engine == "fp32":
         weight = Int8Weight(codes, codes.new_full(codes.shape[:1], LARGEST_CODE, dtype=torch.float))

@@ -17,9 +17,7 @@ from peftlab_kernels.dropout_mask import draw_rows, empty_mask, scale_of_kept
 from peftlab_kernels.eager import Arithmetic, EagerKernels
 from peftlab_kernels.functional import lora_linear
 from peftlab_kernels.protocol import Needs
-
-BOUND = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-2}
-"""Relative Frobenius errors, as the kernels' design bounds them."""
+from tests.kernels.errors import BOUND, error
 
 SHAPES = [(1, 136, 72, 1), (37, 72, 100, 3), (130, 40, 168, 16), (63, 37, 5, 5), (0, 8, 12, 2),
           (3, 0, 5, 2), (3, 5, 0, 2), (300, 2100, 33, 7)]  # fmt: skip
@@ -106,16 +104,6 @@ class Case:
         if self.bias:
             gradients["bias"] = dy.sum(0)
         return y, gradients
-
-
-def error(found: Tensor, truth: Tensor, uncancelled: Tensor | None = None) -> float:
-    assert found.shape == truth.shape
-    if not truth.numel():
-        return 0.0
-    size = truth.norm().clamp_min(1e-30)
-    if uncancelled is not None:
-        size = torch.maximum(size, uncancelled.norm())
-    return float((found.double() - truth).norm() / size)
 
 
 def check(case: Case) -> None:
