@@ -27,6 +27,7 @@ from typing import Any
 import triton
 
 from benchmarks.compile_gate_cases import Case, all_cases
+from benchmarks.compile_gate_int8 import PRODUCT, WITHOUT_PRODUCTS
 from benchmarks.compile_gate_machine import PER_CTA, Launch, compile_launch, launches_of
 
 TABLE = Path(__file__).parent / "results" / "compile_gate.json"
@@ -79,8 +80,11 @@ def failures(row: Row) -> list[str]:
         found.append(f"{row['loop_local']} accesses to local memory in the loop")
     if row["shared"] > (limit := PER_CTA[row["target"]] * 1024):
         found.append(f"{row['shared']} bytes of shared memory, and a program may have {limit}")
-    wanted = "HGMMA" if row["target"] == "sm_90" else "HMMA"
-    multiplies = row["dtype"] != "fp32" and row["operator"] != "sum of parts"
+    integer = row["operator"] == PRODUCT
+    wanted = ("I" if integer else "H") + ("GMMA" if row["target"] == "sm_90" else "MMA")
+    multiplies = integer or (row["dtype"] != "fp32" and row["operator"] not in WITHOUT_PRODUCTS)
+    if integer and "ragged" not in row["variant"] and row["loop_shuffles"]:
+        found.append(f"{row['loop_shuffles']} byte shuffles in the loop")
     if multiplies and not any(p.startswith(wanted) for p in row["products"]):
         found.append(f"no {wanted}")
     return found
@@ -108,7 +112,8 @@ COLUMNS = {
     "configuration": "configuration", "registers": "registers", "stack": "stack",
     "spills": "spills", "loop_local": "local in loop", "shared": "shared", "limit": "limit",
     "loop": "loop", "loop_products": "products in loop",
-    "loop_conversions": "conversions in loop", "loop_shared_stores": "STS in loop",
+    "loop_conversions": "conversions in loop", "loop_shuffles": "PRMT in loop",
+    "loop_shared_stores": "STS in loop",
     "occupancy": "occupancy", "products": "tensor cores", "failures": "failures",
 }  # fmt: skip
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
+from benchmarks.compile_gate_int8 import int8_cases
+from benchmarks.compile_gate_parts import (
+    DROPOUT,
+    IN,
+    OUT,
+    RAGGED,
+    SHORT,
+    TAIL,
+    Case,
+    M,
+    meta,
+    spell,
+)
 from peftlab_kernels.triton.configurations import (
     Configurations,
     Strip,
@@ -20,31 +32,11 @@ from peftlab_kernels.triton.configurations import (
 from peftlab_kernels.triton.lora_backward import add_masked, cross, dy_pass
 from peftlab_kernels.triton.lora_forward import down_project
 from peftlab_kernels.triton.partials import add_up
-from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout
+from peftlab_kernels.triton.philox import NO_DROPOUT
 from peftlab_kernels.triton.product import product
 
 GATED = {"sm_80": 108, "sm_86": 82, "sm_90": 132, "sm_120": 170}
 """Targets, and the processors of a large GPU of each kind."""
-
-M, IN, OUT = 8192, 4096, 14336
-TAIL = (4112, 14352)
-"""No multiples of any tile, but of 16."""
-RAGGED = (4099, 14341)
-DROPOUT = Dropout(123456789, 987654321, 3277, 1.05)
-SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One call that launches the kernels to be compiled, and how the table calls it."""
-
-    target: str
-    operator: str
-    variant: str
-    configuration: str
-    dtype: str
-    call: Callable[[], object]
-    gated: bool = True
 
 
 def all_cases() -> Iterator[Case]:
@@ -53,6 +45,7 @@ def all_cases() -> Iterator[Case]:
         target = Target(name, processors)
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
             yield from _of_dtype(target, dtype)
+        yield from int8_cases(target)
     yield from _amd()
 
 
@@ -102,20 +95,20 @@ def _product(
     shape: tuple[int, int] = (IN, OUT),
 ) -> Case:
     inside, outside = shape
-    w = _meta(outside, inside, dtype=dtype)
-    x = _meta(M, outside if backward else inside, dtype=dtype)
+    w = meta(outside, inside, dtype=dtype)
+    x = meta(M, outside if backward else inside, dtype=dtype)
     low = up = bias = None
     if rank:
-        low = _meta(M, padded_rank(rank), dtype=dtype)
-        up = _meta(rank, inside, dtype=adapter)
-        up = up if backward else _meta(outside, rank, dtype=adapter).T
+        low = meta(M, padded_rank(rank), dtype=dtype)
+        up = meta(rank, inside, dtype=adapter)
+        up = up if backward else meta(outside, rank, dtype=adapter).T
     if not backward:
-        bias = _meta(outside, dtype=dtype)
+        bias = meta(outside, dtype=dtype)
     words = ["backward" if backward else "forward", f"r={rank}"]
     words += ["dropout"] * dropout + ["tail"] * (shape == TAIL) + ["ragged"] * (shape == RAGGED)
     words += [f"{SHORT[adapter]} adapter"] * (rank > 0 and dtype is not adapter)
     return Case(
-        target.name, "product", ", ".join(words), _spell(tile), SHORT[dtype],
+        target.name, "product", ", ".join(words), spell(tile), SHORT[dtype],
         lambda: product(
             x, w.T if backward else w, low, up, target=target, bias=bias, tile=tile,
             dropout=DROPOUT if dropout else NO_DROPOUT,
@@ -127,15 +120,15 @@ def _side_passes(
     target: Target, dtype: torch.dtype, table: Configurations, shape: tuple[int, int]
 ) -> Iterator[Case]:
     m, k = shape
-    x = _meta(m, k, dtype=dtype)
+    x = meta(m, k, dtype=dtype)
     of = {"target": target}
     ragged = ", ragged" if shape == RAGGED else ""
 
     def case(operator: str, variant: str, strip: Strip, call: Callable[[], object]) -> Case:
-        return Case(target.name, operator, variant + ragged, _spell(strip), SHORT[dtype], call)
+        return Case(target.name, operator, variant + ragged, spell(strip), SHORT[dtype], call)
 
     for rank, strip in table.down.items():
-        a, at = _meta(rank, k), _meta(k, rank).T
+        a, at = meta(rank, k), meta(k, rank).T
         yield case(
             "down_project", f"r={rank}", strip, partial(down_project, x, a, factor=1.0, **of)
         )
@@ -145,13 +138,13 @@ def _side_passes(
     for rank, strip in table.down_dropout.items():
         yield case(
             "down_project", f"r={rank}, dropout", strip,
-            partial(down_project, x, _meta(rank, k), factor=1.0, dropout=DROPOUT, **of),
+            partial(down_project, x, meta(rank, k), factor=1.0, dropout=DROPOUT, **of),
         )  # fmt: skip
     for rank, strip in {} if ragged else table.dy_pass.items():
-        b, h = _meta(k, rank), _meta(m, rank, dtype=dtype)
+        b, h = meta(k, rank), meta(m, rank, dtype=dtype)
         yield case("dy_pass", f"r={rank}", strip, partial(dy_pass, x, b, h, factor=1.0, **of))
     for rank, strip in table.cross.items():
-        a, b, low = _meta(rank, k), _meta(k, rank), _meta(m, rank, dtype=dtype)
+        a, b, low = meta(rank, k), meta(k, rank), meta(m, rank, dtype=dtype)
         yield case("cross", f"r={rank}", strip, partial(cross, low, x, a, **of))
         yield case(
             "cross",
@@ -160,12 +153,12 @@ def _side_passes(
             partial(cross, low, x, b, transposed=True, **of),
         )
     for rank, strip in table.cross_dropout.items():
-        a, low = _meta(rank, k), _meta(m, rank, dtype=dtype)
+        a, low = meta(rank, k), meta(m, rank, dtype=dtype)
         yield case(
             "cross", f"r={rank}, dropout", strip, partial(cross, low, x, a, dropout=DROPOUT, **of)
         )
     for rank in (16, 64, 256):
-        a, g = _meta(rank, k), _meta(m, rank, dtype=dtype)
+        a, g = meta(rank, k), meta(m, rank, dtype=dtype)
         yield case(
             "add_masked",
             f"r={rank}",
@@ -173,7 +166,7 @@ def _side_passes(
             partial(add_masked, x, g, a, dropout=DROPOUT, **of),
         )
     if not ragged:
-        parts, total = _meta(4, m, 16), _meta(m, 16, dtype=dtype)
+        parts, total = meta(4, m, 16), meta(m, 16, dtype=dtype)
         yield Case(
             target.name, "sum of parts", "", "1024 w4", SHORT[dtype], partial(add_up, parts, total)
         )
@@ -194,14 +187,3 @@ def _amd() -> Iterator[Case]:
             cases.append(side)
     for case in cases:
         yield replace(case, target="gfx942", gated=False)
-
-
-def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.empty(*shape, dtype=dtype, device="meta")
-
-
-def _spell(block: Tile | Strip) -> str:
-    if isinstance(block, Strip):
-        return f"{block.rows}x{block.columns} w{block.warps}s{block.stages}"
-    source = " tma" if block.tma else ""
-    return f"{block.m}x{block.n}x{block.k} w{block.warps}s{block.stages}{source}"

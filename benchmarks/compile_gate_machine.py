@@ -166,6 +166,7 @@ def _read_nvidia(cubin: bytes) -> dict[str, Any]:
         "loop": len(loop),
         "loop_local": _count(loop, r"\b(LDL|STL)\b"),
         "loop_conversions": _count(loop, r"\b(F2F|F2FP|I2F|I2FP|F2I)\b"),
+        "loop_shuffles": _count(loop, r"\bPRMT\b"),
         "loop_shared_stores": _count(loop, r"\bSTS\b"),
         "loop_products": _count(loop, _PRODUCT),
         "products": sorted(set(re.findall(r"\b[HIQ]G?MMA\.[0-9x]+", "\n".join(everything)))),

@@ -7,8 +7,9 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peftlab.bench.lab import run_bench
 from peftlab.bench.quantities import findings, metric_name
@@ -16,6 +17,9 @@ from peftlab.bench.report import text_table, write_reports
 from peftlab.bench.results import BenchResult
 from peftlab.demo.minilm import locate_model
 from peftlab.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from peftlab.export.report import MergeReport
 
 logger = logging.getLogger("peftlab")
 
@@ -45,6 +49,7 @@ class DemoResult:
     report: Path
     best_run: Path
     answers: tuple[Answer, ...]
+    merged: MergeReport
     next_command: str
 
     def text(self) -> str:
@@ -59,6 +64,10 @@ class DemoResult:
             f"Three sentences, classified by the {label} run, "
             f"which had the best {metric_name(self.bench.metric)} on {self.bench.chosen_on}:",
             *(f"  {a.label:<8} {a.probability:6.1%}  {a.sentence}" for a in self.answers),
+            "",
+            "Merged into one model, whose logits differ from the trained one's by "
+            f"{self.merged.verified['logits']['error']:.0e}. Transformers alone loads it:",
+            f"  transformers.{self.merged.auto_class}.from_pretrained({str(self.merged.folder)!r})",
             "",
             f"Report with plots: {self.report}",
             "Next, your own data:",
@@ -76,6 +85,7 @@ class DemoResult:
                 {"text": a.sentence, "label": a.label, "probability": a.probability}
                 for a in self.answers
             ],
+            "merged": self.merged.to_json(),
             "next_command": self.next_command,
         }
 
@@ -107,7 +117,25 @@ def run_demo(text: str | None, folder: Path) -> DemoResult:
         raise CheckFailed(f"No method finished ({reasons}). Their output is in {folder / 'logs'}.")
     run = Path(best.good[0].folder)
     answers = classify(run, [*SENTENCES, text or OWN_SENTENCE])
-    return DemoResult(bench, report, run, answers, next_command(model))
+    merged = export_best(bench, folder / "merged")
+    return DemoResult(bench, report, run, answers, merged, next_command(model))
+
+
+def export_best(bench: BenchResult, out: Path) -> MergeReport:
+    """The best run whose head Transformers has a class for, merged into `out` and verified.
+
+    An earlier demo's model there is replaced. A head on pooled features has no such class.
+    """
+    from peftlab.export.report import REPORT
+    from peftlab.pipeline.exporting import export
+
+    best = replace(bench, rows=tuple(row for row in bench.rows if row.method != "head")).best()
+    if best is None or best.good[0].folder is None:
+        raise CheckFailed("No method finished whose model can be exported.")
+    if (out / REPORT).is_file():
+        shutil.rmtree(out)
+    logger.info("export of %s into %s", best.label, out)
+    return export(best.good[0].folder, out)
 
 
 def classify(run: Path, sentences: Sequence[str]) -> tuple[Answer, ...]:

@@ -15,6 +15,7 @@ from peftlab.config.schema import RunConfig
 from peftlab.demo import main_job
 from peftlab.demo.main_job import DATA, Answer, next_command, run_demo
 from peftlab.errors import CheckFailed, ConfigError
+from peftlab.export.report import MergeReport
 
 CHECKSUMS = {
     "train.jsonl": "b6fe0631e6816a1e",
@@ -64,7 +65,17 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
 
     monkeypatch.setattr(main_job, "locate_model", lambda: tmp_path / "all MiniLM")
     monkeypatch.setattr(main_job, "run_bench", run_bench)
+
+    def export_best(bench: BenchResult, out: Path) -> MergeReport:
+        seen["merged"] = out
+        return MergeReport(
+            folder=out, base="m", source="adapter", counts={}, files=(), dtype="F32",
+            total_bytes=1, untied=False, dropped=(), added=(),
+            auto_class="AutoModelForSequenceClassification", verified={"logits": {"error": 1e-7}},
+        )  # fmt: skip
+
     monkeypatch.setattr(main_job, "classify", classify)
+    monkeypatch.setattr(main_job, "export_best", export_best)
     return seen
 
 
@@ -81,8 +92,27 @@ def test_the_best_run_answers_three_sentences(asked: dict[str, object], tmp_path
     assert "So so." in text
     assert "75.0%" in text
     assert found.next_command in text
+    assert asked["merged"] == tmp_path / "demo" / "merged"
+    assert f"AutoModelForSequenceClassification.from_pretrained('{asked['merged']}')" in text
     assert found.report.is_file()
     assert json.loads(json.dumps(found.to_json()))["answers"][2]["text"] == "So so."
+
+
+def test_the_best_run_that_transformers_has_a_class_for_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[tuple[str, Path]] = []
+    monkeypatch.setattr(
+        "peftlab.pipeline.exporting.export", lambda run, out: exported.append((run, out))
+    )
+    head = Row("head", "head", "", {}, (SeedRun(1, folder="h", quality={"accuracy": 0.9}),))
+    lora = Row("lora", "lora", "", {}, (SeedRun(1, folder="l", quality={"accuracy": 0.8}),))
+    (tmp_path / "merge_report.json").write_text("{}")
+    main_job.export_best(bench_of((head, lora)), tmp_path)
+    assert exported == [("l", tmp_path)]
+    assert not tmp_path.exists(), "an earlier demo's model is in the way"
+    with pytest.raises(CheckFailed, match="can be exported"):
+        main_job.export_best(bench_of((head,)), tmp_path)
 
 
 def test_without_a_finished_method_the_reasons_are_said(

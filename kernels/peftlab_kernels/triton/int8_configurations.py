@@ -72,7 +72,7 @@ _HOPPER = replace(
         Tile(64, 128, 128, 4, 4, tma=True),
     ),
     product_dropout=(Tile(128, 128, 128, 8, 3, tma=True), Tile(64, 128, 128, 4, 4, tma=True)),
-    rank_chunk=64,
+    rank_chunk=32,
 )
 
 _INTERPRETER = replace(
