@@ -174,7 +174,7 @@ def _story_model(_: Path) -> Path:
 
 @cache
 def _llama_20m(place: Path) -> Path:
-    """A Llama of 21 M parameters, trained in full on stories for 240 steps of 1,024 tokens."""
+    """A Llama of 21 M parameters, trained in full on stories for 160 steps of 1,024 tokens."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = place / "llama21m"
@@ -191,9 +191,9 @@ def _llama_20m(place: Path) -> Path:
     rows = _text("tinystories_1k", "train", 128, 2000)(folder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     draw = torch.Generator().manual_seed(0)
-    for step in range(240):
+    for step in range(160):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * min(1.0, (step + 1) / 20) * (1 - step / 240)
+            group["lr"] = 1e-3 * min(1.0, (step + 1) / 20) * (1 - step / 160)
         taken = torch.randint(0, len(rows), (8,), generator=draw).tolist()
         with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
             loss = model(**padded([rows[i] for i in taken])).loss
@@ -229,6 +229,6 @@ CASES: Mapping[str, Case] = {
     ),
     "llama21m": Case(
         _llama_20m, _completions("train", 2000), _completions("test", 300), **_CAUSAL,
-        learning_rate=1e-3, steps=80, rows_a_step=8,
+        learning_rate=1e-3, steps=60, rows_a_step=8,
     ),
 }  # fmt: skip
