@@ -84,6 +84,8 @@ def row_of(name: str, case: ModelCase, base: nn.Module | None = None) -> Any:
 
     Raises `KeyError` for rows that models have not.
     """
+    if name in INT8_ROWS:
+        return _over_8_bits(name, case)
     cast, fuse, compiled, own = {
         "ours": (True, "keep", False, None),
         "ours, 16-bit adapters": (False, "keep", False, None),
@@ -108,6 +110,45 @@ def row_of(name: str, case: ModelCase, base: nn.Module | None = None) -> Any:
     if compiled:
         model.forward = torch.compile(model.forward, dynamic=False)
     return model
+
+
+INT8_ROWS = (
+    "ours, w8a8", "ours, w8a16", "bnb+PEFT", "ours, w8a8, fp32 activations",
+    "bnb+PEFT, fp32 activations",
+)  # fmt: skip
+"""Rows over blocks in 8 bits; the rest of the model rests in the case's dtype, or in fp32."""
+
+
+def _over_8_bits(name: str, case: ModelCase) -> Any:
+    from peftlab_kernels.int8_linear import Int8Linear
+
+    wide = "fp32" in name
+    model = base_model(case, torch.float32 if wide else case.dtype)
+    for target, linear in list(model.named_modules()):
+        if target.rpartition(".")[2] not in TARGETS:
+            continue
+        if name.startswith("ours"):
+            made: nn.Module = Int8Linear.from_weight(linear.weight)
+        else:
+            import bitsandbytes as bnb
+
+            made = bnb.nn.modules.Linear8bitLt(
+                linear.in_features, linear.out_features, bias=False, has_fp16_weights=False,
+                threshold=6.0,
+            )  # fmt: skip
+            made.load_state_dict({"weight": linear.weight})
+            made = made.to(case.device).requires_grad_(False)
+        model.set_submodule(target, made)
+    model.is_loaded_in_8bit = not name.startswith("ours")
+    found = _adapted(model, case, True)
+    if name.startswith("ours"):
+        from peftlab.fusion import fuse as fuse_model
+
+        arithmetic: Any = "w8a16" if "w8a16" in name else "w8a8"
+        report = fuse_model(found, arithmetic=arithmetic)
+        if report.not_fused:
+            raise RuntimeError(str(report))
+    return found
 
 
 def _adapted(model: Any, case: ModelCase, cast_adapters: bool) -> Any:

@@ -1,6 +1,6 @@
 """A whole step of a small Llama with LoRA against PEFT's on a CPU, the rows taking turns.
 
-    python -m benchmarks.llama_step_pairs [--pairs 9] [--json OUT] [--tiny]
+    python -m benchmarks.llama_step_pairs [--int8] [--pairs 9] [--json OUT] [--tiny]
 
 Four layers, d=1024, FFN 2816, a vocabulary of 8000, 512 tokens, r=16 on every linear layer of the
 blocks: forward, loss, backward, AdamW. The base rests in bf16. Where the CPU multiplies bf16,
@@ -41,6 +41,21 @@ ROWS = {
     False: ("ours, fp32 activations", "PEFT, fp32"),
 }  # fmt: skip
 """By whether the CPU multiplies bf16; the first row is compared with the others."""
+INT8_CASES = {
+    True: ModelCase(Shape(8, 1024, 2816, 16, 16, 8000), 1, 512, dropout=0.05),
+    False: ModelCase(Shape(4, 1024, 2816, 16, 16, 8000), 1, 512, dropout=0.05),
+}
+INT8_ROWS_OF_KIND = {
+    True: ("ours, w8a8", "bnb+PEFT", "ours, w8a16", "PEFT", "ours"),
+    False: (
+        "ours, w8a8, fp32 activations", "PEFT, fp32", "bnb+PEFT, fp32 activations",
+    ),
+}  # fmt: skip
+INT8_BARS = {
+    True: Bar("bnb+PEFT", "ours, w8a8", 1.3, at_most=False),
+    False: Bar("PEFT, fp32", "ours, w8a8, fp32 activations", 1.25, at_most=False),
+}
+"""With --int8: the blocks rest in 8 bits, p=.05."""
 TIME = 1.05
 """At most this times the step of PEFT on an fp32 base ..."""
 WEIGHTS = 0.55
@@ -57,7 +72,9 @@ def hopeless(case: ModelCase) -> dict[str, Any]:
     return {"tokens": small.tokens, **summary(seconds)}
 
 
-def memory_of(steps: Mapping[str, ModelStep], tiny: bool) -> dict[str, dict[str, Any]]:
+def memory_of(
+    steps: Mapping[str, ModelStep], tiny: bool, *, int8: bool
+) -> dict[str, dict[str, Any]]:
     """Weights, peaks and counts of each row."""
     found: dict[str, dict[str, Any]] = {}
     for name, step in steps.items():
@@ -66,7 +83,7 @@ def memory_of(steps: Mapping[str, ModelStep], tiny: bool) -> dict[str, dict[str,
         measured = not (tiny and found)
         found[name] = {
             "weight_bytes": weight_bytes(step.model),
-            "peak_anonymous_bytes": peak_in_a_process(name, tiny) if measured else 0,
+            "peak_anonymous_bytes": peak_in_a_process(name, tiny, int8=int8) if measured else 0,
             **counts,
             "loss": float(step.loss().detach()),
         }
@@ -80,14 +97,14 @@ def memory_of(steps: Mapping[str, ModelStep], tiny: bool) -> dict[str, dict[str,
     return found
 
 
-def peak_in_a_process(name: str, tiny: bool) -> int:
+def peak_in_a_process(name: str, tiny: bool, *, int8: bool) -> int:
     """Anonymous memory that one step takes beside the weights, in a fresh process.
 
     glibc gives large buffers back at once there: what the heap keeps would hide what a step needs.
     """
     command = [sys.executable, "-m", "benchmarks.llama_step_pairs", "--peak-of", name]
     done = subprocess.run(
-        [*command, "--tiny"] if tiny else command,
+        [*command, *["--tiny"] * tiny, *["--int8"] * int8],
         env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -112,37 +129,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="default: what torch takes")
     parser.add_argument("--json", type=Path, help=f"default: under {RESULTS.name}/")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see that all runs")
+    parser.add_argument("--int8", action="store_true", help="blocks in 8 bits, against bnb+PEFT")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
-    case = TINY if given.tiny else CASE
+    native = has_16bit_units()
+    whole = INT8_CASES[native] if given.int8 else CASE
+    case = TINY if given.tiny else whole
     if given.peak_of:
         print(peak_of(given.peak_of, case))
         return
     keep_large_buffers()  # for every row alike
-    rows = ROWS[has_16bit_units()]
-    bars = (Bar(rows[0], "PEFT, fp32", TIME),)
+    rows = INT8_ROWS_OF_KIND[native] if given.int8 else ROWS[native]
+    bars = (INT8_BARS[native] if given.int8 else Bar(rows[0], "PEFT, fp32", TIME),)
     steps = {name: ModelStep(name, case) for name in rows}
     print(f"{case.tokens} tokens a step, {torch.get_num_threads()} threads, on {cpu_kind()}")
     seconds = take_turns(steps, given.pairs)
     print(table(seconds, bars), flush=True)
-    memory = memory_of(steps, given.tiny)
-    share = memory[rows[0]]["weight_bytes"] / memory["PEFT, fp32"]["weight_bytes"]
-    print(
-        f"  {'met   ' if share <= WEIGHTS else 'MISSED'} weights of {rows[0]} / PEFT, fp32 = "
-        f"{share:.3f}, bar <= {WEIGHTS}"
-    )
+    memory = memory_of(steps, given.tiny, int8=given.int8)
     result = {
         "case": asdict(case) | {"dtype": str(case.dtype), "tokens": case.tokens},
         **summary(seconds, bars),
         "memory": memory,
-        "weights_bar": {"limit": WEIGHTS, "measured": share, "met": share <= WEIGHTS},
         "choices": choices.answers(),
     }
-    if not has_16bit_units():
-        result["hopeless"] = hopeless(case)
-    write_result(given.json or RESULTS / f"llama_step--{cpu_kind()}.json", result)
+    if not given.int8:
+        result["weights_bar"] = weights_bar(rows[0], memory)
+        if not native:
+            result["hopeless"] = hopeless(case)
+    what = "int8_step" if given.int8 else "llama_step"
+    write_result(given.json or RESULTS / f"{what}--{cpu_kind()}.json", result)
+
+
+def weights_bar(row: str, memory: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The share of PEFT's fp32 weights that a row's take."""
+    share = memory[row]["weight_bytes"] / memory["PEFT, fp32"]["weight_bytes"]
+    met = share <= WEIGHTS
+    said = "met   " if met else "MISSED"
+    print(f"  {said} weights of {row} / PEFT, fp32 = {share:.3f}, bar <= {WEIGHTS}")
+    return {"limit": WEIGHTS, "measured": share, "met": met}
 
 
 if __name__ == "__main__":

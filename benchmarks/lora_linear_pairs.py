@@ -1,6 +1,6 @@
 """One LoRA layer, forward and backward, against its peers on a CPU, the rows taking turns.
 
-    python -m benchmarks.lora_linear_pairs [--case NAME ...] [--pairs 9] [--json OUT] [--tiny]
+    python -m benchmarks.lora_linear_pairs [--int8] [--case NAME ...] [--pairs 9] [--tiny]
 
 The cases are those of this CPU's kind unless they are named: `bf16`, `bf16-dropout` where the CPU
 multiplies bf16; `fp32`, `bf16-weights` and, once and small, `bf16-hopeless` where it does not.
@@ -64,6 +64,36 @@ COMPARISONS: Mapping[str, Comparison] = {
         Case(128, 1024, 1024), ("ours, fp32 activations", "PEFT"), rounds=1,
     ),
 }  # fmt: skip
+_INT8_ROWS = (
+    "ours, w8a8", "bnb+PEFT", "frozen base", "integer products alone", "ours, w8a16",
+    "bnb+PEFT, threshold 0", "PEFT", "ours",
+)  # fmt: skip
+INT8: Mapping[str, Comparison] = {
+    "int8": Comparison(
+        _BF16, _INT8_ROWS,
+        (
+            Bar("bnb+PEFT", "ours, w8a8", 1.7, at_most=False),
+            Bar("ours, w8a8", "frozen base", 1.0),
+            Bar("ours, w8a8", "integer products alone", 1.4),
+        ),
+    ),
+    "int8-dropout": Comparison(replace(_BF16, dropout=0.1), _INT8_ROWS),
+    "int8-fp32": Comparison(
+        replace(_BF16, dtype=torch.float32), _INT8_ROWS,
+        (Bar("bnb+PEFT", "ours, w8a8", 2.8, at_most=False),),
+    ),
+    "int8-avx2": Comparison(
+        _FP32, _INT8_ROWS,
+        (
+            Bar("PEFT", "ours, w8a8", 1.5, at_most=False),
+            Bar("ours, w8a8", "frozen base", 1.0),
+            Bar("ours, w8a16", "PEFT", 1.05),
+            Bar("ours, w8a8", "integer products alone", 1.7),
+        ),
+    ),
+}  # fmt: skip
+"""Over a base in 8 bits, with --int8."""
+INT8_OF_KIND = {True: ("int8", "int8-dropout", "int8-fp32"), False: ("int8-avx2",)}
 OF_KIND = {True: ("bf16", "bf16-dropout"), False: ("fp32", "bf16-weights", "bf16-hopeless")}
 
 
@@ -107,7 +137,9 @@ def _counts(steps: Mapping[str, LayerStep]) -> dict[str, Counts]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--case", action="append", choices=sorted(COMPARISONS))
+    known = {**COMPARISONS, **INT8}
+    parser.add_argument("--case", action="append", choices=sorted(known))
+    parser.add_argument("--int8", action="store_true", help="the cases over a base in 8 bits")
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--threads", type=int, help="default: what torch takes")
     parser.add_argument("--json", type=Path, help=f"default: under {RESULTS.name}/")
@@ -117,10 +149,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(given.threads)
     keep_large_buffers()  # for every row alike
     results = {}
-    for name in given.case or OF_KIND[has_16bit_units()]:
-        comparison = tiny(COMPARISONS[name]) if given.tiny else COMPARISONS[name]
+    of_kind = INT8_OF_KIND if given.int8 else OF_KIND
+    for name in given.case or of_kind[has_16bit_units()]:
+        comparison = tiny(known[name]) if given.tiny else known[name]
         results[name] = compare(comparison, given.pairs)
-    out = given.json or RESULTS / f"lora_linear--{cpu_kind()}.json"
+    what = "int8_linear" if given.int8 else "lora_linear"
+    out = given.json or RESULTS / f"{what}--{cpu_kind()}.json"
     write_result(out, {"comparisons": results, "choices": choices.answers()})
 
 

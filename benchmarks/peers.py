@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -191,6 +191,103 @@ def _compiled(case: Case, weights: Weights) -> nn.Module:
     return found
 
 
+def _over_8_bits(
+    case: Case, weights: Weights, *, threshold: float | None = None, arithmetic: str | None = None
+) -> nn.Module:
+    """PEFT's layer over the weight in 8 bits: bitsandbytes' of a threshold, or ours, fused."""
+    from peft import LoraConfig, get_peft_model
+
+    if arithmetic is not None:
+        from peftlab_kernels.int8_linear import Int8Linear
+
+        base: nn.Module = Int8Linear.from_weight(weights.weight)
+    else:
+        import bitsandbytes as bnb
+
+        base = bnb.nn.modules.Linear8bitLt(
+            case.in_features, case.out_features, bias=False, has_fp16_weights=False,
+            threshold=threshold or 0.0,
+        )  # fmt: skip
+        base.load_state_dict({"weight": weights.weight})
+        moved: Any = base
+        base = moved.to(case.device).requires_grad_(False)
+    holder: Any = Holder(base)
+    holder.is_loaded_in_8bit = arithmetic is None
+    config = LoraConfig(
+        r=case.rank, lora_alpha=SCALING * case.rank, lora_dropout=case.dropout,
+        target_modules=["layer"],
+    )  # fmt: skip
+    model = get_peft_model(holder, config)
+    layer: Any = model.base_model.model.layer  # type: ignore[union-attr]
+    with torch.no_grad():
+        layer.lora_A["default"].weight.copy_(weights.lora_a)
+        layer.lora_B["default"].weight.copy_(weights.lora_b)
+    if arithmetic is not None:
+        from peftlab.fusion import fuse as fuse_model
+
+        fuse_model(model, arithmetic=arithmetic)  # type: ignore[arg-type]
+    found: nn.Module = layer.train()
+    return found
+
+
+class IntegerProducts(nn.Module):
+    """The two integer products of a w8a8 layer and nothing else: what it can hardly beat."""
+
+    def __init__(self, case: Case, weights: Weights) -> None:
+        super().__init__()
+        from peftlab_kernels.cpu_arithmetic import int8_engine
+        from peftlab_kernels.int8_format import int8_quantize
+
+        self.codes = int8_quantize(weights.weight)[0]
+        self.engines = int8_engine("x @ W.T"), int8_engine("dy @ W")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[M, K] -> [M, N]`, of codes that have nothing to do with x."""
+        y: Tensor = _Products.apply(x, self.codes, self.engines)  # type: ignore[no-untyped-call]
+        return y
+
+
+class _Products(torch.autograd.Function):
+    """Multiplies codes of x's and dy's shapes, made once."""
+
+    made: ClassVar[dict[tuple[int, int], Tensor]] = {}
+
+    @classmethod
+    def rows(cls, like: Tensor) -> Tensor:
+        """int8 codes of this shape, within 6 bits for every engine."""
+        shape = (like.shape[0], like.shape[1])
+        if shape not in cls.made:
+            cls.made[shape] = torch.randint(-63, 64, shape, dtype=torch.int8)
+        return cls.made[shape]
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, codes: Tensor, engines: Any) -> Tensor:
+        """One product; what it gives is dropped."""
+        from peftlab_kernels.int8_products import multiplier
+
+        ctx.codes, ctx.engine, ctx.shape = codes, engines[1], x.shape
+        multiplier(engines[0], codes, transposed=False)(_Products.rows(x))
+        return x.new_empty(x.shape[0], codes.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """The other."""
+        from peftlab_kernels.int8_products import multiplier
+
+        multiplier(ctx.engine, ctx.codes, transposed=True)(_Products.rows(dy))
+        return dy.new_empty(ctx.shape), None, None
+
+
+INT8_PEERS: Mapping[str, Peer] = {
+    "ours, w8a8": Peer(lambda case, w: _over_8_bits(case, w, arithmetic="w8a8")),
+    "ours, w8a16": Peer(lambda case, w: _over_8_bits(case, w, arithmetic="w8a16")),
+    "bnb+PEFT": Peer(lambda case, w: _over_8_bits(case, w, threshold=6.0)),
+    "bnb+PEFT, threshold 0": Peer(lambda case, w: _over_8_bits(case, w, threshold=0.0)),
+    "integer products alone": Peer(IntegerProducts),
+}
+"""Rows over a base in 8 bits; x and dy have the case's dtype."""
+
+
 PEERS: Mapping[str, Peer] = {
     "ours": Peer(lambda case, w: adapted(case, w, fuse="keep")),
     "ours, 16-bit adapters": Peer(
@@ -261,6 +358,6 @@ class LayerStep:
 
 def step_of(name: str, case: Case, weights: Weights, sets: int = 1) -> LayerStep:
     """The step of a row of `PEERS`."""
-    peer = PEERS[name]
+    peer = PEERS[name] if name in PEERS else INT8_PEERS[name]
     inputs = inputs_of(case, peer.activations or case.dtype, sets)
     return LayerStep(peer.build(case, weights), inputs)

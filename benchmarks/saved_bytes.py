@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.llama import ModelCase, ModelStep, Shape
+from benchmarks.llama import INT8_ROWS, ModelCase, ModelStep, Shape
 from benchmarks.result_files import write_result
 
 BARS = (
@@ -22,10 +22,14 @@ BARS = (
     ("ours", "PEFT, 16-bit adapters", 0.45),
     ("ours", "PEFT, fp32", 0.40),
     ("ours, fp32 activations", "PEFT, fp32", 0.40),
+    ("ours, w8a8", "bnb+PEFT", 0.20),
+    ("ours, w8a8, fp32 activations", "bnb+PEFT, fp32 activations", 0.15),
 )
 """A row's adapted layers keep at most this share of what a peer's do."""
 
-ROWS = ("ours", "ours, fp32 activations", "PEFT", "PEFT, 16-bit adapters", "PEFT, fp32")
+ROWS = (
+    "ours", "ours, fp32 activations", "PEFT", "PEFT, 16-bit adapters", "PEFT, fp32", *INT8_ROWS,
+)  # fmt: skip
 
 
 def llama(layers: int, tokens: int) -> ModelCase:

@@ -1,7 +1,7 @@
 """Parameter-efficient fine-tuning, measured.
 
 A module imports only from those to its right; siblings never import each other:
-    cli > demo > pipeline > training, evaluation, bench > strategies, fusion, tasks
+    cli > demo > pipeline > training, evaluation, export, bench > strategies, fusion, tasks
     > data, model, measure, run_folder > config > errors
 
 From Python, three lines do what the command line does:
@@ -20,12 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from peftlab.config.schema import RunConfig
+    from peftlab.export.report import MergeReport
     from peftlab.fusion import FusionReport, fuse, unfuse
+    from peftlab.pipeline.exporting import MergeBase
     from peftlab.pipeline.plan import Plan
     from peftlab.pipeline.run import Run
 
-__all__ = ["FusionReport", "fuse", "load_config", "load_run", "plan", "train", "unfuse"]
+__all__ = ["FusionReport", "fuse", "load_config", "load_run", "merge", "plan", "train", "unfuse"]
 
 
 def load_config(
@@ -69,6 +73,29 @@ def plan(source: str | Path | Mapping[str, Any] | RunConfig | None = None, **sec
     from peftlab.pipeline.plan import plan as make
 
     return make(load_config(source, **sections))
+
+
+def merge(
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    base: str | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int = 5 * 10**9,
+    merge_base: MergeBase = "auto",
+    verify: bool = True,
+) -> MergeReport:
+    """Merge a run, or any PEFT LoRA adapter, into its base; write the model to the folder `out`.
+
+    Streamed tensor by tensor and verified; `out` appears whole or not at all. See
+    `peftlab.export.merge.merge` and, for `merge_base`, `peftlab.pipeline.exporting.export`.
+    """
+    from peftlab.pipeline.exporting import export
+
+    return export(
+        adapter, out, base=base, dtype=dtype, max_shard_size=max_shard_size,
+        merge_base=merge_base, verify=verify,
+    )  # fmt: skip
 
 
 def load_run(folder: str | Path) -> Run:

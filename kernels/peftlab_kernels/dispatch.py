@@ -129,6 +129,18 @@ def eager_kernels(x: Tensor) -> EagerKernels:
     )
 
 
+def thin_dtype(x: Tensor) -> torch.dtype:
+    """What the thin products of a call with this x are computed in, where torch computes them."""
+    if x.dtype is torch.float16:
+        return x.dtype if x.device.type != "cpu" else torch.float32
+    narrow = x.dtype is torch.bfloat16 and x.device.type == "cpu" and not _native_bf16()
+    return torch.float32 if narrow else x.dtype
+
+
+def _native_bf16() -> bool:
+    return all(cpu_arithmetic("bfloat16", product) == "native" for product in CPU_PRODUCTS)
+
+
 def eager_int8_kernels(x: Tensor) -> EagerInt8Kernels:
     """The torch path over 8-bit operands with the engines that are fast on this machine.
 
@@ -137,9 +149,7 @@ def eager_int8_kernels(x: Tensor) -> EagerInt8Kernels:
     if x.device.type != "cpu":
         return EagerInt8Kernels("fp32", "fp32")
     forward, backward = (int8_engine(product) for product in CPU_PRODUCTS)
-    native = x.dtype is not torch.bfloat16 or all(
-        cpu_arithmetic("bfloat16", product) == "native" for product in CPU_PRODUCTS
-    )
+    native = x.dtype is not torch.bfloat16 or _native_bf16()
     return EagerInt8Kernels(forward, backward, native)
 
 

@@ -7,7 +7,9 @@ the same product of the rows as they are, and compared with what Gaussian rows g
 
     forward  |(x - x^) W^T| / |x W^T|       backward  |(f - f^) Q| / |f Q|,  f = dy * scales / 127
 
-each as the root mean square over the rows of their own ratio: one loud token does not hide others.
+Forward's is the root mean square over the rows of their own ratio: one loud token does not hide the
+others, which weigh as much in what follows. Backward's is over all rows at once: a token of which
+the loss hardly depends adds as little to a gradient as its error does.
 """
 
 from __future__ import annotations
@@ -69,7 +71,10 @@ def _error(rows: Tensor, weight: Int8Weight, multiplied: Int8Weight, *, backward
         return products.forward(matrix, multiplied, None, transposed=False)
 
     of_lost, of_exact = multiply(lost), multiply(exact)
-    ratios = of_lost.norm(dim=1) / of_exact.norm(dim=1)
+    if backward:
+        ratios = (of_lost.norm() / of_exact.norm()).reshape(1)
+    else:
+        ratios = of_lost.norm(dim=1) / of_exact.norm(dim=1)
     ratios = ratios[ratios.isfinite()]  # rows of zeros, such as those of padding, say nothing
     if not ratios.numel():
         return 0.0

@@ -15,7 +15,7 @@ from torch import Tensor
 from peftlab_kernels.dropout_mask import drop, empty_mask, scale_of_kept
 from peftlab_kernels.int8_format import LARGEST_CODE, Int8Rows, Int8Weight
 from peftlab_kernels.int8_products import Engine, largest_code, multiplier, quantize_rows
-from peftlab_kernels.low_rank import cross, down_project, masked_blocks, of_transposed
+from peftlab_kernels.low_rank import cross, down_project, masked_blocks, of_transposed, times
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
 from peftlab_kernels.row_blocks import cached_elements, row_blocks
 
@@ -101,7 +101,7 @@ class EagerInt8Kernels:
         trains = lora_a is not None and lora_b is not None
         g = None
         if trains and lora_b is not None and (needs.x or needs.lora_a):
-            g = _times(dy, lora_b.to(thin)).mul_(factor)
+            g = times(dy, lora_b.to(thin)).mul_(factor)
         dx = None
         if needs.x:
             a = None if lora_a is None else lora_a.to(thin)
@@ -150,16 +150,6 @@ class EagerInt8Kernels:
         if dtype is torch.float64 or (dtype is torch.bfloat16 and self.native):
             return dtype
         return torch.float32
-
-
-def _times(dy: Tensor, b: Tensor) -> Tensor:
-    """`dy b` [M, R] in b's dtype; dy of another is brought to it by blocks of rows."""
-    if dy.dtype is b.dtype:
-        return dy @ b
-    g = b.new_empty(dy.shape[0], b.shape[1])
-    for rows in row_blocks(*dy.shape):
-        torch.mm(dy[rows].to(b.dtype), b, out=g[rows])
-    return g
 
 
 def _chunks(rows_first: Tensor) -> Iterator[slice]:

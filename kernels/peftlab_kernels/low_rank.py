@@ -38,6 +38,16 @@ def down_project(
     return h.mul_(scaling * scale_of_kept(dropout))
 
 
+def times(dy: Tensor, b: Tensor) -> Tensor:
+    """`dy b` [M, R] in b's dtype; dy of another is brought to it by blocks of rows."""
+    if dy.dtype is b.dtype:
+        return dy @ b
+    g = b.new_empty(dy.shape[0], b.shape[1])
+    for rows in row_blocks(*dy.shape):
+        torch.mm(dy[rows].to(b.dtype), b, out=g[rows])
+    return g
+
+
 def of_transposed(h: Tensor, dy: Tensor) -> Tensor:
     """`dy^T h` [N, R], contiguous: as (h^T dy)^T, which is ten times faster on a CPU."""
     return (h.T @ dy).T.contiguous()

@@ -127,6 +127,25 @@ VERBS: dict[str, Verb] = {
             _flag(*_FOLDER, metavar="DIR", help="default: <output.dir>-bench, or runs/MODEL-bench"),
         ),
     ),
+    "export": Verb(
+        "merge a run or an adapter into one model that any tool loads, and prove it",
+        "RUN_OR_ADAPTER -o DIR",
+        "RUN_OR_ADAPTER   the folder of a run, or of a PEFT LoRA adapter",
+        (
+            _flag(*_FOLDER, metavar="DIR", help="a folder that is new or empty"),
+            _flag("--base", metavar="MODEL", help="the base, where not the one it was trained on"),
+            _flag("--dtype", help="float32, bfloat16 or float16; default: as the base has it"),
+            _flag("--max-shard-size", metavar="SIZE", default="5GB", help="default: 5GB"),
+            _flag(
+                "--merge-base",
+                default="auto",
+                help="of 8-bit runs: original, dequant, requant, or auto, which measures (default)",
+            ),
+            _flag("--no-verify", action="store_true", help="compare no logits"),
+            _flag("--to", metavar="FORMAT", default="safetensors", help="safetensors, or gguf"),
+            _flag("--llama-cpp", metavar="DIR", help="llama.cpp's checkout, for --to gguf"),
+        ),
+    ),
     "inspect": Verb(
         "say what a run, adapter or checkpoint is",
         "PATH",
@@ -137,7 +156,10 @@ VERBS: dict[str, Verb] = {
     ),
 }
 
-_EXIT_CODES = "exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 a check failed, 130 stopped"
+_EXIT_CODES = (
+    "exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 a check failed,\n"
+    "            4 what was exported is not what it should be, 130 stopped"
+)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from peftlab.cli.screen import Screen, shown
@@ -155,6 +156,28 @@ def show_environment(screen: Screen, found: Mapping[str, Any]) -> None:
     _kernels(screen, found["kernels"])
 
 
+def show_export(screen: Screen, out: Path, report: Mapping[str, Any]) -> None:
+    """What was written, how it was checked, and how to load it."""
+    counts = ", ".join(f"{count} {kind}" for kind, count in report["counts"].items())
+    screen.line(
+        f"Merged model in {out}: {report['total_bytes'] / 2**20:,.1f} MiB in "
+        f"{len(report['files'])} files, {counts} tensors, {report['seconds']['merge']:.1f} s"
+    )
+    verified = report["verified"]
+    screen.line(f"Read back: {verified['copied_equal']} copied tensors are equal byte for byte")
+    if logits := verified.get("logits"):
+        screen.line(
+            f"Logits differ from the adapter's by {logits['error']:.2g}; rounding explains up to "
+            f"{logits['tolerance']:g} ({report['seconds']['verify']:.1f} s)"
+        )
+    if report["untied"]:
+        screen.line("Input and output embeddings differ now, and are two tensors")
+    if report["dropped"]:
+        screen.line(f"Left out, as this model has no use for it: {', '.join(report['dropped'])}")
+    kind = report["auto_class"]
+    screen.line(f"Load it: transformers.{kind}.from_pretrained({str(out)!r})")
+
+
 def _fusion(screen: Screen, fusion: Mapping[str, Any] | None) -> None:
     """How many adapted layers the kernels compute, and for the others why not."""
     if fusion is None:
@@ -164,11 +187,21 @@ def _fusion(screen: Screen, fusion: Mapping[str, Any] | None) -> None:
         screen.line(f"{fused} of {fused + len(others)} adapted layers are computed by the kernels")
     for reason, count in Counter(layer["reason"] for layer in others).items():
         screen.line(f"  not {count}: {reason}")
+    for state, count in Counter(
+        _state_of(layer) for layer in fusion.get("int8", {}).values()
+    ).items():
+        screen.line(f"{count} 8-bit layers {state}")
     if widened := fusion["widened"]:
         screen.line(
             f"{len(widened['linears'])} linear layers and {len(widened['embeddings'])} embeddings "
             "keep 16-bit weights under fp32 arithmetic"
         )
+
+
+def _state_of(layer: Mapping[str, Any]) -> str:
+    if not layer["decided"]:
+        return "choose w8a8 or w8a16 by the error on their first batches"
+    return f"compute by {layer['arithmetic']}"
 
 
 def _kernels(screen: Screen, kernels: Mapping[str, Any]) -> None:
@@ -179,6 +212,8 @@ def _kernels(screen: Screen, kernels: Mapping[str, Any]) -> None:
         f"LoRA layers are computed by {kernels['backend']}"
         + (f"; not by triton: {reason}" if reason else "")
     )
+    if qlinear := kernels["why_not_qlinear"]:
+        screen.line(f"8-bit products on this CPU are slow: oneDNN's cannot be used ({qlinear})")
     rows = [
         [
             choice["question"],

@@ -193,6 +193,14 @@ def env(options: Namespace) -> Answer:
     return Answer(found, lambda screen: texts.show_environment(screen, found))
 
 
+def _export(options: Namespace) -> Answer:
+    from peftlab.cli.exporting import export
+
+    out = _one("export", "RUN_OR_ADAPTER, the folder of a run or an adapter", options)
+    data, show = export(out, options)
+    return Answer(data, show)
+
+
 RUN: Mapping[str, Callable[[Namespace], Answer]] = {
     "demo": demo,
     "init": init,
@@ -202,6 +210,7 @@ RUN: Mapping[str, Callable[[Namespace], Answer]] = {
     "eval": evaluate,
     "predict": predict,
     "bench": bench,
+    "export": _export,
     "inspect": inspect,
     "env": env,
 }

@@ -23,7 +23,7 @@ from peftlab.config.schema import (
 )
 from peftlab.errors import ConfigError
 
-FORMS = "head, last_n or last_n:N, lora or lora:R, qlora8 or qlora8:R, full"
+FORMS = "head, last_n or last_n:N, lora or lora:R, qlora8 or qlora8:R, qlora4 or qlora4:R, full"
 
 
 def parse_method(text: str, base: MethodConfig | None = None) -> MethodConfig:
@@ -43,7 +43,7 @@ def _parse(text: str, base: MethodConfig | None) -> MethodConfig | str:
     """The method, or what is wrong with its name."""
     name, colon, number = text.strip().partition(":")
     amount = int(number) if number.isdecimal() and len(number) < 10 else None
-    wrong = mistaken(text, FORMS, ["head", "last_n", "lora", "qlora8", "full"])
+    wrong = mistaken(text, FORMS, ["head", "last_n", "lora", "qlora8", "qlora4", "full"])
     if colon and (not amount or name in {"head", "full"}):
         return wrong
     try:
@@ -57,21 +57,31 @@ def _parse(text: str, base: MethodConfig | None) -> MethodConfig | str:
                 return LastNMethod(name="last_n", n=amount or configured)
             case "lora":
                 return _adapter(LoraMethod, amount, base)
-            case "qlora" | "qlora8":
+            case "qlora":
                 return _adapter(QLoraMethod, amount, base)
+            case "qlora8" | "qlora4":
+                return _adapter(QLoraMethod, amount, base, bits=int(name[-1]))
     except ValidationError:
         return f"is {text!r}; the rank is from 1 to 256"
     return wrong
 
 
 def _adapter(
-    kind: type[LoraMethod] | type[QLoraMethod], rank: int | None, base: MethodConfig | None
+    kind: type[LoraMethod] | type[QLoraMethod],
+    rank: int | None,
+    base: MethodConfig | None,
+    *,
+    bits: int | None = None,
 ) -> MethodConfig:
     settings: dict[str, Any] = {}
     if isinstance(base, LoraMethod | QLoraMethod):
         shared = base.model_dump(exclude_unset=True)
         settings = {key: shared[key] for key in shared if key in kind.model_fields}
     settings["name"] = keys.tag_of(kind)
+    if bits is not None:
+        settings["bits"] = bits
+    if bits == 4:  # the arithmetic is one of 8-bit layers
+        settings = {k: v for k, v in settings.items() if k not in {"arithmetic", "error_tolerance"}}
     method = kind.model_validate(settings)
     if rank is None:
         return method

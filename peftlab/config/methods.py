@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, model_validator
 
 from peftlab.config.checks import check_bytes
 from peftlab.config.section import Count, Names, ReadBy, Section
@@ -58,7 +58,26 @@ class LoraMethod(_AdapterMethod):
 
 class QLoraMethod(_AdapterMethod):
     name: Literal["qlora"]
-    bits: Literal[8] = Field(8, description="Bits of the frozen base.")
+    bits: Literal[4, 8] = Field(
+        8, description="Bits of the frozen base: 8 (int8 rows), or 4 (NF4 by bitsandbytes)."
+    )
+    arithmetic: Literal["auto", "w8a8", "w8a16"] = Field(
+        "auto",
+        description="Of 8-bit layers: w8a8 quantises activations too; auto measures each layer.",
+    )
+    error_tolerance: float = Field(
+        3.0,
+        ge=0,
+        description="For auto: the largest error of w8a8, in multiples of that on Gaussian data.",
+    )
+
+    @model_validator(mode="after")
+    def _arithmetic_of_8_bits(self) -> QLoraMethod:
+        if self.bits != 8 and self.arithmetic != "auto":
+            raise ValueError(
+                f"arithmetic is {self.arithmetic}, which 8-bit layers have, but bits is {self.bits}"
+            )
+        return self
 
 
 class FullMethod(Section):

@@ -244,7 +244,7 @@ class BenchConfig(Section):
     methods: list[str | BenchRow] = Field(
         default_factory=lambda: list(_METHODS),
         min_length=1,
-        description="Rows: head, last_n[:N], lora[:R], qlora8, full, or {label, method, train}.",
+        description="Rows: head, last_n[:N], lora[:R], qlora8[:R], qlora4, full, or a mapping.",
     )
     seeds: Annotated[int, Field(ge=1, le=1000)] = Field(
         1, description="Seeds per row, counted up from train.seed."

@@ -26,12 +26,17 @@ def describe_kernels(device: str) -> dict[str, Any]:
     asked = dispatch.asked_backend()
     probe = torch.empty(0, 8, dtype=torch.bfloat16, device=device)
     reason = dispatch.why_not_triton(probe, probe)
+    why_not_qlinear = None
     if device == "cpu":
         dispatch.eager_kernels(probe)
+        dispatch.eager_int8_kernels(probe)
+        if not cpu_arithmetic.has_int8_units():
+            why_not_qlinear = cpu_arithmetic.why_not_qlinear()
     return {
         "backend": _backend(asked, reason),
         "asked": asked,
         "why_not_triton": reason,
+        "why_not_qlinear": why_not_qlinear,
         "choices": [asdict(choice) for choice in choices.made()],
         "choices_file": str(choices.cache_file()),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -10,11 +10,30 @@ from torch import nn
 
 from peftlab.fusion.fp32_activations import narrow, widen
 from peftlab.fusion.guards import replaces_forward, why_not
+from peftlab.fusion.int8_gate import (
+    AskedArithmetic,
+    Int8Gate,
+    check_arithmetic,
+    gate_of,
+    set_gate,
+)
+from peftlab.fusion.int8_layers import GatedInt8Linear, bitsandbytes_layers
 from peftlab.fusion.lora_layer import FusedLoraLinear
 from peftlab.fusion.report import Activations, FusionReport, NotFused
+from peftlab_kernels.error_gate import TOLERANCE
+from peftlab_kernels.int8_linear import Int8Linear
+
+Swaps = dict[type[Any], type[Any]]
+"""The class of a fused layer, by the class that it had."""
 
 
-def fuse(model: nn.Module, activations: Activations = "keep") -> FusionReport:
+def fuse(
+    model: nn.Module,
+    activations: Activations = "keep",
+    *,
+    arithmetic: AskedArithmetic = "auto",
+    tolerance: float = TOLERANCE,
+) -> FusionReport:
     """Let the kernels compute the LoRA layers of a PEFT model, in place.
 
     Results, gradients, state dict, saving, loading, merging and switching adapters stay PEFT's;
@@ -26,32 +45,39 @@ def fuse(model: nn.Module, activations: Activations = "keep") -> FusionReport:
         model: a PEFT model, or any model that holds one.
         activations: `keep` changes no dtype. `fp32` lets a model whose weights rest in 16 bits
             compute in fp32, also one without adapters: see `fp32_activations.widen`.
+        arithmetic: of 8-bit layers, adapted or not, bitsandbytes' too: `w8a8` quantises activations
+            as well, `w8a16` dequantises the weight. `auto` measures on each layer's first calls
+            how far w8a8 would be off, and takes it where that is within the tolerance; until then
+            the layer computes by w8a16.
+        tolerance: in multiples of w8a8's error on Gaussian activations.
 
     Raises:
-        ValueError: `activations` is none of these.
+        ValueError: `activations`, `arithmetic` or `tolerance` is none of these.
     """
+    check_arithmetic(arithmetic, tolerance)
     if activations not in get_args(Activations):
         raise ValueError(
             f"activations is {activations!r}; it must be one of {', '.join(get_args(Activations))}"
         )
     widened = widen(model) if activations == "fp32" else None
-    fused, others = [], []
+    swaps = _swaps()
+    kinds = tuple(swaps.values())
+    fused, others, gates = [], [], {}
     for name, layer in model.named_modules():
         if not isinstance(layer, BaseTunerLayer):
+            if (gate := _gated(name, layer, swaps, arithmetic, tolerance)) is not None:
+                gates[gate.layer] = gate
             continue
         kind = _kind(layer)
-        reason = _why_not_swap(layer) if not isinstance(layer, FusedLoraLinear) else None
+        reason = None if isinstance(layer, kinds) else _why_not_swap(layer, swaps)
         if reason is None:
-            if type(layer) is lora.Linear:
-                # accelerate's removed hooks leave the class's forward there, which would hide ours.
-                vars(layer).pop("forward", None)
-                layer.__class__ = FusedLoraLinear
-            reason = why_not(layer)
+            _swap(layer, swaps)
+            reason = why_not(layer)  # type: ignore[arg-type]
         if reason is None:
             fused.append(name)
         else:
             others.append(NotFused(name, kind, reason))
-    return FusionReport(activations, tuple(fused), tuple(others), widened)
+    return FusionReport(activations, tuple(fused), tuple(others), widened, gates)
 
 
 def unfuse(model: nn.Module) -> None:
@@ -61,36 +87,68 @@ def unfuse(model: nn.Module) -> None:
         TypeError: something made a class of its own from a fused layer's, as `fully_shard` on the
             layer itself does; nothing is changed then.
     """
-    fused = [(name, m) for name, m in model.named_modules() if isinstance(m, FusedLoraLinear)]
-    for name, layer in fused:
-        if type(layer) is not FusedLoraLinear:
+    plain = {fused: kind for kind, fused in _swaps().items()}
+    changed = [(name, m) for name, m in model.named_modules() if isinstance(m, tuple(plain))]
+    for name, layer in changed:
+        if type(layer) not in plain:
             raise TypeError(
                 f"{name} is a {type(layer).__name__}, made from a fused layer; undo that first, "
                 "or unfuse before it"
             )
-    for _, layer in fused:
-        layer.__class__ = lora.Linear  # type: ignore[assignment]
+    for _, layer in changed:
+        layer.__class__ = plain[type(layer)]
+        set_gate(layer, None)
     narrow(model)
 
 
-def _why_not_swap(layer: BaseTunerLayer) -> str | None:
-    """Why a layer cannot become a `FusedLoraLinear` at all."""
+def _swaps() -> Swaps:
+    theirs = bitsandbytes_layers()
+    ours: Swaps = {lora.Linear: FusedLoraLinear, Int8Linear: GatedInt8Linear}
+    return ours if theirs is None else ours | theirs.SWAPS
+
+
+def _swap(layer: Any, swaps: Swaps) -> None:
+    if type(layer) in swaps:
+        # accelerate's removed hooks leave the class's forward there, which would hide ours.
+        vars(layer).pop("forward", None)
+        layer.__class__ = swaps[type(layer)]
+
+
+def _gated(
+    name: str,
+    layer: nn.Module,
+    swaps: Swaps,
+    arithmetic: AskedArithmetic,
+    tolerance: float,
+) -> Int8Gate | None:
+    """The gate of an 8-bit layer, new unless the one it has was asked for the same."""
+    if not isinstance(layer, (*swaps, *swaps.values())) or replaces_forward(layer):
+        return None
+    _swap(layer, swaps)
+    if type(layer) not in swaps.values():
+        return None
+    gate = gate_of(layer)
+    if gate is None or (gate.asked, gate.tolerance) != (arithmetic, tolerance):
+        gate = Int8Gate(name.removesuffix(".base_layer"), arithmetic, tolerance)
+        set_gate(layer, gate)
+    return gate
+
+
+def _why_not_swap(layer: Any, swaps: Swaps) -> str | None:
+    """Why a layer cannot become a fused one at all."""
     if not isinstance(layer, lora.LoraLayer):
         return f"an adapter of another kind than LoRA ({_kind(layer)})"
-    name = type(layer).__name__
-    if name == "Linear8bitLt":
-        return "its base is 8-bit; the kernels read bases of 16 and 32 bits"
-    if name == "ParamWrapper":
+    if type(layer).__name__ == "ParamWrapper":
         return "it adapts a parameter (target_parameters), not a layer"
-    if type(layer) is not lora.Linear:
-        return "only PEFT's plain lora.Linear is fused"
+    if type(layer) not in swaps:
+        return "only PEFT's lora.Linear, Linear8bitLt and Linear4bit are fused"
     if replaces_forward(layer):
         return "its forward is replaced on the instance, as accelerate's hooks do"
     return None
 
 
-def _kind(layer: BaseTunerLayer) -> str:
+def _kind(layer: Any) -> str:
     """The layer's class as PEFT has it, such as `lora.Linear`."""
-    own = lora.Linear if isinstance(layer, FusedLoraLinear) else type(layer)
+    own = next((plain for plain, fused in _swaps().items() if type(layer) is fused), type(layer))
     parts = own.__module__.split(".")
     return ".".join([*parts[2:3], own.__name__] if parts[0] == "peft" else [own.__name__])

@@ -17,7 +17,10 @@ from torch.nn.modules import module as torch_module
 from transformers.pytorch_utils import Conv1D
 
 from peftlab.fusion.frozen_linear import SIXTEEN_BITS, FrozenConv1D, FrozenLinear
+from peftlab.fusion.int8_gate import Int8Gate, gate_of
+from peftlab.fusion.int8_layers import int8_weight_of, is_packed
 from peftlab_kernels.functional import LARGEST_RANK
+from peftlab_kernels.int8_format import Int8Weight
 
 TRANSPOSED: dict[type[nn.Module], bool] = {
     nn.Linear: False,
@@ -34,7 +37,9 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 class Parts(NamedTuple):
     """What the kernels need of a layer: `weight [N, K]` ([K, N] if transposed), `lora_a [R, K]`,
-    `lora_b [N, R]`, `bias` and `lora_bias` [N]; `dropout` is this call's probability."""
+    `lora_b [N, R]`, `bias` and `lora_bias` [N]; `dropout` is this call's probability. A weight in 8
+    bits is its codes, with `scales` [N] and the layer's gate; a `packed` one, in 4 bits, only its
+    own layer can read."""
 
     weight: Tensor
     bias: Tensor | None
@@ -48,6 +53,9 @@ class Parts(NamedTuple):
     """Whether fp32 input is met by a 16-bit weight, as in a model whose activations are fp32."""
     casts_input: bool
     """Whether PEFT brings the adapter's input to the adapter's dtype."""
+    scales: Tensor | None
+    gate: Int8Gate | None
+    packed: bool
 
 
 def why_not(layer: LoraLayer) -> str | None:
@@ -73,8 +81,17 @@ def parts_of(layer: Any) -> Parts | str:
     base, drop = modules["base_layer"], modules["lora_dropout"]._modules[name]
     a, b = down[name], modules["lora_B"]._modules[name]
     transposed = TRANSPOSED.get(type(base))
-    if transposed is None:
-        return f"its base is a {type(base).__name__}, neither torch.nn.Linear nor Conv1D"
+    int8: Int8Weight | None = None
+    packed = transposed is None and is_packed(base)
+    if transposed is None and packed:
+        transposed = False
+    elif transposed is None:
+        found, transposed = int8_weight_of(base), False
+        if found is None:
+            return f"its base is a {type(base).__name__}, neither torch.nn.Linear nor Conv1D"
+        if isinstance(found, str):
+            return found
+        int8 = found
     if type(a) is not nn.Linear or type(b) is not nn.Linear:
         return f"A and B are {type(a).__name__} and {type(b).__name__}, not torch.nn.Linear"
     if type(drop) is not nn.Identity and (type(drop) is not nn.Dropout or drop.inplace):
@@ -83,13 +100,14 @@ def parts_of(layer: Any) -> Parts | str:
         return "a hook is registered on all modules of the process"
     if _watched(base) or _watched(a) or _watched(b) or _watched(drop):
         return _who_is_watched({"base_layer": base, "lora_A": a, "lora_B": b, "dropout": drop})
-    weight, lora_a = base._parameters.get("weight"), a._parameters.get("weight")
+    weight = base._parameters.get("weight") if int8 is None else int8.codes
+    lora_a = a._parameters.get("weight")
     lora_b = b._parameters.get("weight")
     if weight is None or lora_a is None or lora_b is None:
         return "a weight of it is no parameter of its own: sharded or parametrized"
     bias, lora_bias = base._parameters.get("bias"), b._parameters.get("bias")
     device = weight.device
-    for tensor in (weight, lora_a, lora_b, bias, lora_bias):
+    for tensor in (None if packed else weight, lora_a, lora_b, bias, lora_bias):
         if tensor is None:
             continue
         if type(tensor) is not nn.Parameter and type(tensor) is not Tensor:
@@ -104,7 +122,7 @@ def parts_of(layer: Any) -> Parts | str:
         return "A has a bias"
     if lora_a.dtype is not lora_b.dtype or lora_a.dtype not in FLOATS:
         return f"A is {lora_a.dtype} and B {lora_b.dtype}"
-    if weight.dtype not in FLOATS:
+    if int8 is None and not packed and weight.dtype not in FLOATS:
         return f"its base weight is {weight.dtype}; the kernels read floats of 16 to 64 bits"
     if lora_a.shape[0] > LARGEST_RANK:
         return f"its rank is {lora_a.shape[0]}; the kernels take up to {LARGEST_RANK}"
@@ -114,6 +132,7 @@ def parts_of(layer: Any) -> Parts | str:
     return Parts(
         weight, bias, lora_a, lora_b, lora_bias, layer.scaling[name], dropout, transposed,
         type(base) in WIDENING, layer.cast_input_dtype_enabled,
+        None if int8 is None else int8.scales, None if int8 is None else gate_of(base), packed,
     )  # fmt: skip
 
 
@@ -144,7 +163,10 @@ def takes(parts: Parts, x: Tensor) -> bool:
             weight.dtype,
             parts.lora_a.dtype,
         )
-    if x.dtype is not weight.dtype and not (
+    if parts.packed or parts.scales is not None:
+        if x.dtype not in FLOATS:
+            return False
+    elif x.dtype is not weight.dtype and not (
         parts.widens and x.dtype is torch.float32 and weight.dtype in SIXTEEN_BITS
     ):
         return False

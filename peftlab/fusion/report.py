@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from peftlab.fusion.fp32_activations import WidenReport
+from peftlab.fusion.int8_gate import Int8Gate
 
 Activations = Literal["keep", "fp32"]
 
@@ -30,13 +32,15 @@ class FusionReport:
     It tells how the model stood when `fuse` returned. A fused layer still falls back to PEFT's
     forward for single calls, and a layer that was not fused may be one later: adapters that are
     merged, disabled, or active together are. `widened`: with fp32 activations, how the rest of the
-    model computes.
+    model computes. `gates`: the 8-bit layers by name, adapted or not, each with its arithmetic;
+    they are the layers' own, and show a verdict as soon as it is there.
     """
 
     activations: Activations
     fused: tuple[str, ...]
     not_fused: tuple[NotFused, ...]
     widened: WidenReport | None = None
+    gates: Mapping[str, Int8Gate] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The report in JSON values."""
@@ -45,6 +49,7 @@ class FusionReport:
             "fused": list(self.fused),
             "not_fused": [asdict(layer) for layer in self.not_fused],
             "widened": None if self.widened is None else asdict(self.widened),
+            "int8": {name: gate.to_json() for name, gate in self.gates.items()},
         }
 
     def __str__(self) -> str:
@@ -59,7 +64,7 @@ class FusionReport:
             f"  not fused  {_times(pattern, count)} ({kind}): {reason}"
             for (pattern, kind, reason), count in reasons.items()
         ]
-        return "\n".join([*lines, *_widened(self.widened)])
+        return "\n".join([*lines, *_widened(self.widened), *_gates(self.gates)])
 
 
 def _pattern(name: str) -> str:
@@ -84,3 +89,24 @@ def _widened(report: WidenReport | None) -> list[str]:
         for (pattern, kind, reason), count in rest.items()
     ]
     return lines
+
+
+def _gates(gates: Mapping[str, Int8Gate]) -> list[str]:
+    """How many 8-bit layers compute by what, and those that were refused w8a8, by name."""
+    if not gates:
+        return []
+    states = Counter(_state(gate) for gate in gates.values())
+    lines = [f"8-bit layers: {', '.join(f'{n} {state}' for state, n in sorted(states.items()))}"]
+    refused = [g for g in gates.values() if g.asked == "auto" and g.verdict == "w8a16"]
+    lines += [
+        f"  w8a16      {gate.layer}: by w8a8 {gate.error:.1f} times the error on Gaussian data, "
+        f"{gate.tolerance:g} let through"
+        for gate in refused
+    ]
+    return lines
+
+
+def _state(gate: Int8Gate) -> str:
+    if gate.asked == "auto" and gate.verdict is None:
+        return "not decided yet (w8a16)"
+    return gate.arithmetic

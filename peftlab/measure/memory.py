@@ -182,10 +182,13 @@ def weight_bytes(model: nn.Module) -> int:
     def tensors() -> Iterable[torch.Tensor]:
         for parameter in model.parameters():
             yield parameter
-            # bitsandbytes hangs the row scales on the parameter.
+            # bitsandbytes hangs the row scales on the parameter, or 4-bit blocks' scales.
             scales = getattr(parameter, "SCB", None)
             if scales is not None:
                 yield scales
+            blocks = getattr(parameter, "quant_state", None)
+            if blocks is not None:
+                yield from (blocks.absmax, blocks.code)
         yield from model.buffers()
         for module in model.modules():
             # ... and moves codes and scales into `state` at the first forward.

@@ -36,7 +36,8 @@ class Checkpoint:
     `name` is what to load from (a folder's absolute path, or the hub id); `revision` is the hub's
     commit, None for a folder; `files` are the weight files already on this disk (a hub model that
     is not cached yet has none); `at_rest` is the dtype of most of its scalars; `max_length_limit`
-    counts tokens, None where positions have no end.
+    counts tokens, None where positions have no end; `in_8bit` says that its blocks' linears are
+    bitsandbytes' int8 rows already.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Checkpoint:
     at_rest: torch.dtype
     hidden_size: int
     max_length_limit: int | None
+    in_8bit: bool = False
 
 
 def read_checkpoint_config(
@@ -54,8 +56,8 @@ def read_checkpoint_config(
 ) -> Checkpoint:
     """Read the configuration and the headers of a local folder or a hub id; no weights.
 
-    Raises `CheckFailed` where it is missing, pickled, damaged, an adapter, already quantised, or
-    needs code of its own; `ConfigError` for a revision of a local folder.
+    Raises `CheckFailed` where it is missing, pickled, damaged, an adapter, quantised otherwise than
+    in 8-bit rows, or needs code of its own; `ConfigError` for a revision of a local folder.
     """
     folder = local_folder(name)
     if folder is not None and revision is not None:
@@ -74,6 +76,7 @@ def read_checkpoint_config(
         at_rest=_dtype_of(files, raw),
         hidden_size=int(config.get_text_config().hidden_size),
         max_length_limit=_length_limit(config, raw_file.parent),
+        in_8bit=_in_8bit(raw) or any(key.endswith(".SCB") for key in tensor_shapes(files)),
     )
 
 
@@ -112,12 +115,17 @@ def check_config(name: str, raw: dict[str, Any], trust_remote_code: bool) -> Non
             "Transformers does not know; upgrade transformers or choose another model."
         )
     quantised = raw.get("quantization_config")
-    if quantised:
+    if quantised and not _in_8bit(raw):
         method = quantised.get("quant_method", "unknown")
         raise CheckFailed(
             f"{name} is already quantised ({method}); give the original checkpoint, and set "
             "method.name=qlora to hold it in 8 bits."
         )
+
+
+def _in_8bit(raw: dict[str, Any]) -> bool:
+    """Whether config.json speaks of bitsandbytes' 8-bit layers."""
+    return bool((raw.get("quantization_config") or {}).get("load_in_8bit"))
 
 
 def _config_file(name: str, folder: Path | None, revision: str | None) -> tuple[Path, str | None]:
@@ -223,8 +231,8 @@ def tensor_shapes(files: tuple[Path, ...]) -> dict[str, tuple[str, tuple[int, ..
 def _dtype_of(files: tuple[Path, ...], raw: dict[str, Any]) -> torch.dtype:
     """The floating dtype of most scalars; by config.json where no file is here yet."""
     scalars: Counter[str] = Counter()
-    for dtype, shape in tensor_shapes(files).values():
-        if dtype in _FLOATS:
+    for key, (dtype, shape) in tensor_shapes(files).items():
+        if dtype in _FLOATS and not key.endswith(".SCB"):  # scales of 8-bit weights: always fp32
             scalars[dtype] += prod(shape)
     if scalars:
         return _FLOATS[scalars.most_common(1)[0][0]]

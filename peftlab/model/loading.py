@@ -71,19 +71,23 @@ def load_model(
     dtype: DType = "auto",
     trust_remote_code: bool = False,
     load_in_8bit: bool = False,
+    load_in_4bit: bool = False,
     pooling: Pooling | None = None,
     fp32_at_rest: bool = False,
 ) -> LoadedModel:
-    """Load a local folder or hub id, on the CPU (8-bit layers: on the training device).
+    """Load a local folder or hub id, on the CPU (with 8- or 4-bit layers: on the training device).
 
+    `load_in_8bit` puts the blocks' linears into int8 rows as they are read, or takes those of a
+    checkpoint that holds them already; `load_in_4bit` asks bitsandbytes for NF4.
     `pooling` asks for a `PooledClassifier` on the bare base, unless it comes out as `model`. A head
     that the checkpoint does not hold is drawn from torch's generator: seed it first.
     `fp32_at_rest` widens 16-bit weights as they are loaded where the arithmetic is fp32.
     Raises `CheckFailed` where the checkpoint cannot be used, `ConfigError` for impossible settings.
     """
     request = _Request(
-        name, head, revision, dtype, trust_remote_code, load_in_8bit, pooling, fp32_at_rest
-    )
+        name, head, revision, dtype, trust_remote_code, load_in_8bit, load_in_4bit, pooling,
+        fp32_at_rest,
+    )  # fmt: skip
     return _build(request, weights=True)
 
 
@@ -95,13 +99,15 @@ def empty_model(
     dtype: DType = "auto",
     trust_remote_code: bool = False,
     load_in_8bit: bool = False,
+    load_in_4bit: bool = False,
     pooling: Pooling | None = None,
     fp32_at_rest: bool = False,
 ) -> LoadedModel:
     """The same model on the meta device: names, shapes and dtypes, and no weight is read."""
     request = _Request(
-        name, head, revision, dtype, trust_remote_code, load_in_8bit, pooling, fp32_at_rest
-    )
+        name, head, revision, dtype, trust_remote_code, load_in_8bit, load_in_4bit, pooling,
+        fp32_at_rest,
+    )  # fmt: skip
     return _build(request, weights=False)
 
 
@@ -113,6 +119,7 @@ class _Request:
     dtype: DType
     trust_remote_code: bool
     load_in_8bit: bool
+    load_in_4bit: bool
     pooling: Pooling | None
     fp32_at_rest: bool
 
@@ -130,11 +137,16 @@ class _Source:
 
 
 def _build(request: _Request, *, weights: bool) -> LoadedModel:
-    if request.load_in_8bit:
+    if request.load_in_4bit:
         quantized.require_bitsandbytes()
     checkpoint = read_checkpoint_config(
         request.name, revision=request.revision, trust_remote_code=request.trust_remote_code
     )
+    if checkpoint.in_8bit and not request.load_in_8bit:
+        raise CheckFailed(
+            f"{request.name} holds its weights in 8 bits, over which only adapters train: set "
+            "method.name=qlora with method.bits=8, or give the original checkpoint."
+        )
     precision = choose_precision(
         request.dtype, checkpoint.at_rest, training_device(), fp32_at_rest=request.fp32_at_rest
     )
@@ -175,6 +187,8 @@ def _source(
     import transformers
 
     config = copy.deepcopy(checkpoint.config)
+    # Else Transformers asks bitsandbytes to load an 8-bit checkpoint.
+    vars(config).pop("quantization_config", None)
     for key, value in request.head.config.items():
         setattr(config, key, copy.deepcopy(value))
     arguments: dict[str, Any] = {}
@@ -210,13 +224,19 @@ def _takes_no_pooler(mapping: Any, config: Any) -> bool:
 
 
 def _sketch(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model on meta, its 8-bit layers and fresh parameters as loading would leave them."""
+    """The model on meta, its quantised layers and fresh parameters as loading would leave them.
+
+    A layer that loading would find not to fit into 8 bits is in 8 bits here: its weight tells.
+    """
     model = _on_meta(source)
     known = tensor_shapes(source.checkpoint.files)
     if known:
         mark_fresh(model, expected_fresh(model, known))
     if request.load_in_8bit:
-        model = quantized.quantise_structure(model, quantized.unquantised_modules(model))
+        stored = known if known and source.checkpoint.in_8bit else None
+        quantized.put_in_8bit(model, quantized.eight_bit_linears(model, stored))
+    elif request.load_in_4bit:
+        model = quantized.put_in_4bit(model, source.precision.compute)
     return model, ()
 
 
@@ -235,8 +255,13 @@ def _load(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, ...
     checkpoint = source.checkpoint
     arguments = dict(source.arguments)
     if request.load_in_8bit:
-        keep = quantized.unquantised_modules(_on_meta(source))
-        arguments["quantization_config"] = quantized.eight_bit_config(keep)
+        from peftlab.model import int8_loading
+
+        arguments["quantization_config"] = int8_loading.int8_loading()
+    elif request.load_in_4bit:
+        compute = source.precision.compute
+        arguments["quantization_config"] = quantized.four_bit_config(_on_meta(source), compute)
+    if request.load_in_8bit or request.load_in_4bit:
         arguments["device_map"] = {"": "cpu" if training_device() == "cpu" else 0}
     try:
         with hushed():
@@ -254,12 +279,15 @@ def _load(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, ...
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise CheckFailed(f"{request.name} cannot be loaded as safetensors: {first}") from None
+    at_rest: tuple[str, ...] = ()
+    if request.load_in_8bit:
+        at_rest = int8_loading.settle(model, info)
+    elif request.load_in_4bit:
+        count = quantized.settle_arithmetic(model)
+        at_rest = (f"{count} frozen layers rest in 4 bits; evaluation computes as training",)
     fresh, notes = check_keys(model, info, request.name, causal=request.head.auto_class == CAUSAL)
     mark_fresh(model, fresh)
-    if request.load_in_8bit:
-        count = quantized.settle_arithmetic(model)
-        notes = (*notes, f"{count} frozen layers rest in 8 bits; evaluation computes as training")
-    return model, notes
+    return model, (*notes, *at_rest)
 
 
 def _settle_generation(model: nn.Module, tokenizer: Any) -> None:

@@ -10,15 +10,18 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from peftlab import run_folder
-from peftlab.errors import CheckFailed
+from peftlab.config.methods import QLoraMethod
+from peftlab.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from peftlab.config import RunConfig
     from peftlab.fusion import FusionReport
+    from peftlab.fusion.int8_gate import Int8Gate
     from peftlab.model.loading import LoadedModel
 
 logger = logging.getLogger("peftlab")
@@ -26,51 +29,100 @@ logger = logging.getLogger("peftlab")
 CHOICES = "kernel_choices.json"
 """In a run's folder: what was chosen by measurement, by question."""
 
+VERDICTS = "int8_arithmetic.json"
+"""In a run's folder: what each 8-bit layer computes by, and the errors that were measured."""
 
-def fuse_for(
-    model: nn.Module, loaded: LoadedModel, kernels: Literal["auto", "off"]
-) -> FusionReport | None:
+
+def fuse_for(model: nn.Module, loaded: LoadedModel, config: RunConfig) -> FusionReport | None:
     """Make a loaded model compute as its precision says, once the method has been applied to it.
 
     `model` is `loaded.model` with the method on it. None where there is nothing to fuse. With
     kernels "off" nothing is: load the model with `fp32_at_rest` then, so that weights and
-    activations have one dtype. Raises `ConfigError` as `backend.check_environment` does.
+    activations have one dtype. Raises `ConfigError` as `backend.check_environment` does, and for an
+    arithmetic that only the kernels have.
     """
-    if kernels == "off":
+    asked = eight_bit_settings(config)
+    if config.train.kernels == "off":
         assert not loaded.fp32_activations, "16-bit weights cannot meet fp32 activations unfused"
+        if asked.get("arithmetic") == "w8a8":
+            raise ConfigError(
+                "method.arithmetic is w8a8, which the kernels compute, but train.kernels is off; "
+                "set train.kernels=auto, or method.arithmetic=w8a16."
+            )
         return None
     from peftlab.fusion import fuse
     from peftlab.fusion.backend import check_environment
     from peftlab.model.precision import training_device
 
     check_environment(training_device())
-    report = fuse(model, activations="fp32" if loaded.fp32_activations else "keep")
-    if not (report.fused or report.not_fused or report.widened):
+    report = fuse(model, activations="fp32" if loaded.fp32_activations else "keep", **asked)
+    if not (report.fused or report.not_fused or report.widened or report.gates):
         return None
     logger.info("%s", report if report.not_fused else str(report).partition("\n")[0])
     return report
 
 
+def eight_bit_settings(config: RunConfig) -> dict[str, Any]:
+    """What `fuse` is told of 8-bit layers; nothing where the method has none."""
+    method = config.method
+    if not isinstance(method, QLoraMethod) or method.bits != 8:
+        return {}
+    return {"arithmetic": method.arithmetic, "tolerance": method.error_tolerance}
+
+
 @contextmanager
-def keeping_choices(folder: Path) -> Iterator[None]:
+def keeping_choices(folder: Path, fusion: FusionReport | None) -> Iterator[None]:
     """Compute by the choices that the folder holds, and add there what is chosen besides.
 
-    At once, so that a run that is killed goes on by the choices that it began with. Raises
-    `CheckFailed` as `by_choices_of` does.
+    At once, so that a run that is killed goes on by the choices that it began with. 8-bit layers'
+    verdicts are such choices. Raises `CheckFailed` as `by_choices_of` does.
     """
     from peftlab.fusion.backend import told_choices
+    from peftlab.fusion.int8_gate import told_verdicts
 
     file = folder / CHOICES
     kept = _read_choices(file)
     run_folder.write_json(file, kept)
+    verdicts = replay_verdicts(folder, fusion)
 
     def keep(question: str, answer: str) -> None:
         if kept.get(question) != answer:
             kept[question] = answer
             run_folder.write_json(file, kept)
 
-    with by_choices_of(folder), told_choices(keep):
+    def keep_verdict(gate: Int8Gate) -> None:
+        verdicts[gate.layer] = gate.to_json()
+        run_folder.write_json(folder / VERDICTS, verdicts)
+
+    with by_choices_of(folder), told_choices(keep), told_verdicts(keep_verdict):
         yield
+
+
+def replay_verdicts(folder: Path, fusion: FusionReport | None) -> dict[str, Any]:
+    """Have the 8-bit layers compute by the verdicts that a run's folder holds; returns those.
+
+    Layers without one, as in a run that was killed early, measure. Raises `CheckFailed` where the
+    file is damaged.
+    """
+    file = folder / VERDICTS
+    gates = {} if fusion is None else fusion.gates
+    found: dict[str, Any] = run_folder.read_json(file) if file.is_file() and gates else {}
+    for layer, verdict in found.items():
+        arithmetic = verdict.get("arithmetic") if isinstance(verdict, dict) else None
+        if arithmetic not in {"w8a8", "w8a16"} or layer not in gates:
+            raise CheckFailed(
+                f"{file} says {verdict!r} of {layer}; it must name an 8-bit layer of this model, "
+                "and w8a8 or w8a16. Train the run anew, or restore the file."
+            )
+        if gates[layer].asked == "auto":
+            gates[layer].verdict = arithmetic
+    return found
+
+
+def settle_verdicts(fusion: FusionReport | None) -> None:
+    """After training: layers that saw too little to decide stay with what they computed by."""
+    for gate in () if fusion is None else fusion.gates.values():
+        gate.settle()
 
 
 @contextmanager

@@ -104,7 +104,8 @@ def base_arguments(config: RunConfig) -> dict[str, Any]:
         "revision": config.model.revision,
         "dtype": config.model.dtype,
         "trust_remote_code": config.model.trust_remote_code,
-        "load_in_8bit": method.name == "qlora",
+        "load_in_8bit": method.name == "qlora" and method.bits == 8,
+        "load_in_4bit": method.name == "qlora" and method.bits == 4,
         "fp32_at_rest": config.train.kernels == "off",
         "pooling": method.pooling
         if method.name == "head" and config.task == "text-classification"
@@ -165,7 +166,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     for note in loaded.notes:
         logger.info("%s: %s", config.model.name, note)
     applied = apply_strategy(loaded.model, config.method, task=config.task)
-    fusion = fuse_for(applied.model, loaded, config.train.kernels)
+    fusion = fuse_for(applied.model, loaded, config)
     max_length = chosen_length(config, loaded.max_length_limit)
     encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))
     rate = config.train.learning_rate

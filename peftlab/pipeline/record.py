@@ -28,11 +28,13 @@ class Trained:
 def write_run(prepared: Prepared, trained: Trained, memory: PeakMemory, folder: Path) -> None:
     """Evaluate the kept weights once, and write all that makes a folder a run."""
     from peftlab.measure.environment import describe_environment
+    from peftlab.pipeline.exporting import record_base
     from peftlab.strategies.trained_part import save_trained
     from peftlab.training import curves
 
     config, loaded = prepared.checked.config, prepared.loaded
     save_trained(prepared.applied, folder)
+    record_base(prepared, folder)
     loaded.tokenizer.save_pretrained(folder / "tokenizer")
     curves.write_curves(
         trained.result.history,
@@ -94,6 +96,8 @@ def _training_figures(
     prepared: Prepared, trained: Trained, memory: PeakMemory, folder: Path
 ) -> dict[str, Any]:
     """What training cost. Bytes, seconds, and numbers of scalars and tokens."""
+    from peftlab.model.quantized import scalars
+
     parameters = dict(prepared.applied.model.named_parameters())
     artifact = folder / ("adapter" if (folder / "adapter").is_dir() else "trained")
     result = trained.result
@@ -111,7 +115,7 @@ def _training_figures(
         "tokens_per_second": result.tokens / max(seconds, 1e-9),
         "learning_rate": prepared.learning_rate,
         "trained_parameters": sum(parameters[n].numel() for n in prepared.applied.trainable),
-        "total_parameters": sum(p.numel() for p in parameters.values()),
+        "total_parameters": sum(scalars(p) for p in parameters.values()),
         "peak_memory": asdict(_memory(prepared, result, memory)),
         "artifact_bytes": sum(p.stat().st_size for p in artifact.rglob("*.safetensors")),
     }

@@ -13,13 +13,14 @@ from peftlab import run_folder
 from peftlab.config import load_config
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.pipeline import preparation
-from peftlab.pipeline.fusing import by_choices_of, fuse_for
+from peftlab.pipeline.fusing import by_choices_of, fuse_for, replay_verdicts
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from peftlab.config import RunConfig
+    from peftlab.export.report import MergeReport
     from peftlab.tasks.task import Task
 
 logger = logging.getLogger("peftlab")
@@ -63,12 +64,33 @@ class Run:
         from peftlab.strategies.trained_part import load_trained
 
         base = self.record["model"]
+        self._check_base()
         arguments = preparation.base_arguments(self.config) | {"revision": base["revision"]}
         loaded = load_model(base["name"], self.task.head(), **arguments)
         applied = load_trained(loaded.model, self.config.method, self.folder, task=self.config.task)
-        fuse_for(applied.model, loaded, self.config.train.kernels)
+        fusion = fuse_for(applied.model, loaded, self.config)
+        replay_verdicts(self.folder, fusion)
         model = applied.model.to(training_device()).eval()
         return Answering(model, loaded.tokenizer, loaded.compute)
+
+    def _check_base(self) -> None:
+        from peftlab.pipeline.exporting import check_base
+        from peftlab.strategies.trained_part import ADAPTER, TRAINED
+
+        base = self.record["model"]
+        for part in (ADAPTER, TRAINED):
+            check_base(
+                self.folder / part,
+                base["name"],
+                base["revision"],
+                trust_remote_code=self.config.model.trust_remote_code,
+            )
+
+    def export(self, out: str | Path, **settings: Any) -> MergeReport:
+        """Write the merged model to the folder `out`; see `pipeline.exporting.export`."""
+        from peftlab.pipeline.exporting import export
+
+        return export(self.folder, out, **settings)
 
     def evaluate(self, split: str = "test") -> dict[str, Any]:
         """Metrics on one split of the run's data, with the 95 % interval of the best metric.

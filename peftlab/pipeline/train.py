@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from peftlab import run_folder
 from peftlab.config import parse_bytes
 from peftlab.pipeline import preparation
-from peftlab.pipeline.fusing import keeping_choices
+from peftlab.pipeline.fusing import keeping_choices, settle_verdicts
 from peftlab.pipeline.record import Trained, write_run
 from peftlab.pipeline.resumption import write_config
 from peftlab.pipeline.run import (
@@ -59,8 +59,9 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
         # Only now: staging may remove an earlier unfinished run, and ours is known to be able.
         with run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging:
             write_config(prepared, staging)
-            with keeping_choices(staging.folder):
+            with keeping_choices(staging.folder, prepared.fusion):
                 trained = _train(prepared, staging)
+                settle_verdicts(prepared.fusion)
                 write_run(prepared, trained, memory, staging.folder)
     answering = Answering(
         prepared.applied.model, prepared.loaded.tokenizer, prepared.loaded.compute

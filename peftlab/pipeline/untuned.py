@@ -35,7 +35,7 @@ def evaluate_untuned(config: RunConfig) -> dict[str, Any]:
     loaded = load_model(
         config.model.name, checked.task.head(), **preparation.base_arguments(config)
     )
-    fuse_for(loaded.model, loaded, config.train.kernels)
+    fuse_for(loaded.model, loaded, config)
     model = loaded.model.to(training_device())
     max_length = preparation.chosen_length(config, loaded.max_length_limit)
     encoded = preparation.encode(checked, loaded.tokenizer, max_length, (split,))

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from peftlab.model.quantized import scalars
+
 How = Literal["adapter", "full", "partly", "frozen"]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
@@ -80,7 +82,7 @@ def cover(model: nn.Module) -> Coverage:
             _NUMBER.sub("*", module), _Tally(kinds.get(module, ""), set(), set())
         )
         tally.modules.add(module)
-        tally.parameters += parameter.numel()
+        tally.parameters += scalars(parameter)
         if parameter.requires_grad:
             tally.trained += parameter.numel()
             tally.trained_modules.add(module)

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from peftlab.config.schema import LoraMethod, QLoraMethod
 from peftlab.errors import CheckFailed
+from peftlab.model.quantized import holds_8bit
 from peftlab.strategies.selection import CLASSIFICATION
 from peftlab.strategies.targets import resolve_saved, resolve_targets
 
@@ -54,6 +55,8 @@ def adapt(model: nn.Module, method: LoraMethod | QLoraMethod, task: str) -> Adap
         warnings.filterwarnings("ignore", message=r"fan_in_fan_out is set to")
         warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT calling Transformers
         peft_model: Any = get_peft_model(model, config, adapter_name=ADAPTER)
+    if holds_8bit(model):
+        peft_model.base_model._check_merge_allowed = _refuse_merging
     # PEFT shortens the names into a set, whose order on disk would differ from run to run.
     settings = peft_model.peft_config[ADAPTER]
     settings.target_modules = sorted(settings.target_modules)
@@ -80,6 +83,14 @@ def is_adapter(name: str) -> bool:
     """Whether a PEFT model's parameter belongs to the adapter, whole saved modules included."""
     parts = name.split(".")
     return any(part.startswith("lora_") for part in parts) or f"modules_to_save.{ADAPTER}" in name
+
+
+def _refuse_merging() -> None:
+    """What PEFT asks before it merges: it would add to int8 codes as if they were weights."""
+    raise ValueError(
+        "the base's weights are 8-bit codes, into which no adapter can be merged; merge it into "
+        "the 16-bit checkpoint that the base was made from"
+    )
 
 
 def _whole(alpha: float) -> Any:

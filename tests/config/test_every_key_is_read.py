@@ -17,8 +17,6 @@ PACKAGE = Path(__file__).resolve().parents[2] / "peftlab"
 HANDED_ON = {"GenerationConfig"}
 # What `bench` itself is asked; all other keys must be read by what it runs.
 OF_BENCH = {"BenchConfig", "BenchRow"}
-# Keys with one value: a name for it, which only reports say.
-SAID_ONLY = {("QLoraMethod", "bits")}
 
 
 def modules(*folders: str) -> list[ast.Module]:
@@ -54,7 +52,7 @@ def unread(reads: Reads) -> set[Key]:
 def test_every_key_is_read(everything: list[ast.Module], running: list[ast.Module]) -> None:
     assert unread(Reads().of(everything)) == set(), "these keys are read by nothing"
     by_runs = {key for key in unread(Reads().of(running)) if key[0] not in OF_BENCH}
-    assert by_runs - {("RunConfig", "bench")} == SAID_ONLY, "these are read by no run"
+    assert by_runs - {("RunConfig", "bench")} == set(), "these are read by no run"
 
 
 @pytest.mark.parametrize("key", ["name", "seed", "dir", "n", "source", "every", "task", "added"])

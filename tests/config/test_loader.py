@@ -145,6 +145,9 @@ def test_short_forms_of_methods() -> None:
     assert parse_method("last_n:3") == LastNMethod(name="last_n", n=3)
     assert parse_method("lora:8") == LoraMethod(name="lora", r=8, alpha=16.0)
     assert parse_method("qlora8").name == "qlora"
+    four = parse_method("qlora4", QLoraMethod(name="qlora", r=4, arithmetic="w8a8"))
+    assert four == QLoraMethod(name="qlora", r=4, bits=4)
+    assert parse_method("qlora8", four) == QLoraMethod(name="qlora", r=4)
     base = LoraMethod(name="lora", r=4, alpha=4.0, use_dora=True)
     assert parse_method("lora:8", base) == LoraMethod(name="lora", r=8, alpha=8.0, use_dora=True)
     # What lora has and qlora has not stays behind.

@@ -52,7 +52,14 @@ def methods(task: str) -> st.SearchStrategy[dict[str, Any]]:
               **(pooling if task == "text-classification" else {})),
         named("last_n", n=COUNT),
         named("lora", use_dora=st.booleans(), **ADAPTER),
-        named("qlora", bits=st.just(8), **ADAPTER),
+        named("qlora", bits=st.just(4), **ADAPTER),
+        named(
+            "qlora",
+            bits=st.just(8),
+            arithmetic=st.sampled_from(["auto", "w8a8", "w8a16"]),
+            error_tolerance=st.floats(0, 100),
+            **ADAPTER,
+        ),
         named("full"),
     )  # fmt: skip
 

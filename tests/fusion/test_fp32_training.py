@@ -204,7 +204,8 @@ def test_int8_layers_take_and_give_fp32() -> None:
     pytest.importorskip("bitsandbytes")
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
-    from peftlab.model.quantized import eight_bit_config, settle_arithmetic
+    from peftlab.model.mode import pin_training
+    from peftlab.model.quantized import eight_bit_config
 
     plain = tiny("llama", attention_bias=True)
     config = eight_bit_config(("lm_head",))
@@ -219,10 +220,11 @@ def test_int8_layers_take_and_give_fp32() -> None:
             module.weight = bnb.nn.Int8Params(source.weight.data, requires_grad=False).to("cpu")
             if source.bias is not None:
                 module.bias = nn.Parameter(source.bias.data, requires_grad=False)
-    settle_arithmetic(model.eval())
+            pin_training(module)
+    model.eval()
     model = adapted(model, target_modules=["q_proj", "down_proj"])
     expected = outcome(in_fp32(model), inputs("llama"))
-    report = fuse(model, activations="fp32")
+    report = fuse(model, activations="fp32", arithmetic="w8a16")
     assert report.widened is not None
     assert report.widened.linears == ("base_model.model.lm_head",)
     seen = SixteenBitOutputs().watch(model)

@@ -289,7 +289,7 @@ def test_layers_that_are_not_linear_are_told(calls: Any) -> None:
     report = fuse(model)
     (told,) = report.not_fused
     assert (told.name, told.kind) == ("base_model.model.model.embed_tokens", "lora.Embedding")
-    assert told.reason == "only PEFT's plain lora.Linear is fused"
+    assert told.reason == "only PEFT's lora.Linear, Linear8bitLt and Linear4bit are fused"
     assert_same(model_outcome(model, batch("llama")), expected, 1e-12)
     assert calls.take() == 2
 

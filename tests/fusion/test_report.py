@@ -17,7 +17,7 @@ def test_it_reads_as_a_list_of_places() -> None:
     model = adapted_tiny("llama", target_modules=["q_proj", "up_proj", "embed_tokens"])
     model.base_model.model.model.layers[1].mlp.up_proj.base_layer.weight.requires_grad_()
     base = "base_model.model.model"
-    only = "only PEFT's plain lora.Linear is fused"
+    only = "only PEFT's lora.Linear, Linear8bitLt and Linear4bit are fused"
     assert str(fuse(model)).splitlines() == [
         "3 of 5 adapted layers fused",
         f"  fused      {base}.layers.*.self_attn.q_proj (2 times)",
@@ -36,6 +36,7 @@ def test_it_is_json() -> None:
         "fused": [f"base_model.model.bert.encoder.layer.{i}.attention.self.query" for i in (0, 1)],
         "not_fused": [],
         "widened": None,
+        "int8": {},
     }
     told = json.loads(json.dumps(fuse(model, "fp32").to_json()))
     assert told["activations"] == "fp32"

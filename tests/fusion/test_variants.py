@@ -112,18 +112,3 @@ def test_target_parameters(targets: list[str], calls: Any) -> None:
     }
     assert_same(outcome(model), expected, 0)
     assert calls.take() == 0
-
-
-def test_8_bit_bases_are_told(calls: Any) -> None:
-    bnb = pytest.importorskip("bitsandbytes")
-    base: Any = nn.Sequential(bnb.nn.Linear8bitLt(64, 48, has_fp16_weights=False)).to("cpu")
-    base.is_loaded_in_8bit = True  # as Transformers marks such a model
-    model = get_peft_model(base, LoraConfig(r=R, target_modules=["0"], init_lora_weights=False))
-    x = torch.randn(3, 64)
-    expected = model(x)
-    report = fuse(model)
-    (told,) = report.not_fused
-    assert told.kind == "lora.Linear8bitLt"
-    assert "8-bit" in told.reason
-    assert torch.equal(model(x), expected)
-    assert calls.take() == 0

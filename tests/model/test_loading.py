@@ -293,36 +293,6 @@ def test_a_tokenizer_beyond_the_embeddings(tmp_path: Path) -> None:
         load_model(str(small), CAUSAL)
 
 
-def test_an_8bit_model_keeps_its_head_and_computes_alike_in_both_modes(
-    tiny_checkpoint: Tiny,
-) -> None:
-    import bitsandbytes as bnb
-
-    loaded = load_model(str(tiny_checkpoint("bert")), CLASSES, dtype="float32", load_in_8bit=True)
-    model = loaded.model
-    eight = {n for n, m in model.named_modules() if isinstance(m, bnb.nn.Linear8bitLt)}
-    assert len(eight) == 12
-    assert all(name.startswith("bert.encoder.layer.") for name in eight)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    inputs = loaded.tokenizer(["a good film", "bad"], padding=True, return_tensors="pt")
-    with torch.no_grad():
-        training, evaluating = model.train()(**inputs).logits, model.eval()(**inputs).logits
-    assert torch.equal(training, evaluating)
-    assert not model.training
-
-
-def test_without_bitsandbytes_the_extra_is_named(
-    tiny_checkpoint: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(CheckFailed, match=r"peftlab\[quant\]"):
-        load_model(str(tiny_checkpoint("bert")), CLASSES, load_in_8bit=True)
-
-
 def test_a_copied_checkpoint_loads_the_same(tiny_checkpoint: Tiny, tmp_path: Path) -> None:
     """Nothing but the folder's files decides: not where it lies, a space in the path included."""
     folder = tiny_checkpoint("llama", "causal")

@@ -187,7 +187,6 @@ def test_the_untuned_base_is_evaluated_in_fp32(configure: Configure) -> None:
 
 
 def test_int8_layers_beside_16bit_ones(configure: Configure) -> None:
-    pytest.importorskip("bitsandbytes")
     run = pipeline.train(configure("run", "causal-lm", "llama", method={"name": "qlora", "r": 4}))
     reopened = pipeline.open_run(run.folder)
     model: Any = reopened.answering.model
@@ -195,7 +194,8 @@ def test_int8_layers_beside_16bit_ones(configure: Configure) -> None:
     seen = SixteenBitOutputs().watch(model)
     again = reopened.evaluate("test")
     assert seen == []
-    assert again["loss"] == pytest.approx(run.metrics["test"]["loss"], rel=1e-5)
+    # Hooks keep the adapter to PEFT's own forward, which reads x before it is quantised.
+    assert again["loss"] == pytest.approx(run.metrics["test"]["loss"], rel=1e-3)
 
 
 def test_a_checkpoint_of_two_dtypes(configure: Configure, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from peftlab.errors import CheckFailed, ConfigError
 from peftlab.fusion import backend
 from peftlab.pipeline.fusing import by_choices_of, keeping_choices
 from peftlab.pipeline.plan import plan
-from peftlab_kernels import dispatch
+from peftlab_kernels import cpu_arithmetic, dispatch
 from peftlab_kernels.eager import EagerKernels
 
 Configure = Callable[..., Any]
@@ -102,7 +102,7 @@ def test_a_run_is_computed_by_its_own_choices(
 
     def fastest(name: str) -> None:
         other = {"native": "fp32", "fp32": "native"}[name]
-        monkeypatch.setattr(dispatch, "_cpu_candidates", lambda *_: {name: int, other: slow})
+        monkeypatch.setattr(cpu_arithmetic, "_candidates", lambda *_: {name: int, other: slow})
         (tmp_path / "choices.json").unlink(missing_ok=True)
         backend.choices.forget()
 
@@ -133,7 +133,7 @@ def read(folder: Path) -> Any:
 def test_a_run_keeps_what_it_chose_itself_and_at_once(tmp_path: Path) -> None:
     """Not what the process chose before; and a kill leaves what has been chosen by then."""
     ask()
-    with keeping_choices(tmp_path):
+    with keeping_choices(tmp_path, None):
         assert read(tmp_path) == {}
         found = ask()
         assert read(tmp_path) == {
@@ -146,10 +146,10 @@ def test_a_resumed_run_goes_on_by_its_choices_however_early_it_fails(tmp_path: P
     default = ask().forward_arithmetic
     other = "native" if default == "fp32" else "fp32"
     (tmp_path / "kernel_choices.json").write_text(json.dumps({"bfloat16 x @ W.T": other}))
-    with pytest.raises(KeyError), keeping_choices(tmp_path):
+    with pytest.raises(KeyError), keeping_choices(tmp_path, None):
         raise KeyError
     assert read(tmp_path) == {"bfloat16 x @ W.T": other}
-    with keeping_choices(tmp_path):
+    with keeping_choices(tmp_path, None):
         assert ask().forward_arithmetic == other
 
 

@@ -43,7 +43,8 @@ def load(
         str(folder),
         HEADS[task],
         dtype="float32",
-        load_in_8bit=chosen.name == "qlora",
+        load_in_8bit=chosen.name == "qlora" and chosen.bits == 8,
+        load_in_4bit=chosen.name == "qlora" and chosen.bits == 4,
         pooling=pooling,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,17 +9,20 @@ import torch
 from torch import Tensor
 
 from peftlab_kernels import products
+from peftlab_kernels.int8_format import Int8Weight
+from peftlab_kernels.products import Weight
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
-from peftlab_kernels.triton.configurations import (
-    Target,
-    configurations,
-    padded_rank,
-    regular,
-    target_of,
-)
+from peftlab_kernels.triton.configurations import Target, target_of
 from peftlab_kernels.triton.dot import interpreting
-from peftlab_kernels.triton.lora_backward import add_masked, cross, dy_pass
+from peftlab_kernels.triton.int8_weight import dequantize
+from peftlab_kernels.triton.lora_backward import add_masked, cross, dy_side
 from peftlab_kernels.triton.lora_forward import down_project
+from peftlab_kernels.triton.operands import (
+    forward_of_nothing,
+    gradients_of_nothing,
+    launching_on,
+    rows_contiguous,
+)
 from peftlab_kernels.triton.philox import Dropout, draw_seed, dropout_of
 from peftlab_kernels.triton.product import product
 
@@ -32,8 +34,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 @dataclass(frozen=True, slots=True)
 class TritonKernels:
     """`base`: the product with the weight by our own kernel, the low-rank part in its epilogue, or
-    by cuBLAS, the low-rank part added in place. The passes beside it are ours in both. fp32
-    activations over a 16-bit weight take cuBLAS, block by block, whatever `base` says.
+    by cuBLAS, the low-rank part added in place. The passes beside it are ours in both. cuBLAS it
+    is, whatever `base` says, for a weight in 8 bits, which is dequantised first, and for fp32
+    activations over a narrower weight, which is widened block by block.
 
     `target` is the device's own kind of GPU unless it is given.
     """
@@ -49,7 +52,7 @@ class TritonKernels:
     def forward(
         self,
         x: Tensor,
-        weight: Tensor,
+        weight: Weight,
         bias: Tensor | None,
         lora_a: Tensor | None,
         lora_b: Tensor | None,
@@ -59,11 +62,13 @@ class TritonKernels:
         transposed: bool,
     ) -> LoraForward:
         """See `protocol.Kernels`; h is padded to `padded_rank` columns, the mask is its seed."""
-        if x.numel() == 0 or weight.numel() == 0:
-            return _forward_of_nothing(x, weight, bias, lora_a, transposed)
+        if x.numel() == 0 or _matrix(weight).numel() == 0:
+            return forward_of_nothing(
+                x.shape[0], weight, bias, lora_a, dtype=x.dtype, transposed=transposed
+            )
         target = self.target or target_of(x.device)
-        with _on(x):
-            x = _rows_contiguous(x)
+        with launching_on(x):
+            x = rows_contiguous(x)
             seed = draw_seed() if lora_a is not None and dropout > 0 else None
             h = None
             if lora_a is not None:
@@ -71,12 +76,13 @@ class TritonKernels:
                 h = down_project(
                     x, lora_a, factor=scaling * drop.scale, dropout=drop, target=target
                 )
-            if self.base == "epilogue" and not _widens(x, weight):
+            if self.base == "epilogue" and isinstance(weight, Tensor) and not _widens(x, weight):
                 up = None if lora_b is None else lora_b.T
                 bias = None if bias is None else bias.contiguous()  # the kernel reads it as a row
                 y = product(x, _as_outs(weight, x, transposed), h, up, bias=bias, target=target)
             else:
-                y = products.forward(x, weight, bias, transposed=transposed)
+                whole = _dequantized(weight, x.dtype, target)
+                y = products.forward(x, whole, bias, transposed=transposed)
                 if h is not None and lora_b is not None:
                     y.addmm_(h[:, : lora_b.shape[1]], lora_b.to(y.dtype).T)
             return LoraForward(y, h, seed)
@@ -85,7 +91,7 @@ class TritonKernels:
         self,
         dy: Tensor,
         x: Tensor | None,
-        weight: Tensor,
+        weight: Weight,
         lora_a: Tensor | None,
         lora_b: Tensor | None,
         h: Tensor | None,
@@ -97,18 +103,18 @@ class TritonKernels:
         needs: Needs,
     ) -> LoraGradients:
         """See `protocol.Kernels`."""
-        if dy.numel() == 0 or weight.numel() == 0:
-            return _gradients_of_nothing(dy, weight, lora_a, lora_b, transposed, needs)
+        if dy.numel() == 0 or _matrix(weight).numel() == 0:
+            return gradients_of_nothing(dy, weight, lora_a, lora_b, needs, transposed=transposed)
         target = self.target or target_of(dy.device)
         drop = dropout_of(mask, dropout)
-        with _on(dy):
-            dy = _rows_contiguous(dy)
+        with launching_on(dy):
+            dy = rows_contiguous(dy)
             g = da = db = dx = None
             if lora_a is not None and lora_b is not None:
-                g, db = _dy_side(dy, lora_b, h, scaling * drop.scale, target, needs)
+                g, db = dy_side(dy, lora_b, h, scaling * drop.scale, target, needs)
                 lora_a = lora_a.contiguous()
                 if needs.lora_a and x is not None and g is not None:
-                    x = _rows_contiguous(x)
+                    x = rows_contiguous(x)
                     da = cross(g, x, lora_a, dropout=drop, target=target)
             if needs.x:
                 dx = self._x_gradient(dy, weight, g, lora_a, drop, transposed, target)
@@ -117,17 +123,18 @@ class TritonKernels:
     def _x_gradient(
         self,
         dy: Tensor,
-        weight: Tensor,
+        weight: Weight,
         g: Tensor | None,
         lora_a: Tensor | None,
         dropout: Dropout,
         transposed: bool,
         target: Target,
     ) -> Tensor:
-        if self.base == "epilogue" and not _widens(dy, weight):
+        if self.base == "epilogue" and isinstance(weight, Tensor) and not _widens(dy, weight):
             ins = _as_outs(weight, dy, transposed).T
             return product(dy, ins, g, lora_a, dropout=dropout, target=target)
-        dx = products.backward(dy, weight, transposed=transposed)
+        whole = _dequantized(weight, dy.dtype, target)
+        dx = products.backward(dy, whole, transposed=transposed)
         if g is None or lora_a is None:
             return dx
         if dropout.threshold:
@@ -135,7 +142,7 @@ class TritonKernels:
         return dx.addmm_(g[:, : lora_a.shape[0]], lora_a.to(dx.dtype))
 
 
-def why_not(x: Tensor, weight: Tensor, lora_a: Tensor | None, lora_b: Tensor | None) -> str | None:
+def why_not(x: Tensor, weight: Weight, lora_a: Tensor | None, lora_b: Tensor | None) -> str | None:
     """Why the kernels cannot compute this call, in words; None where they can."""
     if torch.compiler.is_compiling():
         return "torch.compile is tracing, which cannot see into the kernels"
@@ -151,13 +158,19 @@ def why_not(x: Tensor, weight: Tensor, lora_a: Tensor | None, lora_b: Tensor | N
             )
     elif x.device.type not in {"cpu", "cuda"}:
         return f"the tensors are on {x.device.type}, which has no memory to interpret kernels on"
-    tensors = {"x": x, "weight": weight, "lora_a": lora_a, "lora_b": lora_b}
+    tensors = {"x": x, "lora_a": lora_a, "lora_b": lora_b}
+    if isinstance(weight, Int8Weight):
+        tensors |= {"codes": weight.codes, "scales": weight.scales}
+    else:
+        tensors["weight"] = weight
     for name, tensor in tensors.items():
         if tensor is None:
             continue
         if type(tensor) not in (Tensor, torch.nn.Parameter):
             return f"{name} is a {type(tensor).__name__}, in whose memory a kernel cannot read"
-        if tensor.dtype not in DTYPES:
+        if name == "codes" and tensor.dtype is not torch.int8:
+            return f"codes are {tensor.dtype}; the kernels take int8"
+        if name != "codes" and tensor.dtype not in DTYPES:
             return f"{name} is {tensor.dtype}; the kernels take float32, bfloat16 and float16"
         if tensor.device != x.device:
             return f"{name} is on {tensor.device} and x on {x.device}"
@@ -166,19 +179,15 @@ def why_not(x: Tensor, weight: Tensor, lora_a: Tensor | None, lora_b: Tensor | N
     return None
 
 
-def _dy_side(
-    dy: Tensor, lora_b: Tensor, h: Tensor | None, factor: float, target: Target, needs: Needs
-) -> tuple[Tensor | None, Tensor | None]:
-    """`g` and `dB`, from one reading of dy where that is the cheaper way; None if not needed."""
-    b = lora_b.contiguous()
-    wants_g, wants_db = needs.x or needs.lora_a, needs.lora_b and h is not None
-    once = regular(dy) and padded_rank(b.shape[1]) in configurations(target, dy.dtype).dy_pass
-    if h is not None and wants_g and wants_db and once:
-        return dy_pass(dy, b, h, factor=factor, target=target)
-    g = down_project(dy, b.T, factor=factor, target=target) if wants_g else None
-    if h is None or not wants_db:
-        return g, None
-    return g, cross(h, dy, b, transposed=True, target=target)
+def _matrix(weight: Weight) -> Tensor:
+    return weight.codes if isinstance(weight, Int8Weight) else weight
+
+
+def _dequantized(weight: Weight, dtype: torch.dtype, target: Target) -> Weight:
+    """A weight in 8 bits in 16, whole; for fp32 it stays, and is dequantised block by block."""
+    if isinstance(weight, Tensor) or dtype is torch.float32:
+        return weight
+    return dequantize(weight, dtype, target=target)
 
 
 def _as_outs(weight: Tensor, x: Tensor, transposed: bool) -> Tensor:
@@ -192,39 +201,3 @@ def _as_outs(weight: Tensor, x: Tensor, transposed: bool) -> Tensor:
 def _widens(x: Tensor, weight: Tensor) -> bool:
     """Whether x is wider than the weight, which torch's path then widens some rows at a time."""
     return x.element_size() > weight.element_size()
-
-
-def _rows_contiguous(matrix: Tensor) -> Tensor:
-    """The matrix with its rows contiguous and none of them shared, copied where it must be."""
-    if matrix.stride(1) == 1 and matrix.stride(0) >= matrix.shape[1]:
-        return matrix
-    return matrix.clone(memory_format=torch.contiguous_format)
-
-
-def _on(tensor: Tensor) -> AbstractContextManager[object]:
-    """Launches go to the current device: make it the tensor's."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
-
-
-def _forward_of_nothing(
-    x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor | None, transposed: bool
-) -> LoraForward:
-    """No rows, no columns or nothing to sum over: there is nothing to launch."""
-    y = x.new_zeros(x.shape[0], weight.shape[1 if transposed else 0])
-    h = None if lora_a is None else x.new_zeros(x.shape[0], padded_rank(lora_a.shape[0]))
-    return LoraForward(y if bias is None else y.add_(bias), h, None)
-
-
-def _gradients_of_nothing(
-    dy: Tensor,
-    weight: Tensor,
-    lora_a: Tensor | None,
-    lora_b: Tensor | None,
-    transposed: bool,
-    needs: Needs,
-) -> LoraGradients:
-    return LoraGradients(
-        dy.new_zeros(dy.shape[0], weight.shape[0 if transposed else 1]) if needs.x else None,
-        torch.zeros_like(lora_a) if lora_a is not None and needs.lora_a else None,
-        torch.zeros_like(lora_b) if lora_b is not None and needs.lora_b else None,
-    )

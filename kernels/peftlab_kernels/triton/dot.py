@@ -25,6 +25,22 @@ def cast(value, dtype: tl.constexpr, UPCAST: tl.constexpr):
     return value.to(dtype)
 
 
+@triton.jit
+def widen(x, dtype: tl.constexpr, UPCAST: tl.constexpr):
+    """int8 codes as the numbers they are, exact in every float; `x` as it is if it is a float."""
+    if x.dtype != tl.int8:
+        return x
+    if UPCAST:
+        return cast(x.to(tl.float32), dtype, UPCAST)
+    return x.to(dtype)
+
+
+def in_triton(dtype: torch.dtype) -> tl.dtype:
+    """The dtype as kernels name it."""
+    found: tl.dtype = getattr(tl, str(dtype).removeprefix("torch."))
+    return found
+
+
 def interpreting() -> bool:
     """Whether kernels run in Triton's interpreter: TRITON_INTERPRET=1 when they were imported."""
     return bool(triton.knobs.runtime.interpret)

@@ -17,16 +17,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from peftlab_kernels.int8_format import Int8Rows
+from peftlab_kernels.protocol import Needs
 from peftlab_kernels.triton.configurations import (
     Strip,
     Target,
     configurations,
     padded_rank,
     ranks_at_a_time,
+    regular,
 )
-from peftlab_kernels.triton.dot import cast, dot, interpreting, precision_of
+from peftlab_kernels.triton.dot import cast, dot, interpreting, precision_of, widen
+from peftlab_kernels.triton.lora_forward import down_project
 from peftlab_kernels.triton.partials import add_up, parts_of, split
 from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
+
+CODES_RANGE = tl.constexpr(32.0)
+"""Steps of a code that usual entries of x are: Low's entries times it keep their size in fp16."""
 
 
 @triton.jit(do_not_specialize=["M", "steps"])
@@ -68,15 +75,16 @@ def dy_pass_kernel(
 
 @triton.jit(do_not_specialize=["M", "steps", "seed_low", "seed_high", "threshold"])
 def cross_kernel(
-    X, Low, Out, M, K, R, stride_xm, stride_lm, stride_os, stride_or, stride_ok,
+    X, Steps, Low, Out, M, K, R, stride_xm, stride_lm, stride_os, stride_or, stride_ok,
     seed_low, seed_high, threshold, steps,
-    DROPOUT: tl.constexpr, RANKS_FIRST: tl.constexpr,
+    CODES: tl.constexpr, DROPOUT: tl.constexpr, RANKS_FIRST: tl.constexpr,
     BM: tl.constexpr, BK: tl.constexpr, RANK: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """Out[split of rows, ranks, columns] of BK columns and `steps` blocks of BM rows.
 
     RANKS_FIRST chooses the accumulator: [RANK, BK], or [BK, RANK] where wgmma wants 64 rows.
+    CODES: X is in 8 bits, a row of it times its entry of Steps, which goes into Low's row.
     """
     k0, split, r0 = tl.program_id(0) * BK, tl.program_id(1), tl.program_id(2) * RANK
     rows, columns, ranks = tl.arange(0, BM), tl.arange(0, BK), r0 + tl.arange(0, RANK)
@@ -87,8 +95,12 @@ def cross_kernel(
     acc = tl.zeros([RANK, BK] if RANKS_FIRST else [BK, RANK], tl.float32)
     for _ in range(0, steps):
         here = (rows < M - m0)[:, None]
-        x = tl.load(x_at, mask=here & (columns < K - k0)[None, :], other=0.0)
+        x = tl.load(x_at, mask=here & (columns < K - k0)[None, :], other=0)
         low = tl.load(low_at, mask=here, other=0.0)
+        x = widen(x, low.dtype, UPCAST)
+        if CODES:
+            step = tl.load(Steps + m0 + rows, mask=rows < M - m0, other=0.0) * CODES_RANGE
+            low = cast(low.to(tl.float32) * step[:, None], low.dtype, UPCAST)
         if DROPOUT:
             keep = keep_tile(seed_low, seed_high, threshold, m0, k0, BM, BK)
             x = tl.where(keep, x, 0.0)
@@ -99,6 +111,8 @@ def cross_kernel(
         m0 += BM
         x_at += BM * stride_xm
         low_at += BM * stride_lm
+    if CODES:
+        acc *= 1 / CODES_RANGE
     if not RANKS_FIRST:
         acc = tl.trans(acc)
     out_at = Out + split.to(tl.int64) * stride_os + k0.to(tl.int64) * stride_ok
@@ -134,6 +148,21 @@ def add_masked_kernel(
     tl.store(dx_at, cast(dx, DX.dtype.element_ty, UPCAST), mask=inside)
 
 
+def dy_side(
+    dy: Tensor, lora_b: Tensor, h: Tensor | None, factor: float, target: Target, needs: Needs
+) -> tuple[Tensor | None, Tensor | None]:
+    """`g` and `dB`, from one reading of dy where that is the cheaper way; None if not needed."""
+    b = lora_b.contiguous()
+    wants_g, wants_db = needs.x or needs.lora_a, needs.lora_b and h is not None
+    once = regular(dy) and padded_rank(b.shape[1]) in configurations(target, dy.dtype).dy_pass
+    if h is not None and wants_g and wants_db and once:
+        return dy_pass(dy, b, h, factor=factor, target=target)
+    g = down_project(dy, b.T, factor=factor, target=target) if wants_g else None
+    if h is None or not wants_db:
+        return g, None
+    return g, cross(h, dy, b, transposed=True, target=target)
+
+
 def dy_pass(
     dy: Tensor, b: Tensor, h: Tensor, *, factor: float, target: Target, strip: Strip | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -165,7 +194,7 @@ def dy_pass(
 
 def cross(
     low: Tensor,
-    x: Tensor,
+    x: Tensor | Int8Rows,
     like: Tensor,
     *,
     target: Target,
@@ -175,11 +204,12 @@ def cross(
 ) -> Tensor:
     """`low^T (D * x)` [R, K], contiguous as `like`; [K, R] if `transposed`.
 
-    low [M, padded R], x [M, K] with rows contiguous.
+    low [M, padded R], x [M, K] with rows contiguous, in low's dtype or in 8 bits.
     """
+    x, row_steps = x if isinstance(x, Int8Rows) else (x, None)
     m, k = x.shape
     r = like.shape[1 if transposed else 0]
-    table = configurations(target, x.dtype)
+    table = configurations(target, low.dtype)
     strips = table.cross_dropout if dropout.threshold else table.cross
     padded = padded_rank(r)
     ranks = ranks_at_a_time(padded, strips)
@@ -191,12 +221,12 @@ def cross(
     out = torch.empty(like.shape, dtype=like.dtype, device=x.device)
     parts = parts_of(out, splits)
     cross_kernel[(columns, splits, rank_blocks)](
-        x, low, parts, m, k, r, x.stride(0), padded,
+        x, row_steps, low, parts, m, k, r, x.stride(0), padded,
         parts.stride(0), *((1, r) if transposed else (k, 1)),
         dropout.seed_low, dropout.seed_high, dropout.threshold, steps,
-        DROPOUT=dropout.threshold > 0, RANKS_FIRST=table.ranks_first,
+        CODES=row_steps is not None, DROPOUT=dropout.threshold > 0, RANKS_FIRST=table.ranks_first,
         BM=strip.rows, BK=strip.columns, RANK=ranks,
-        PRECISION=precision_of(x.dtype), UPCAST=interpreting(),
+        PRECISION=precision_of(low.dtype), UPCAST=interpreting(),
         num_warps=strip.warps, num_stages=strip.stages,
     )  # fmt: skip
     return add_up(parts, out)

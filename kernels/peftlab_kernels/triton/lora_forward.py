@@ -1,6 +1,7 @@
 """`h = s (D * x) A^T` in one pass over x, the mask drawn on the way.
 
-The same kernel makes `g = s dy B` where nothing else of dy is wanted: x = dy, A = B^T, no D.
+The same kernel makes `g = s dy B` where nothing else of dy is wanted: x = dy, A = B^T, no D. It
+takes x in 8 bits as well, whose codes any float holds exactly; a row's step then meets the sum.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from peftlab_kernels.int8_format import Int8Rows
 from peftlab_kernels.triton.configurations import (
     Strip,
     Target,
@@ -17,19 +19,23 @@ from peftlab_kernels.triton.configurations import (
     padded_rank,
     ranks_at_a_time,
 )
-from peftlab_kernels.triton.dot import cast, dot, interpreting, precision_of
+from peftlab_kernels.triton.dot import cast, dot, in_triton, interpreting, precision_of, widen
 from peftlab_kernels.triton.partials import add_up, parts_of, split
 from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
 
 
 @triton.jit(do_not_specialize=["M", "seed_low", "seed_high", "threshold", "steps"])
 def down_project_kernel(
-    X, A, H, M, K, R, stride_xm, stride_ar, stride_ak, stride_hs, stride_hm,
+    X, Steps, A, H, M, K, R, stride_xm, stride_ar, stride_ak, stride_hs, stride_hm,
     seed_low, seed_high, threshold, factor, steps,
-    DROPOUT: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, RANK: tl.constexpr,
+    CODES: tl.constexpr, DTYPE: tl.constexpr, DROPOUT: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, RANK: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """H[split, rows, ranks] of one block of BM rows, one split of K, one block of RANK ranks."""
+    """H[split, rows, ranks] of one block of BM rows, one split of K, one block of RANK ranks.
+
+    CODES: X is in 8 bits, a row of it times its entry of Steps. Products are of DTYPE.
+    """
     m0, split, r0 = tl.program_id(0) * BM, tl.program_id(1), tl.program_id(2) * RANK
     rows, inner, ranks = tl.arange(0, BM), tl.arange(0, BK), r0 + tl.arange(0, RANK)
     k0 = split * steps * BK
@@ -40,7 +46,8 @@ def down_project_kernel(
     acc = tl.zeros([BM, RANK], tl.float32)
     for _ in range(0, steps):
         columns = (inner < K - k0)[None, :]
-        x = tl.load(x_at, mask=(rows < M - m0)[:, None] & columns, other=0.0)
+        x = tl.load(x_at, mask=(rows < M - m0)[:, None] & columns, other=0)
+        x = widen(x, DTYPE, UPCAST)
         a = tl.load(a_at, mask=(ranks < R)[:, None] & columns, other=0.0)
         if DROPOUT:
             keep = keep_tile(seed_low, seed_high, threshold, m0, k0, BM, BK)
@@ -49,26 +56,32 @@ def down_project_kernel(
         k0 += BK
         x_at += BK
         a_at += BK * stride_ak
+    acc *= factor
+    if CODES:
+        acc *= tl.load(Steps + m0 + rows, mask=rows < M - m0, other=0.0)[:, None]
     h_at = H + split.to(tl.int64) * stride_hs + m0.to(tl.int64) * stride_hm
     h_at = h_at + rows[:, None] * stride_hm + ranks[None, :]
-    tl.store(h_at, cast(acc * factor, H.dtype.element_ty, UPCAST), mask=(rows < M - m0)[:, None])
+    tl.store(h_at, cast(acc, H.dtype.element_ty, UPCAST), mask=(rows < M - m0)[:, None])
 
 
 def down_project(
-    x: Tensor,
+    x: Tensor | Int8Rows,
     a: Tensor,
     *,
     factor: float,
     target: Target,
+    dtype: torch.dtype | None = None,
     dropout: Dropout = NO_DROPOUT,
     strip: Strip | None = None,
 ) -> Tensor:
     """`factor (D * x) A^T`: x [M, K] with rows contiguous, A [R, K] of any strides and dtype.
 
-    Returns [M, padded R] in x's dtype, zero past R.
+    Returns [M, padded R] in x's dtype, or, x being in 8 bits, in `dtype`; zero past R.
     """
+    x, row_steps = x if isinstance(x, Int8Rows) else (x, None)
+    dtype = dtype or x.dtype
     (m, k), r = x.shape, a.shape[0]
-    table = configurations(target, x.dtype)
+    table = configurations(target, dtype)
     strips = table.down_dropout if dropout.threshold else table.down
     padded = padded_rank(r)
     ranks = ranks_at_a_time(padded, strips)
@@ -77,13 +90,15 @@ def down_project(
     splits, steps = split(
         triton.cdiv(k, strip.columns), row_blocks * rank_blocks, target.processors, least=4
     )
-    h = torch.empty(m, padded, dtype=x.dtype, device=x.device)
+    h = torch.empty(m, padded, dtype=dtype, device=x.device)
     parts = parts_of(h, splits)
     down_project_kernel[(row_blocks, splits, rank_blocks)](
-        x, a, parts, m, k, r, x.stride(0), a.stride(0), a.stride(1), parts.stride(0), padded,
+        x, row_steps, a, parts, m, k, r,
+        x.stride(0), a.stride(0), a.stride(1), parts.stride(0), padded,
         dropout.seed_low, dropout.seed_high, dropout.threshold, factor, steps,
-        DROPOUT=dropout.threshold > 0, BM=strip.rows, BK=strip.columns, RANK=ranks,
-        PRECISION=precision_of(x.dtype), UPCAST=interpreting(),
+        CODES=row_steps is not None, DTYPE=in_triton(dtype), DROPOUT=dropout.threshold > 0,
+        BM=strip.rows, BK=strip.columns, RANK=ranks,
+        PRECISION=precision_of(dtype), UPCAST=interpreting(),
         num_warps=strip.warps, num_stages=strip.stages,
     )  # fmt: skip
     return add_up(parts, h)

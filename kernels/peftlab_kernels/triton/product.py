@@ -223,9 +223,9 @@ def product(
     if tile.tma:
         rows_are_q = weight.stride(1) != 1
         product_tma_kernel[grid](
-            _descriptor(x, [tile.m, tile.k]),
-            _descriptor(weight.T, [tile.k, tile.n]) if rows_are_q
-            else _descriptor(weight, [tile.n, tile.k]),
+            descriptor(x, [tile.m, tile.k]),
+            descriptor(weight.T, [tile.k, tile.n]) if rows_are_q
+            else descriptor(weight, [tile.n, tile.k]),
             bias, low, up, y, m, p, q, rank, *after, W_ROWS_ARE_Q=rows_are_q, **constants,
         )  # fmt: skip
     else:
@@ -237,5 +237,6 @@ def product(
     return y
 
 
-def _descriptor(matrix: Tensor, block: list[int]) -> TensorDescriptor:
+def descriptor(matrix: Tensor, block: list[int]) -> TensorDescriptor:
+    """The matrix for Hopper's unit that loads whole blocks."""
     return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), block)

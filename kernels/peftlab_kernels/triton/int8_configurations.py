@@ -1,0 +1,97 @@
+"""Tile shapes of the kernels over 8-bit operands, per target, beside those in `configurations.py`.
+
+`python -m benchmarks.compile_gate` holds this table to account as well. Nothing here was chosen by
+the clock either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from peftlab_kernels.triton.configurations import Strip, Target, Tile
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A program's part of a row to be quantised."""
+
+    columns: int
+    warps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Configurations:
+    """Of one target and one width of y."""
+
+    product: tuple[Tile, ...]
+    product_dropout: tuple[Tile, ...]
+    product_ragged: Tile
+    """For rows that do not begin at multiples of 16 bytes: loaded one by one."""
+    rank_chunk: int
+    rows: tuple[Row, ...]
+    """Ascending; a row wider than the last is read in parts, twice."""
+    transpose: Strip
+    dequantize: Strip
+
+
+def int8_configurations(target: Target, dtype: torch.dtype) -> Int8Configurations:
+    """The target's table for a y, or dy, of this dtype."""
+    return (_WIDE if dtype is torch.float32 else _NARROW)[target.name]
+
+
+_AMPERE = Int8Configurations(
+    product=(
+        Tile(128, 256, 64, 8, 4),
+        Tile(128, 128, 64, 4, 4),
+        Tile(64, 128, 128, 4, 4),
+    ),
+    product_dropout=(Tile(128, 128, 128, 8, 3), Tile(64, 128, 128, 4, 3)),
+    product_ragged=Tile(64, 64, 64, 8, 2),
+    rank_chunk=32,
+    rows=(Row(1024, 4), Row(2048, 4), Row(4096, 8), Row(8192, 8), Row(16384, 16)),
+    transpose=Strip(128, 128, 8, 1),
+    dequantize=Strip(16, 512, 8, 1),
+)
+
+_ADA = replace(
+    _AMPERE,
+    product=(
+        Tile(128, 256, 64, 8, 4),
+        Tile(128, 128, 64, 4, 4),
+        Tile(64, 128, 128, 4, 4),
+    ),
+)
+
+_HOPPER = replace(
+    _AMPERE,
+    product=(
+        Tile(128, 256, 128, 8, 3, tma=True),
+        Tile(128, 128, 128, 8, 4, tma=True),
+        Tile(64, 128, 128, 4, 4, tma=True),
+    ),
+    product_dropout=(Tile(128, 128, 128, 8, 3, tma=True), Tile(64, 128, 128, 4, 4, tma=True)),
+    rank_chunk=64,
+)
+
+_INTERPRETER = replace(
+    _AMPERE,
+    product=(Tile(32, 64, 32, 4, 1),),
+    product_dropout=(Tile(32, 64, 32, 4, 1),),
+    product_ragged=Tile(32, 64, 32, 4, 1),
+    rank_chunk=16,
+    rows=(Row(64, 4), Row(128, 4)),
+    transpose=Strip(32, 64, 4, 1),
+    dequantize=Strip(16, 64, 4, 1),
+)
+
+_NARROW = {
+    "sm_80": _AMPERE,
+    "sm_86": _ADA,
+    "sm_90": _HOPPER,
+    "sm_120": _ADA,
+    "interpreter": _INTERPRETER,
+}
+
+_WIDE = _NARROW

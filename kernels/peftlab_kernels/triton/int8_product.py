@@ -1,0 +1,188 @@
+"""The product of two int8 matrices on int8 tensor cores, all that follows it before the store.
+
+Forward and the backward of x are one operator, Y = steps (X W) scales / 127 + bias + D * (Low Up):
+
+    y  = x  Q^T scales / 127 + bias + h B^T      X = codes of x, Low = h, Up = B^T, no D
+    dx = dy Q                       + D * (g A)  X = codes of dy, scales folded in, Low = g, Up = A
+
+Legend: X [M, Q] int8 and its steps [M], W [P, Q] int8, rows contiguous in both, as the units want
+them; scales [P]; Low [M, RANK], Up [R, P], Y [M, P]; RANK is R padded with zeros to a power of two.
+
+The sums are exact int32. The low-rank part meets them in the epilogue, when the loop's shared
+memory is free; with D it has an accumulator of its own there, to be masked.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from peftlab_kernels.int8_format import Int8Rows
+from peftlab_kernels.triton.configurations import (
+    Target,
+    Tile,
+    choose_tile,
+    configurations,
+    padded_rank,
+    regular,
+)
+from peftlab_kernels.triton.dot import interpreting, precision_of
+from peftlab_kernels.triton.int8_configurations import int8_configurations
+from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
+from peftlab_kernels.triton.product import (
+    GROUP,
+    add_low_rank,
+    descriptor,
+    store_tile,
+    tile_origin,
+)
+
+
+@triton.jit
+def finish_tile(
+    sums, Steps, Scales, Bias, Low, Up, Y, m0, p0, M, P, R,
+    stride_lm, stride_ur, stride_up, stride_ym, seed_low, seed_high, threshold,
+    RANK: tl.constexpr, CHUNK: tl.constexpr, DROPOUT: tl.constexpr,
+    HAS_SCALES: tl.constexpr, HAS_BIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """From the int32 sums of a tile to Y."""
+    rows, columns = tl.arange(0, BM), p0 + tl.arange(0, BN)
+    steps = tl.load(Steps + m0 + rows, mask=rows < M - m0, other=0.0)
+    acc = sums.to(tl.float32) * steps[:, None]
+    if HAS_SCALES:
+        scales = tl.load(Scales + columns, mask=columns < P, other=0.0)
+        acc *= (scales * (1 / 127))[None, :]
+    if HAS_BIAS:
+        acc += tl.load(Bias + columns, mask=columns < P, other=0.0).to(tl.float32)[None, :]
+    if RANK > 0 and DROPOUT:
+        low = add_low_rank(
+            tl.zeros([BM, BN], tl.float32), Low, Up, m0, p0, M, P, R,
+            stride_lm, stride_ur, stride_up, RANK, CHUNK, BM, BN, PRECISION, UPCAST,
+        )  # fmt: skip
+        keep = keep_tile(seed_low, seed_high, threshold, m0, p0, BM, BN)
+        acc += tl.where(keep, low, 0.0)
+    elif RANK > 0:
+        acc = add_low_rank(
+            acc, Low, Up, m0, p0, M, P, R, stride_lm, stride_ur, stride_up,
+            RANK, CHUNK, BM, BN, PRECISION, UPCAST,
+        )  # fmt: skip
+    store_tile(acc, Y, m0, p0, M, P, stride_ym, BM, BN, UPCAST)
+
+
+@triton.jit(do_not_specialize=["M", "seed_low", "seed_high", "threshold"])
+def int8_product_kernel(
+    X, Steps, W, Scales, Bias, Low, Up, Y, M, P, Q, R,
+    stride_xm, stride_wp, stride_lm, stride_ur, stride_up, stride_ym,
+    seed_low, seed_high, threshold,
+    RANK: tl.constexpr, CHUNK: tl.constexpr, DROPOUT: tl.constexpr,
+    HAS_SCALES: tl.constexpr, HAS_BIAS: tl.constexpr, EVEN_Q: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Operands through pointers: rows that begin anywhere."""
+    m0, p0 = tile_origin(M, P, BM, BN, GROUP)
+    # Offsets inside a tile fit 32 bits, where a tile begins may not. Rows past the end of either
+    # operand repeat its last one.
+    rows = tl.minimum(tl.arange(0, BM), M - 1 - m0)
+    columns = tl.minimum(tl.arange(0, BN), P - 1 - p0)
+    inner = tl.arange(0, BK)
+    x_at = X + m0.to(tl.int64) * stride_xm + rows[:, None] * stride_xm + inner[None, :]
+    w_at = W + p0.to(tl.int64) * stride_wp + columns[None, :] * stride_wp + inner[:, None]
+    sums = tl.zeros([BM, BN], tl.int32)
+    for q in range(0, Q, BK):
+        if EVEN_Q:
+            x, w = tl.load(x_at), tl.load(w_at)
+        else:
+            x = tl.load(x_at, mask=(inner < Q - q)[None, :], other=0)
+            w = tl.load(w_at, mask=(inner < Q - q)[:, None], other=0)
+        sums = tl.dot(x, w, sums, out_dtype=tl.int32)
+        x_at += BK
+        w_at += BK
+    finish_tile(
+        sums, Steps, Scales, Bias, Low, Up, Y, m0, p0, M, P, R,
+        stride_lm, stride_ur, stride_up, stride_ym, seed_low, seed_high, threshold,
+        RANK, CHUNK, DROPOUT, HAS_SCALES, HAS_BIAS, BM, BN, PRECISION, UPCAST,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["M", "seed_low", "seed_high", "threshold"])
+def int8_product_tma_kernel(
+    X, Steps, W, Scales, Bias, Low, Up, Y, M, P, Q, R,
+    stride_lm, stride_ur, stride_up, stride_ym,
+    seed_low, seed_high, threshold,
+    RANK: tl.constexpr, CHUNK: tl.constexpr, DROPOUT: tl.constexpr,
+    HAS_SCALES: tl.constexpr, HAS_BIAS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Hopper: X and W are tensor descriptors, which read zeros past the ends."""
+    m0, p0 = tile_origin(M, P, BM, BN, GROUP)
+    sums = tl.zeros([BM, BN], tl.int32)
+    for q in range(0, Q, BK):
+        sums = tl.dot(X.load([m0, q]), W.load([p0, q]).T, sums, out_dtype=tl.int32)
+    finish_tile(
+        sums, Steps, Scales, Bias, Low, Up, Y, m0, p0, M, P, R,
+        stride_lm, stride_ur, stride_up, stride_ym, seed_low, seed_high, threshold,
+        RANK, CHUNK, DROPOUT, HAS_SCALES, HAS_BIAS, BM, BN, PRECISION, UPCAST,
+    )  # fmt: skip
+
+
+def int8_product(
+    x: Int8Rows,
+    weight: Tensor,
+    low: Tensor | None = None,
+    up: Tensor | None = None,
+    *,
+    dtype: torch.dtype,
+    target: Target,
+    scales: Tensor | None = None,
+    bias: Tensor | None = None,
+    dropout: Dropout = NO_DROPOUT,
+    tile: Tile | None = None,
+) -> Tensor:
+    """`steps (codes W^T) scales / 127 + bias + D * (low up)` [M, P] in `dtype`.
+
+    codes [M, Q] and weight [P, Q] int8 with rows contiguous, scales [P] fp32; low [M, padded R] in
+    `dtype`, up [R, P] of any strides and dtype; bias [P].
+    """
+    codes, steps = x
+    (m, q), p = codes.shape, weight.shape[0]
+    table = int8_configurations(target, dtype)
+    if tile is None:
+        tiles = table.product_dropout if dropout.threshold else table.product
+        # A byte costs as much of L2 for as much of the result's time as 16 bits do in bf16.
+        l2_cost = configurations(target, torch.bfloat16).l2_cost
+        tile = choose_tile(tiles, target, l2_cost, m, p)
+        if not (regular(codes) and regular(weight)):
+            tile = table.product_ragged
+    y = torch.empty(m, p, dtype=dtype, device=codes.device)
+    rank, stride_lm, stride_ur, stride_up = 0, 0, 0, 0
+    if low is not None and up is not None:
+        rank, stride_lm, (stride_ur, stride_up) = up.shape[0], low.stride(0), up.stride()
+    padded = padded_rank(rank) if rank else 0
+    after = (
+        stride_lm, stride_ur, stride_up, p,
+        dropout.seed_low, dropout.seed_high, dropout.threshold,
+    )  # fmt: skip
+    constants = {
+        "RANK": padded, "CHUNK": min(padded, table.rank_chunk), "DROPOUT": dropout.threshold > 0,
+        "HAS_SCALES": scales is not None, "HAS_BIAS": bias is not None,
+        "BM": tile.m, "BN": tile.n, "BK": tile.k, "GROUP": GROUP,
+        "PRECISION": precision_of(dtype), "UPCAST": interpreting(),
+        "num_warps": tile.warps, "num_stages": tile.stages,
+    }  # fmt: skip
+    grid = (triton.cdiv(m, tile.m) * triton.cdiv(p, tile.n),)
+    if tile.tma:
+        int8_product_tma_kernel[grid](
+            descriptor(codes, [tile.m, tile.k]), steps, descriptor(weight, [tile.n, tile.k]),
+            scales, bias, low, up, y, m, p, q, rank, *after, **constants,
+        )  # fmt: skip
+    else:
+        int8_product_kernel[grid](
+            codes, steps, weight, scales, bias, low, up, y, m, p, q, rank,
+            codes.stride(0), weight.stride(0), *after, EVEN_Q=q % tile.k == 0, **constants,
+        )  # fmt: skip
+    return y

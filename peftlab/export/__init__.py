@@ -1,0 +1,1 @@
+"""Merged models: read by tensor, written by shard, and proven before they are named."""

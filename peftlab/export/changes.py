@@ -1,0 +1,200 @@
+"""What a trained part changes in its base: which tensors, and how each comes about.
+
+Read from the names and headers alone. Every tensor of the trained part belongs to one change.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners import lora
+
+from peftlab.errors import CheckFailed
+from peftlab.export.safetensors_files import Stored, stored_tensors
+
+PREFIX = "base_model.model."
+_PART = re.compile(
+    r"^(?P<module>.+?)\.(?P<part>lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)"
+    r"|token_adapter\.trainable_tokens_delta|modules_to_save|base_layer)(?P<rest>\..+)?$"
+)
+_REFUSED: Mapping[str, str] = {
+    "layer_replication": "the base's layers are repeated (layer_replication)",
+    "alora_invocation_tokens": "it acts after certain tokens only (aLoRA)",
+    "arrow_config": "it mixes several adapters by their input (Arrow)",
+    "target_parameters": "it adapts parameters, not layers (target_parameters)",
+    "megatron_config": "its layers are Megatron's",
+    "loftq_config": "it was trained on a base that LoftQ changed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is added to or put in place of a base's tensors, by the base model's names.
+
+    `adapted`: modules with an adapter, each with its tensors by their names below the module;
+    `replaced`: parameters that are there whole; `bases`: what adapted parameters were adapted from,
+    where that was saved too (a resized table); `rows`: single rows of a parameter, by their
+    indices; `peft`: PEFT's configuration where there is one.
+    """
+
+    source: Path
+    adapted: Mapping[str, Mapping[str, Stored]] = field(default_factory=dict)
+    replaced: Mapping[str, Stored] = field(default_factory=dict)
+    bases: Mapping[str, Stored] = field(default_factory=dict)
+    rows: Mapping[str, tuple[tuple[int, ...], Stored]] = field(default_factory=dict)
+    peft: Any = None
+
+    @property
+    def tensors(self) -> int:
+        """How many tensors the trained part has."""
+        whole = len(self.replaced) + len(self.bases) + len(self.rows)
+        return whole + sum(len(parts) for parts in self.adapted.values())
+
+
+def adapter_changes(folder: Path, weights: Path) -> Changes:
+    """The changes of a PEFT adapter. Raises `CheckFailed` for one that cannot be merged."""
+    from peft import PeftConfig
+
+    try:
+        config: Any = PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckFailed(f"{folder}/adapter_config.json cannot be used: {error}.") from None
+    if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
+        raise CheckFailed(f"{folder} is an adapter of kind {config.peft_type}; LORA is merged.")
+    for key, why in _REFUSED.items():
+        if getattr(config, key, None):
+            raise CheckFailed(f"{folder} cannot be merged into its base: {why}.")
+    if config.init_lora_weights == "loftq":
+        raise CheckFailed(f"{folder} cannot be merged into its base: {_REFUSED['loftq_config']}.")
+    adapted: dict[str, dict[str, Stored]] = defaultdict(dict)
+    replaced: dict[str, Stored] = {}
+    bases: dict[str, Stored] = {}
+    rows: dict[str, tuple[tuple[int, ...], Stored]] = {}
+    for key, tensor in stored_tensors(weights).items():
+        if not key.startswith(PREFIX):
+            raise CheckFailed(f"{weights} holds {key}, which is no name that PEFT gives.")
+        name = key.removeprefix(PREFIX)
+        match = _PART.match(name)
+        part = "" if match is None else match["part"]
+        whole = "" if match is None else match["module"] + (match["rest"] or "")
+        if match is None:
+            replaced[name] = tensor
+        elif part == "modules_to_save":
+            replaced[whole] = tensor
+        elif part == "base_layer":
+            bases[whole] = tensor
+        elif part.startswith("token_adapter"):
+            rows[f"{match['module']}.weight"] = (_indices(config, match["module"]), tensor)
+        else:
+            adapted[match["module"]][part + (match["rest"] or "")] = tensor
+    # A table that was not itself adapted is there whole.
+    for name in [n for n in bases if n.rpartition(".")[0] not in adapted]:
+        replaced[name] = bases.pop(name)
+    if not (adapted or replaced or rows):
+        raise CheckFailed(f"{weights} holds no tensor.")
+    return Changes(folder, adapted, replaced, bases, rows, config)
+
+
+def _indices(config: Any, module: str) -> tuple[int, ...]:
+    """Which rows of a table were trained, one by one."""
+    said = config.trainable_token_indices
+    if isinstance(said, dict):
+        names = [n for n in said if module == n or module.endswith(f".{n}")]
+        said = said[names[0]] if names else None
+    if not said:
+        raise CheckFailed(f"the adapter's configuration does not say which rows of {module} train.")
+    return tuple(int(index) for index in said)
+
+
+def whole_changes(folder: Path, weights: Path) -> Changes:
+    """The changes of a part that was trained whole, whose names are the model's parameters."""
+    return Changes(folder, replaced=stored_tensors(weights))
+
+
+def adapted_module(
+    module: str, base: Mapping[str, torch.Tensor], kind: torch.nn.Module, changes: Changes
+) -> Any:
+    """A PEFT model of one module, under its own name, with the adapter that was trained for it.
+
+    `base` has the module's parameters by their names in it; `kind` is the module on meta. Raises
+    `CheckFailed` naming adapter tensors that PEFT's layer does not take.
+    """
+    from peft import set_peft_model_state_dict
+
+    peft_model = _adapted(_nested(module, kind, base), module, changes.peft)
+    tensors = {f"{PREFIX}{module}.{n}": t.read() for n, t in changes.adapted[module].items()}
+    told: Any = set_peft_model_state_dict(peft_model, tensors)
+    lacking = [k for k in told.missing_keys if "lora_" in k]
+    if told.unexpected_keys or lacking:
+        wrong = (list(told.unexpected_keys) + lacking)[0]
+        raise CheckFailed(
+            f"{changes.source} does not fit {module}: PEFT's layer and the file differ in {wrong}."
+        )
+    return peft_model.eval()
+
+
+def merged_module(
+    module: str, base: Mapping[str, torch.Tensor], kind: torch.nn.Module, changes: Changes
+) -> dict[str, torch.Tensor]:
+    """The parameters of an adapted module with its adapter merged in, to the bit as PEFT's layer.
+
+    As `adapted_module`; `base` is written into.
+    """
+    peft_model = adapted_module(module, base, kind, changes)
+    layer: Any = peft_model.base_model.model.get_submodule(module)
+    ordinary = type(layer) is lora.Linear
+    if ordinary and not layer.lora_variant and not any(layer.lora_bias.values()):
+        # Not `base`: some ways to begin an adapter, such as PiSSA's, take it out of the weight.
+        return {**base, "weight": _plainly_merged(layer, layer.get_base_layer().weight.detach())}
+    bare: Any = peft_model.merge_and_unload()
+    found = bare.get_submodule(module)
+    return {name: p.detach() for name, p in found.named_parameters()}
+
+
+def _plainly_merged(layer: Any, weight: torch.Tensor) -> torch.Tensor:
+    """`W + s B A` in fp32, rounded once: PEFT's own sums, several times faster in 16 bits."""
+    (name,) = layer.active_adapters
+    a, b = (part[name].weight.detach().float() for part in (layer.lora_A, layer.lora_B))
+    delta = (b @ a).mul_(layer.scaling[name])
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return weight.to(wide).add_(delta.T if layer.fan_in_fan_out else delta).to(weight.dtype)
+
+
+def _nested(
+    module: str, kind: torch.nn.Module, base: Mapping[str, torch.Tensor]
+) -> torch.nn.Module:
+    """A model of that one module, under its own name, by which ranks and factors are chosen."""
+    layer = copy.deepcopy(kind)
+    for name, tensor in base.items():
+        layer._parameters[name] = torch.nn.Parameter(tensor, requires_grad=False)
+    holder = inner = torch.nn.Module()
+    *parents, last = module.split(".")
+    for parent in parents:
+        made = torch.nn.Module()
+        inner.add_module(parent, made)
+        inner = made
+    inner.add_module(last, layer)
+    return holder
+
+
+def _adapted(holder: torch.nn.Module, module: str, config: Any) -> Any:
+    from peft import get_peft_model
+
+    one = copy.deepcopy(config)
+    one.target_modules = [module]
+    one.exclude_modules = one.layers_to_transform = one.layers_pattern = None
+    one.modules_to_save, one.task_type = None, None
+    one.trainable_token_indices = None
+    if one.init_lora_weights is True:
+        one.init_lora_weights = False  # what would be drawn is overwritten
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return get_peft_model(holder, one)

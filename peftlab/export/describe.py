@@ -1,0 +1,72 @@
+"""What stands beside a merged model's weights: configuration, tokenizer, model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftlab.export.outline import Outline
+from peftlab.export.safetensors_files import DTYPES
+from peftlab.export.skeleton import Skeleton
+from peftlab.export.source import Source
+from peftlab.model.quantized import eight_bit_config
+
+_TOKENIZER = (
+    "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    "*.model", "chat_template*", "spiece*",
+)  # fmt: skip
+
+
+def describe(source: Source, built: Skeleton, plan: Outline, folder: Path) -> None:
+    """Configuration, generation settings, tokenizer and model card."""
+    there = built.folder
+    config: dict[str, Any] = json.loads((there / "config.json").read_text(encoding="utf-8"))
+    head = {k: v for k, v in source.config.items() if k != "num_labels"}
+    made = built.config.to_dict()
+    for key in ("id2label", "label2id", "num_labels", "problem_type"):
+        if source.auto_class and key in made and built.config.to_diff_dict().get(key) is not None:
+            config[key] = made[key]
+    config.update(json.loads(json.dumps(head)))
+    config["architectures"] = [type(built.model).__name__]
+    if plan.untied:
+        config["tie_word_embeddings"] = False
+    if "vocab_size" in config and made.get("vocab_size"):
+        config["vocab_size"] = made["vocab_size"]
+    floats = [o.spec for o in plan.outputs if DTYPES[o.spec.dtype].is_floating_point]
+    largest = max(floats, key=lambda spec: spec.size, default=None)
+    if largest is not None:
+        config.pop("torch_dtype", None)
+        config["dtype"] = str(DTYPES[largest.dtype]).removeprefix("torch.")
+    config.pop("quantization_config", None)
+    if source.requantise:
+        kept = tuple(n for n, m in built.model.named_modules() if isinstance(m, torch.nn.Linear))
+        done = set(source.quantised(built.model)) if source.quantised else set()
+        config["quantization_config"] = eight_bit_config(n for n in kept if n not in done).to_dict()
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if (there / "generation_config.json").is_file():
+        shutil.copyfile(there / "generation_config.json", folder / "generation_config.json")
+    origin = source.tokenizer or there
+    for pattern in _TOKENIZER:
+        for file in sorted(origin.glob(pattern)):
+            if file.is_file() and not (folder / file.name).exists():
+                shutil.copyfile(file, folder / file.name)
+    (folder / "README.md").write_text(_card(source, plan), encoding="utf-8")
+
+
+def _card(source: Source, plan: Outline) -> str:
+    base = source.base if not Path(source.base).is_absolute() else Path(source.base).name
+    kinds = Counter(output.kind for output in plan.outputs)
+    said = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    facts = "\n".join(f"- {key}: {value}" for key, value in source.provenance.items())
+    hub = "" if Path(base).exists() or "/" not in base else f"base_model: {base}\n"
+    return (
+        f"---\n{hub}library_name: transformers\n---\n\n# {base}, fine-tuned\n\n"
+        f"A merged model, written by peftlab: {said} of {len(plan.outputs)} tensors. It loads with "
+        "Transformers alone; `merge_report.json` says how it was checked.\n\n"
+        f"- base: {base}\n{facts}\n"
+    )

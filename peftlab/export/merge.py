@@ -1,0 +1,263 @@
+"""`merge`: an adapter, or another trained part, and its base into one model that any tool loads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftlab.errors import CheckFailed, VerificationError
+from peftlab.export.changes import Changes, adapter_changes
+from peftlab.export.describe import describe
+from peftlab.export.folder import appearing, check_output
+from peftlab.export.outline import Outline, Output, outline
+from peftlab.export.report import REPORT, MergeReport
+from peftlab.export.safetensors_files import Stored, stored_tensors, written
+from peftlab.export.skeleton import AUTO_CLASSES, Skeleton, skeleton
+from peftlab.export.source import Source
+from peftlab.export.tensors import Tensors
+from peftlab.export.verify import check_files, logit_error
+from peftlab.measure.memory import PeakMemory
+from peftlab.model.checkpoint import Checkpoint, read_checkpoint_config
+from peftlab.strategies.adapter_files import CONFIG, WEIGHTS, adapter_folder
+
+logger = logging.getLogger("peftlab")
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_HEAD = ("classifier", "score", "qa_outputs")
+_TABLES = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "shared.weight")
+
+
+def merge(
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    base: str | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int = 5 * 10**9,
+    verify: bool = True,
+    trust_remote_code: bool = False,
+) -> MergeReport:
+    """Merge a PEFT LoRA adapter into its base and write the model to the folder `out`.
+
+    The base's files are read tensor by tensor: adapted ones get the adapter by PEFT's own layer,
+    all others are copied byte for byte.
+
+    Args:
+        adapter: the adapter's folder, or that of the run that holds it.
+        out: a folder that is new or empty. It appears whole, or not at all.
+        base: the base's folder or hub id, where not the one that the adapter names.
+        dtype: of all floating tensors; None keeps each in the base's.
+        max_shard_size: bytes of a file, at most, unless one tensor is larger.
+        verify: also compare merged logits with the adapter's, in fp32, module by module.
+
+    Raises:
+        ConfigError: `out` is taken.
+        CheckFailed: the adapter, or the base, cannot be merged, or they do not belong together.
+        VerificationError: what was written is not what it should be; nothing is left then.
+    """
+    return merge_source(
+        adapter_source(adapter, base), Path(out), dtype=dtype, max_shard_size=max_shard_size,
+        verify=verify, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+
+
+def adapter_source(adapter: str | Path, base: str | None = None) -> Source:
+    """What a PEFT adapter is. Raises `CheckFailed` where it cannot be merged or names no base."""
+    folder = adapter_folder(adapter)
+    changes = adapter_changes(folder, folder / WEIGHTS)
+    named = base or changes.peft.base_model_name_or_path
+    if not named:
+        raise CheckFailed(f"{folder / CONFIG} names no base; name it with --base.")
+    task = getattr(changes.peft.task_type, "value", changes.peft.task_type)
+    return Source(
+        changes=changes,
+        base=str(named),
+        revision=changes.peft.revision if base is None else None,
+        auto_class=AUTO_CLASSES.get(str(task)) if task else None,
+        tokenizer=folder if any(folder.glob("tokenizer*")) else None,
+        provenance={"adapter": folder.name, "peft": _settings(changes)},
+    )
+
+
+def merge_source(
+    source: Source,
+    out: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int = 5 * 10**9,
+    verify: bool = True,
+    trust_remote_code: bool = False,
+) -> MergeReport:
+    """`merge` for any trained part."""
+    check_output(out)
+    started = time.perf_counter()
+    built, plan = laid_out(source, dtype=dtype, trust_remote_code=trust_remote_code)
+    with appearing(out) as folder:
+        with PeakMemory() as merging:
+            copied, consumed, files = _write(plan, built, source, folder, max_shard_size)
+            if consumed != source.changes.tensors:
+                raise VerificationError(
+                    f"{source.changes.tensors} tensors were trained and {consumed} of them used."
+                )
+            merged = check_files(files, plan.outputs, copied)
+        seconds = {"merge": time.perf_counter() - started}
+        peaks = {"merge": merging.peak}
+        verified: dict[str, Any] = {"tensors": len(merged), "copied_equal": len(copied)}
+        if verify:
+            with PeakMemory() as comparing:
+                verified["logits"] = _compared(built, source, plan, merged)
+            seconds["verify"] = time.perf_counter() - started - seconds["merge"]
+            peaks["verify"] = comparing.peak
+        describe(source, built, plan, folder)
+        kind = type(built.model).__name__
+        report = _report(source, kind, plan, files, copied, verified, seconds, peaks, out)
+        (folder / REPORT).write_text(json.dumps(report.to_json(), indent=1) + "\n")
+    return report
+
+
+def laid_out(
+    source: Source, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False
+) -> tuple[Skeleton, Outline]:
+    """The model without weights, and every tensor it will have. Raises `CheckFailed`."""
+    checkpoint = read_checkpoint_config(
+        source.base, revision=source.revision, trust_remote_code=trust_remote_code
+    )
+    if not checkpoint.files:
+        raise CheckFailed(f"{source.base} is not on this machine; fetch it, or name its folder.")
+    base: dict[str, Stored] = {}
+    for file in checkpoint.files:
+        base.update(stored_tensors(file))
+    if checkpoint.in_8bit and source.quantised is None:
+        raise CheckFailed(
+            f"{source.base} rests in 8 bits; name the 16-bit checkpoint that it was made from with "
+            "--base, or merge into what the codes stand for with --merge-base dequant."
+        )
+    built = _built(source, checkpoint, base, trust_remote_code)
+    plan = outline(
+        built, base, source.changes, dtype=dtype, at_rest=checkpoint.at_rest,
+        quantised=frozenset(source.quantised(built.model) if source.quantised else ()),
+        requantise=source.requantise,
+    )  # fmt: skip
+    return built, plan
+
+
+def _built(
+    source: Source, checkpoint: Checkpoint, base: Mapping[str, Stored], trust: bool
+) -> Skeleton:
+    """The model that the trained part belongs to; the head has as many labels as it was saved."""
+    updates = dict(source.config)
+    counted = "num_labels" in updates or "id2label" in updates
+    whole = {**source.changes.replaced, **source.changes.bases}
+    for name, tensor in whole.items():
+        head = name.split(".")[0] in _HEAD and name.endswith(".weight") and len(tensor.shape) == 2
+        if head and not counted:
+            updates["num_labels"] = tensor.shape[0]
+        if name.endswith(_TABLES):
+            updates["vocab_size"] = tensor.shape[0]
+    return skeleton(
+        checkpoint, base, auto_class=source.auto_class, updates=updates, trust_remote_code=trust
+    )
+
+
+def _write(
+    plan: Outline, built: Skeleton, source: Source, folder: Path, limit: int
+) -> tuple[dict[str, str], int, list[Path]]:
+    """Write the shards; returns hashes of what was copied, trained tensors used, and the files."""
+    from tqdm import tqdm
+
+    shards = _shards(plan.outputs, limit)
+    names = [SINGLE] if len(shards) == 1 else [
+        f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
+    ]  # fmt: skip
+    tensors = Tensors(built, source.changes, plan.outputs)
+    copied: dict[str, str] = {}
+    total = sum(output.spec.size for output in plan.outputs)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="Merging", disable=None) as bar:
+        for name, shard in zip(names, shards, strict=True):
+            with written(folder / name, [o.spec for o in shard], {"format": "pt"}) as writer:
+                for output in shard:
+                    if output.kind == "copied" and output.base is not None:
+                        digest = hashlib.sha256()
+                        writer.copy(output.spec.name, output.base, digest.update)
+                        copied[output.spec.name] = digest.hexdigest()
+                    else:
+                        writer.tensor(output.spec.name, tensors.made(output))
+                    bar.update(output.spec.size)
+    if len(shards) > 1:
+        weight_map = {o.spec.name: n for n, shard in zip(names, shards, strict=True) for o in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    return copied, tensors.consumed, [folder / name for name in names]
+
+
+def _shards(outputs: Sequence[Output], limit: int) -> list[list[Output]]:
+    shards: list[list[Output]] = [[]]
+    size = 0
+    for output in outputs:
+        if shards[-1] and size + output.spec.size > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(output)
+        size += output.spec.size
+    return shards
+
+
+def _compared(
+    built: Skeleton, source: Source, plan: Outline, merged: Mapping[str, Stored]
+) -> dict[str, Any]:
+    found = logit_error(built, source.changes, plan.outputs, merged)
+    if not found["finite"] or not found["error"] <= found["tolerance"]:
+        raise VerificationError(
+            f"The merged model's logits differ from the adapter's by {found['error']:.2g}, and "
+            f"{found['tolerance']:g} is what rounding explains; nothing was written. Try "
+            "--dtype float32; --no-verify writes it all the same."
+        )
+    return found
+
+
+def _settings(changes: Changes) -> str:
+    config = changes.peft
+    return f"LoRA r={config.r}, alpha={config.lora_alpha}"
+
+
+def _report(
+    source: Source,
+    architecture: str,
+    plan: Outline,
+    files: Sequence[Path],
+    copied: Mapping[str, str],
+    verified: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    peaks: Mapping[str, int],
+    out: Path,
+) -> MergeReport:
+    counts: dict[str, int] = {}
+    for output in plan.outputs:
+        counts[output.kind] = counts.get(output.kind, 0) + 1
+    dtypes = sorted({o.spec.dtype for o in plan.outputs})
+    base = Path(source.base).name if Path(source.base).is_absolute() else source.base
+    return MergeReport(
+        folder=out,
+        base=base,
+        source=source.changes.source.name,
+        counts=counts,
+        files=tuple(file.name for file in files),
+        dtype=", ".join(dtypes),
+        total_bytes=sum(output.spec.size for output in plan.outputs),
+        untied=plan.untied,
+        dropped=plan.dropped,
+        auto_class=source.auto_class or architecture,
+        added=plan.added,
+        hashes=copied,
+        verified=verified,
+        seconds=seconds,
+        peak_anonymous_bytes=peaks,
+    )

@@ -1,0 +1,36 @@
+"""What a merge did, as `merge_report.json` keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+REPORT = "merge_report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """What was merged and how it was checked. Bytes and seconds; errors are relative."""
+
+    folder: Path
+    base: str
+    source: str
+    counts: Mapping[str, int]
+    files: tuple[str, ...]
+    dtype: str
+    total_bytes: int
+    untied: bool
+    dropped: tuple[str, ...]
+    auto_class: str
+    added: tuple[str, ...]
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    verified: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_anonymous_bytes: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report in JSON values; it names no folder of this machine but by its last part."""
+        found = asdict(self) | {"folder": self.folder.name}
+        return found

@@ -1,0 +1,32 @@
+"""A trained part and all that is known of it: the model it belongs to, and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftlab.export.changes import Changes
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A trained part and all that is known of it: the model it belongs to, and its files.
+
+    `auto_class` and `config` are those of its head, `auto_class` None for the base's own;
+    `quantised` tells which linear layers were in 8 bits, given the model on meta, and `requantise`
+    that they are to be so again; `tokenizer` is a folder that has one.
+    """
+
+    changes: Changes
+    base: str
+    revision: str | None = None
+    auto_class: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    quantised: Callable[[torch.nn.Module], tuple[str, ...]] | None = None
+    requantise: bool = False
+    tokenizer: Path | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,121 @@
+"""A model's forward pass with one module's weights in memory at a time, in fp32.
+
+The model has no weights; each module is given its own as it is called, and gives them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftlab.export.skeleton import Skeleton
+from peftlab.model.hush import hushed
+
+Weights = Callable[[str], Tensor]
+"""A parameter or persistent buffer of the model, by its name, in memory of its own."""
+
+Layers = Mapping[str, Callable[[], nn.Module]]
+"""Modules that compute otherwise than by their own weights: what makes the layer that does."""
+
+
+@torch.no_grad()
+def logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """A model's first output for the inputs, in fp32."""
+    found: Any = model(**inputs)
+    first: Tensor = found[0] if isinstance(found, tuple) else next(iter(found.values()))
+    return first.float()
+
+
+@contextmanager
+def streamed(built: Skeleton, weights: Weights, layers: Layers) -> Iterator[nn.Module]:
+    """The model in evaluation, whose modules are given their weights as they are called."""
+    model = _with_buffers(built)
+    for name, buffer in tuple(model.named_buffers()):
+        if buffer.is_meta or name in model.state_dict():
+            _set_buffer(model, name, weights(name))
+    with _streaming(model, weights, layers):
+        yield model
+
+
+def sample_inputs(built: Skeleton, *, rows: int = 3, length: int = 24) -> dict[str, Tensor]:
+    """Token ids drawn anew each time alike, one row padded, for whatever the model reads."""
+    config = built.config.get_text_config()
+    draw = torch.Generator().manual_seed(0)
+    limit = getattr(config, "max_position_embeddings", None) or length
+    tokens = max(2, min(length, int(limit) - 2))
+    ids = torch.randint(0, int(config.vocab_size), (rows, tokens), generator=draw)
+    mask = torch.ones_like(ids)
+    mask[-1, tokens // 2 :] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    pad = getattr(config, "pad_token_id", None)
+    if isinstance(pad, int):  # some heads find a row's end by it
+        inputs["input_ids"] = ids.masked_fill(ids == pad, (pad + 1) % int(config.vocab_size))
+        inputs["input_ids"][-1, tokens // 2 :] = pad
+    elif type(built.model).__name__.endswith("ForSequenceClassification"):
+        # Without a padding token some heads take one row at a time.
+        inputs = {name: tensor[:1] for name, tensor in inputs.items()}
+    if getattr(built.config, "is_encoder_decoder", False) and not type(
+        built.model
+    ).__name__.endswith("ForSequenceClassification"):
+        inputs["decoder_input_ids"] = inputs["input_ids"][:, : max(2, tokens // 2)].clone()
+    return inputs
+
+
+def _with_buffers(built: Skeleton) -> Any:
+    """The model anew in evaluation, its parameters on meta and its buffers real."""
+    from accelerate import init_empty_weights
+
+    kind: Any = type(built.model)
+    with init_empty_weights(include_buffers=False), hushed():
+        made = kind._from_config(built.config, dtype=torch.float32)
+    return made.eval()
+
+
+def _set_buffer(model: nn.Module, name: str, value: Tensor) -> None:
+    owner, _, last = name.rpartition(".")
+    model.get_submodule(owner)._buffers[last] = value
+
+
+@contextmanager
+def _streaming(model: nn.Module, weights: Weights, layers: Layers) -> Iterator[None]:
+    handles = []
+    for name, module in model.named_modules():
+        own = tuple(module._parameters)
+        if name in layers:
+            module.forward = _by_layer(layers[name])
+        elif any(module._parameters[part] is not None for part in own):
+            handles.append(module.register_forward_pre_hook(_Give(name, weights)))
+            handles.append(module.register_forward_hook(_take, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _by_layer(make: Callable[[], nn.Module]) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return make()(*args, **kwargs)
+
+    return forward
+
+
+class _Give:
+    def __init__(self, module: str, weights: Weights) -> None:
+        self.module, self.weights = module, weights
+
+    def __call__(self, module: nn.Module, _: Any) -> None:
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                value = self.weights(f"{self.module}.{name}" if self.module else name)
+                module._parameters[name] = nn.Parameter(value.float(), requires_grad=False)
+
+
+def _take(module: nn.Module, *_: Any) -> None:
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)

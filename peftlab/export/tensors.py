@@ -1,0 +1,116 @@
+"""The merged tensors themselves, one module's at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from peftlab.errors import CheckFailed
+from peftlab.export.changes import Changes, merged_module
+from peftlab.export.outline import Output
+from peftlab.export.safetensors_files import DTYPES
+from peftlab.export.skeleton import Skeleton
+from peftlab_kernels.int8_format import int8_dequantize, int8_quantize
+from peftlab_kernels.int8_linear import BY_ROWS
+
+
+class Tensors:
+    """Makes what an outline announces; holds no more than one module's tensors at a time."""
+
+    def __init__(self, built: Skeleton, changes: Changes, outputs: tuple[Output, ...]) -> None:
+        self._built = built
+        self._changes = changes
+        self._of_module: dict[str, list[Output]] = {}
+        for output in outputs:
+            if output.kind == "merged":
+                self._of_module.setdefault(output.module, []).append(output)
+        self._made: dict[str, torch.Tensor] = {}
+        self.consumed = 0
+        """How many tensors of the trained part have been used."""
+
+    def made(self, output: Output) -> torch.Tensor:
+        """The tensor of an output that is not just copied. Raises `CheckFailed` if not finite."""
+        if output.kind == "scales":
+            return self._made.pop(output.spec.name)
+        if output.kind == "format":
+            return torch.tensor(BY_ROWS, dtype=torch.uint8)
+        tensor = self._unrounded(output)
+        if output.in_8bit:
+            codes, scales = int8_quantize(tensor.T.contiguous() if output.transposed else tensor)
+            self._made[f"{output.spec.name.removesuffix('weight')}SCB"] = scales
+            return codes
+        tensor = tensor.to(DTYPES[output.spec.dtype])
+        if not _finite(tensor):
+            raise CheckFailed(
+                f"{output.spec.name} is not finite as {output.spec.dtype}: the adapter or the base "
+                "holds NaN or infinity, or the dtype is too narrow for it; try --dtype float32."
+            )
+        return tensor
+
+    def _unrounded(self, output: Output) -> torch.Tensor:
+        if output.kind == "merged":
+            if output.spec.name not in self._made:
+                self._merge(output.module)
+            return self._made.pop(output.spec.name)
+        if output.kind == "replaced":
+            assert output.whole is not None
+            self.consumed += 1
+            return output.whole.read()
+        if output.kind == "rows":
+            self.consumed += 1
+        return based(output)
+
+    def _merge(self, module: str) -> None:
+        outputs = self._of_module[module]
+        base: Mapping[str, torch.Tensor] = {
+            output.parameter.rpartition(".")[2]: _wide_enough(based(output), output)
+            for output in outputs
+        }
+        kind = self._built.model.get_submodule(module)
+        found = merged_module(module, base, kind, self._changes)
+        self.consumed += len(self._changes.adapted[module])
+        self.consumed += sum(output.parameter in self._changes.bases for output in outputs)
+        for output in outputs:
+            name = output.parameter.rpartition(".")[2]
+            self._made[output.spec.name] = found[name]
+
+
+def based(output: Output) -> torch.Tensor:
+    """What an adapter was added to while training, in memory of its own; fp32 if in 8 bits."""
+    assert output.base is not None
+    tensor = output.base.read()
+    if output.rows is not None:
+        indices, rows = output.rows
+        tensor.index_copy_(0, torch.tensor(indices), rows.read().to(tensor.dtype))
+    if output.scales is not None:
+        return _turned(_dequantised(tensor, output.scales.read()), output)
+    if not output.quantised:
+        return tensor
+    try:
+        codes, scales = int8_quantize(_turned(tensor, output))
+    except ValueError:  # loading left this layer as it was, for the same reason
+        return tensor
+    return _turned(_dequantised(codes, scales), output)
+
+
+def _dequantised(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    return int8_dequantize(codes, scales, torch.empty(codes.shape, dtype=torch.float32))
+
+
+def _turned(matrix: torch.Tensor, output: Output) -> torch.Tensor:
+    """From the rows of a layer to those of its 8-bit form, and back."""
+    return matrix.T.contiguous() if output.transposed else matrix
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """Whether no entry is NaN or infinite: either would be the least or the largest."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(bool(bound.isfinite()) for bound in tensor.aminmax())
+
+
+def _wide_enough(tensor: torch.Tensor, output: Output) -> torch.Tensor:
+    """Merged in the wider of both dtypes, and rounded once."""
+    wanted = torch.float32 if output.in_8bit else DTYPES[output.spec.dtype]
+    return tensor.to(torch.promote_types(tensor.dtype, wanted))

@@ -1,0 +1,198 @@
+"""Runs as merged models: what a run's trained part and base are, in the terms of `export`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from peftlab import run_folder
+from peftlab.errors import CheckFailed, ConfigError
+from peftlab.pipeline import preparation
+from peftlab.pipeline.run import Run, open_run
+
+if TYPE_CHECKING:
+    import torch
+
+    from peftlab.export.report import MergeReport
+    from peftlab.export.source import Source
+    from peftlab.pipeline.preparation import Prepared
+
+logger = logging.getLogger("peftlab")
+
+MergeBase = Literal["auto", "original", "dequant", "requant"]
+FINGERPRINT = "peftlab.json"
+"""Beside an adapter's or a trained part's files."""
+
+
+def export(
+    path: str | Path,
+    out: str | Path,
+    *,
+    base: str | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int = 5 * 10**9,
+    merge_base: MergeBase = "auto",
+    verify: bool = True,
+) -> MergeReport:
+    """Write the merged model of a run, or of any PEFT LoRA adapter, to the folder `out`.
+
+    As `export.merge.merge`. `merge_base` is for what was trained over an 8-bit base: `original`
+    merges into the 16-bit checkpoint, `dequant` into what the codes stand for, `requant` writes 8
+    bits again; `auto` measures which is nearest to the model as it was trained. Raises as there,
+    and `ConfigError` for a `merge_base` of a run that has no 8-bit base.
+    """
+    from peftlab.export.folder import check_output
+    from peftlab.export.merge import adapter_source, merge_source
+
+    check_output(Path(out))
+    folder = Path(path).expanduser()
+    settings: dict[str, Any] = {"dtype": dtype, "max_shard_size": max_shard_size, "verify": verify}
+    if run_folder.is_run(folder):
+        run = open_run(folder)
+        source = source_of(run, base)
+        settings["trust_remote_code"] = run.config.model.trust_remote_code
+        over_8_bits = run.config.method.name == "qlora"
+    else:
+        run, over_8_bits = None, False
+        source = adapter_source(folder, base)
+    _check_fingerprint(source)
+    if merge_base == "auto":
+        if over_8_bits and run is not None:
+            source = nearest(run, source)
+        return merge_source(source, Path(out), **settings)
+    if merge_base != "original" and run is None:
+        # An adapter alone does not say how its base was loaded: the user does.
+        over_8_bits = True
+    if merge_base != "original" and not over_8_bits:
+        raise ConfigError(
+            f"--merge-base is {merge_base}, but method {run.config.method.name} "
+            "has no 8-bit base; leave it out."
+            if run
+            else f"--merge-base is {merge_base}."
+        )
+    return merge_source(over(source, merge_base), Path(out), **settings)
+
+
+def over(source: Source, merge_base: Literal["original", "dequant", "requant"]) -> Source:
+    """The same trained part over another form of its base."""
+    from peftlab.model.quantized import eight_bit_linears
+
+    if merge_base == "original":
+        return replace(source, quantised=None, requantise=False)
+    return replace(
+        source,
+        quantised=lambda model: eight_bit_linears(model, None),
+        requantise=merge_base == "requant",
+    )
+
+
+def source_of(run: Run, base: str | None = None) -> Source:
+    """What a run trained, its base, and its head. Raises `CheckFailed` where it has no equal."""
+    from peftlab.export.changes import adapter_changes, whole_changes
+    from peftlab.export.source import Source
+    from peftlab.strategies.adapter_files import WEIGHTS
+    from peftlab.strategies.trained_part import ADAPTER, TRAINED
+    from peftlab.strategies.trained_part import WEIGHTS as WHOLE
+
+    model = run.record["model"]
+    if model["pooling"] not in (None, "model"):
+        raise CheckFailed(
+            f"{run.folder} trained a head on features pooled by {model['pooling']}, which no class "
+            "of Transformers computes; train with method.pooling=model, or last_n, to export it."
+        )
+    adapter = run.folder / ADAPTER
+    changes = (
+        adapter_changes(adapter, adapter / WEIGHTS)
+        if adapter.is_dir()
+        else whole_changes(run.folder / TRAINED, run.folder / TRAINED / WHOLE)
+    )
+    head = run.task.head()
+    return Source(
+        changes=changes,
+        base=base or model["name"],
+        revision=model["revision"] if base is None else None,
+        auto_class=head.auto_class,
+        config=dict(head.config),
+        tokenizer=run.folder / "tokenizer",
+        provenance={
+            "method": run.config.method.name,
+            "task": run.config.task,
+            "data": Path(run.config.data.source).name,
+            "trained by": f"peftlab {run.record.get('peftlab')}",
+        },
+    )
+
+
+def nearest(run: Run, source: Source) -> Source:
+    """The form of an 8-bit run's base over which the merged model is nearest to what was trained.
+
+    Measured on rows of the run's own data: the mean KL divergence of the outputs.
+    """
+    from peftlab.export.nearest import table_of
+
+    rows = {name: over(source, name) for name in ("original", "dequant", "requant")}
+    found = table_of(run.answering.model, rows, _sample(run))
+    for line in found.lines():
+        logger.info("%s", line)
+    return replace(rows[found.best], provenance={**source.provenance, **found.provenance()})
+
+
+def _sample(run: Run) -> Mapping[str, Any]:
+    """A batch of the run's held-out rows, as its model reads them."""
+    checked = preparation.check(run.config)
+    ready = run.answering
+    split = "validation" if checked.splits.validation is not None else "train"
+    encoded = preparation.encode(checked, ready.tokenizer, int(run.record["max_length"]), (split,))
+    rows = encoded[split].rows
+    batch = run.task.collator(ready.tokenizer)([rows[i] for i in range(min(16, len(rows)))])
+    kept = {"input_ids", "attention_mask", "token_type_ids", "decoder_input_ids"}
+    return {name: tensor for name, tensor in batch.items() if name in kept}
+
+
+def record_base(prepared: Prepared, folder: Path) -> None:
+    """Write the fingerprint of the base's tensors that the trained part belongs to, beside it."""
+    from peftlab.export.base import trained_on
+    from peftlab.strategies.trained_part import ADAPTER, TRAINED
+
+    loaded = prepared.loaded
+    part = folder / ADAPTER if (folder / ADAPTER).is_dir() else folder / TRAINED
+    found = trained_on(
+        loaded.name,
+        loaded.revision,
+        prepared.applied.model,
+        trust_remote_code=prepared.checked.config.model.trust_remote_code,
+    )
+    if found is not None:
+        run_folder.write_json(part / FINGERPRINT, {"format": 1, "fingerprint": found})
+
+
+def check_base(part: Path, name: str, revision: str | None, *, trust_remote_code: bool) -> None:
+    """Hold a base to the fingerprint that lies in the folder of a trained part.
+
+    Raises `CheckFailed` showing which tensors differ; without a fingerprint nothing is compared.
+    """
+    file = part / FINGERPRINT
+    if not file.is_file():
+        return
+    from peftlab.export.base import differing
+
+    known = run_folder.read_json(file).get("fingerprint", {})
+    told = differing(known, name, revision, trust_remote_code=trust_remote_code)
+    if told:
+        more = f", and {len(told) - 3} more" if len(told) > 3 else ""
+        raise CheckFailed(
+            f"{name} is not the base that {part} was trained on: {'; '.join(told[:3])}{more}; give "
+            "the base it was trained on, or train anew on this one."
+        )
+
+
+def _check_fingerprint(source: Source) -> None:
+    part = source.changes.source
+    if not (part / FINGERPRINT).is_file():
+        logger.warning(
+            "%s carries no fingerprint of its base: only names and shapes are compared", part
+        )
+    check_base(part, source.base, source.revision, trust_remote_code=False)
