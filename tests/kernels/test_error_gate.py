@@ -97,6 +97,14 @@ def test_one_loud_token_hides_no_other(engine: Engine) -> None:
     assert forward_error(x, weight) == pytest.approx(alone, rel=0.01)
 
 
+def test_a_token_of_which_the_loss_hardly_depends_does_not_gate(engine: Engine) -> None:
+    weight, dy = weight_of(1024, 300), gaussian(64, 1024)
+    alone = backward_error(dy, weight)
+    dy[5] *= 1e-4
+    dy[5, 0] = 1000 * dy[5].abs().max()
+    assert backward_error(dy, weight) == pytest.approx(alone, rel=0.1)
+
+
 def test_a_few_rows_spread_over_all_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = weight_of(40, 64), gaussian(1000, 64)
     few = gaussian(1000, 64)
