@@ -82,6 +82,9 @@ INT8: Mapping[str, Comparison] = {
         replace(_BF16, dtype=torch.float32), _INT8_ROWS,
         (Bar("bnb+PEFT", "ours, w8a8", 2.8, at_most=False),),
     ),
+    "int8-fp32-dropout": Comparison(
+        replace(_BF16, dtype=torch.float32, dropout=0.1), _INT8_ROWS
+    ),
     "int8-avx2": Comparison(
         _FP32, _INT8_ROWS,
         (
@@ -93,7 +96,9 @@ INT8: Mapping[str, Comparison] = {
     ),
 }  # fmt: skip
 """Over a base in 8 bits, with --int8."""
-INT8_OF_KIND = {True: ("int8", "int8-dropout", "int8-fp32"), False: ("int8-avx2",)}
+INT8_OF_KIND = {
+    True: ("int8", "int8-dropout", "int8-fp32", "int8-fp32-dropout"), False: ("int8-avx2",),
+}  # fmt: skip
 OF_KIND = {True: ("bf16", "bf16-dropout"), False: ("fp32", "bf16-weights", "bf16-hopeless")}
 
 

@@ -225,7 +225,9 @@ def _over_8_bits(
     if arithmetic is not None:
         from peftlab.fusion import fuse as fuse_model
 
-        fuse_model(model, arithmetic=arithmetic)  # type: ignore[arg-type]
+        report = fuse_model(model, arithmetic=arithmetic)  # type: ignore[arg-type]
+        if report.not_fused:
+            raise RuntimeError(str(report))
     found: nn.Module = layer.train()
     return found
 

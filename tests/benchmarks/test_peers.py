@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from benchmarks.peers import PEERS, SCALING, Case, PlainAddmm, step_of, weights_of
+from benchmarks.peers import INT8_PEERS, PEERS, SCALING, Case, PlainAddmm, step_of, weights_of
 from peftlab_kernels import choices, reference
+from peftlab_kernels.int8_format import int8_quantize
 
 CASE = Case(rows=37, in_features=72, out_features=100, rank=3)
 BOUND = {torch.bfloat16: 1e-2, torch.float32: 2e-6}
@@ -35,6 +36,30 @@ def test_a_peer_computes_the_layer_and_its_gradients(name: str, dtype: torch.dty
         assert (got.double() - truth).norm() <= BOUND[dtype] * truth.norm()
 
 
+@pytest.mark.parametrize("dtype", list(BOUND))
+@pytest.mark.parametrize("name", [name for name in INT8_PEERS if name != "integer products alone"])
+def test_a_peer_over_8_bits_computes_the_layer_over_the_same_codes(
+    name: str, dtype: torch.dtype
+) -> None:
+    """Only `ours, w8a8` rounds activations, to 8 bits or, where the engine wants it, to 7."""
+    case = Case(37, 72, 100, 3, dtype=dtype)
+    weights = weights_of(case)
+    step = step_of(name, case, weights)
+    x, dy = step.inputs[0]
+    kept = (x, *int8_quantize(weights.weight), weights.lora_a, weights.lora_b)
+    wide = [tensor.detach().double() for tensor in kept]
+    truths = [
+        reference.int8_lora_linear(*wide, scaling=SCALING, arithmetic="w8a16"),
+        *reference.int8_lora_linear_backward(
+            dy.double(), *wide, scaling=SCALING, arithmetic="w8a16"
+        ),
+    ]
+    bound = 3e-2 if "w8a8" in name else BOUND[dtype]
+    for got, truth in zip([step.forward(), *step()], truths, strict=True):
+        assert got.dtype in {dtype, torch.float32}
+        assert (got.double() - truth).norm() <= bound * truth.norm()
+
+
 def test_the_plain_function_masks_forward_and_backward_alike() -> None:
     torch.manual_seed(0)
     x = torch.randn(9, 20, dtype=torch.float64, requires_grad=True)
@@ -52,8 +77,8 @@ def test_the_plain_function_masks_forward_and_backward_alike() -> None:
 
 
 def test_dropout_drops() -> None:
-    for name in EAGER:
-        if name != "frozen base":
+    for name in (*EAGER, *INT8_PEERS):
+        if name not in {"frozen base", "integer products alone"}:
             case = Case(37, 72, 100, 3, dropout=0.5)
             step = step_of(name, case, weights_of(case))
             assert not torch.equal(step.forward(), step.forward()), name

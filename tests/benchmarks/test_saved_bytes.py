@@ -33,6 +33,16 @@ def test_the_layers_keep_x_once_h_and_a_bit_an_element(saved: dict[str, dict[str
     assert saved["ours"]["adapted_layers"] == 4 * 16 * a_token_and_block
 
 
+def test_over_8_bits_the_layers_keep_codes_steps_h_and_a_bit_an_element(
+    saved: dict[str, dict[str, int]],
+) -> None:
+    d, ffn, rank = 1024, 2816, 16
+    inputs, steps, masked = 3 * d + ffn, 4 * 4, 6 * d + ffn
+    for name, h_bytes in (("ours, w8a8", 2), ("ours, w8a8, fp32 activations", 4)):
+        a_token_and_block = inputs + steps + masked // 8 + 7 * h_bytes * rank
+        assert saved[name]["adapted_layers"] == 4 * 16 * a_token_and_block, name
+
+
 def test_a_bar_can_be_missed(saved: dict[str, dict[str, int]]) -> None:
     worse = saved | {"ours": saved["PEFT"]}
     assert not judge(worse)[0]["met"]

@@ -1,4 +1,4 @@
-"""One call of `int8_lora_linear`, and what float64 makes of it: the function, or its codes."""
+"""A call of `int8_lora_linear`, and what float64 makes of it: of the function or of its codes."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from peftlab_kernels.cpu_arithmetic import why_not_qlinear
+from peftlab_kernels.cpu_arithmetic import why_not_int_mm, why_not_qlinear
 from peftlab_kernels.dispatch import use_backend
 from peftlab_kernels.functional import Int8Arithmetic, int8_lora_linear
 from peftlab_kernels.int8_eager import EagerInt8Kernels
@@ -31,9 +31,10 @@ ARITHMETICS: tuple[Int8Arithmetic, ...] = ("w8a8", "w8a16")
 
 
 def compute_with(monkeypatch: pytest.MonkeyPatch, engine: Engine, native: bool = True) -> None:
-    """Make this the engine of both base products; skips where it does not work."""
-    if engine == "qlinear" and (reason := why_not_qlinear()):
-        pytest.skip(f"qlinear: {reason}")
+    """Make this the engine of both base products; skips where it is not right."""
+    why_not = {"int_mm": why_not_int_mm, "qlinear": why_not_qlinear}.get(engine)
+    if why_not is not None and (reason := why_not()):
+        pytest.skip(f"{engine}: {reason}")
     kernels = EagerInt8Kernels(engine, engine, native)
     monkeypatch.setattr("peftlab_kernels.dispatch.eager_int8_kernels", lambda x: kernels)
 
