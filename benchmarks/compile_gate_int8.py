@@ -41,10 +41,10 @@ def int8_cases(target: Target) -> Iterator[Case]:
     for dtype in (torch.bfloat16, torch.float32):
         table = int8_configurations(target, dtype)
         whole = dtype is torch.bfloat16
-        for tile in table.product:
-            for backward in (False, True):
-                for rank in (0, 16, 64, 256) if whole else (16,):
-                    yield _product(target, dtype, tile, rank, backward=backward)
+        ranks = (0, 16, 64, 256) if whole else (16,)
+        for rank, backward in ((r, b) for r in ranks for b in (False, True)):
+            for tile in table.products(rank, dropout=False):
+                yield _product(target, dtype, tile, rank, backward=backward)
         for tile in table.product_dropout:
             for rank in (16, 64, 256) if whole else (16,):
                 yield _product(target, dtype, tile, rank, backward=True, dropout=True)

@@ -12,6 +12,8 @@ import torch
 
 from peftlab_kernels.triton.configurations import Strip, Target, Tile
 
+HIGH_RANK = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -26,6 +28,8 @@ class Int8Configurations:
     """Of one target and one width of y."""
 
     product: tuple[Tile, ...]
+    product_high_rank: tuple[Tile, ...]
+    """For ranks above 32: sm_120 has no registers left for more than one chunk of wider tiles."""
     product_dropout: tuple[Tile, ...]
     product_ragged: Tile
     """For rows that do not begin at multiples of 16 bytes: loaded one by one."""
@@ -35,18 +39,23 @@ class Int8Configurations:
     transpose: Strip
     dequantize: Strip
 
+    def products(self, rank: int, *, dropout: bool) -> tuple[Tile, ...]:
+        """The tiles for a call of this rank."""
+        if dropout:
+            return self.product_dropout
+        return self.product_high_rank if rank > HIGH_RANK else self.product
+
 
 def int8_configurations(target: Target, dtype: torch.dtype) -> Int8Configurations:
     """The target's table for a y, or dy, of this dtype."""
     return (_WIDE if dtype is torch.float32 else _NARROW)[target.name]
 
 
+_PRODUCT = (Tile(128, 256, 64, 8, 4), Tile(128, 128, 64, 4, 4), Tile(64, 128, 128, 4, 4))
+
 _AMPERE = Int8Configurations(
-    product=(
-        Tile(128, 256, 64, 8, 4),
-        Tile(128, 128, 64, 4, 4),
-        Tile(64, 128, 128, 4, 4),
-    ),
+    product=_PRODUCT,
+    product_high_rank=_PRODUCT,
     product_dropout=(Tile(128, 128, 128, 8, 3), Tile(64, 128, 128, 4, 3)),
     product_ragged=Tile(64, 64, 64, 8, 2),
     rank_chunk=32,
@@ -55,29 +64,25 @@ _AMPERE = Int8Configurations(
     dequantize=Strip(16, 512, 8, 1),
 )
 
-_ADA = replace(
-    _AMPERE,
-    product=(
-        Tile(128, 256, 64, 8, 4),
-        Tile(128, 128, 64, 4, 4),
-        Tile(64, 128, 128, 4, 4),
-    ),
+_BLACKWELL = replace(_AMPERE, product_high_rank=(Tile(64, 128, 128, 4, 4),), rank_chunk=16)
+
+_WGMMA = (
+    Tile(128, 256, 128, 8, 3, tma=True),
+    Tile(128, 128, 128, 8, 4, tma=True),
+    Tile(64, 128, 128, 4, 4, tma=True),
 )
 
 _HOPPER = replace(
     _AMPERE,
-    product=(
-        Tile(128, 256, 128, 8, 3, tma=True),
-        Tile(128, 128, 128, 8, 4, tma=True),
-        Tile(64, 128, 128, 4, 4, tma=True),
-    ),
+    product=_WGMMA,
+    product_high_rank=_WGMMA,
     product_dropout=(Tile(128, 128, 128, 8, 3, tma=True), Tile(64, 128, 128, 4, 4, tma=True)),
-    rank_chunk=32,
 )
 
 _INTERPRETER = replace(
     _AMPERE,
     product=(Tile(32, 64, 32, 4, 1),),
+    product_high_rank=(Tile(32, 64, 32, 4, 1),),
     product_dropout=(Tile(32, 64, 32, 4, 1),),
     product_ragged=Tile(32, 64, 32, 4, 1),
     rank_chunk=16,
@@ -88,10 +93,20 @@ _INTERPRETER = replace(
 
 _NARROW = {
     "sm_80": _AMPERE,
-    "sm_86": _ADA,
+    "sm_86": _AMPERE,
     "sm_90": _HOPPER,
-    "sm_120": _ADA,
+    "sm_120": _BLACKWELL,
     "interpreter": _INTERPRETER,
 }
 
-_WIDE = _NARROW
+_WIDE = {
+    name: replace(
+        table, dequantize=replace(table.dequantize, columns=table.dequantize.columns // 2)
+    )
+    for name, table in _NARROW.items()
+}
+_WIDE["sm_120"] = replace(
+    _WIDE["sm_120"],
+    product_dropout=(Tile(64, 128, 128, 4, 3),),
+    product_ragged=Tile(64, 32, 64, 4, 2),
+)

@@ -152,7 +152,7 @@ def int8_product(
     (m, q), p = codes.shape, weight.shape[0]
     table = int8_configurations(target, dtype)
     if tile is None:
-        tiles = table.product_dropout if dropout.threshold else table.product
+        tiles = table.products(0 if up is None else up.shape[0], dropout=dropout.threshold > 0)
         # A byte costs as much of L2 for as much of the result's time as 16 bits do in bf16.
         l2_cost = configurations(target, torch.bfloat16).l2_cost
         tile = choose_tile(tiles, target, l2_cost, m, p)

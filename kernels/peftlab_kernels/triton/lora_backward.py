@@ -12,6 +12,8 @@ round in another order each run.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
@@ -214,6 +216,9 @@ def cross(
     padded = padded_rank(r)
     ranks = ranks_at_a_time(padded, strips)
     strip = strip or strips[ranks]
+    if row_steps is not None:
+        # Codes are widened in registers: a third stage of them would spill on sm_120.
+        strip = replace(strip, stages=min(strip.stages, 2))
     columns, rank_blocks = triton.cdiv(k, strip.columns), padded // ranks
     splits, steps = split(
         triton.cdiv(m, strip.rows), columns * rank_blocks, target.processors, least=4
