@@ -220,15 +220,15 @@ CASES: Mapping[str, Case] = {
     ),
     "e2e": Case(
         _story_model, _completions("train", 2000), _completions("test", 300), **_CAUSAL,
-        learning_rate=2e-3, steps=200, rows_a_step=16,
+        learning_rate=2e-3, steps=80, rows_a_step=16,
     ),
     "tinyshakespeare": Case(
         _story_model, _text("tinyshakespeare", "train", 128, 1500),
         _text("tinyshakespeare", "validation", 128, 100), **_CAUSAL,
-        learning_rate=2e-3, steps=200, rows_a_step=8,
+        learning_rate=2e-3, steps=100, rows_a_step=8,
     ),
     "llama21m": Case(
         _llama_20m, _completions("train", 2000), _completions("test", 300), **_CAUSAL,
-        learning_rate=1e-3, steps=60, rows_a_step=8,
+        learning_rate=1e-3, steps=40, rows_a_step=8,
     ),
 }  # fmt: skip
