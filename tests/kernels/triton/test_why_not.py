@@ -53,7 +53,7 @@ def test_reasons_against_8_bits(codes: Tensor, scales: Tensor, words: str) -> No
 
 
 def test_a_plain_weight_is_not_in_8_bits() -> None:
-    assert "not in 8 bits" in (why_not_int8(**call()) or "")  # type: ignore[arg-type]
+    assert "not in 8 bits" in (why_not_int8(**call()) or "")
 
 
 class Odd(Tensor):
