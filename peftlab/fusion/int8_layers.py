@@ -7,6 +7,7 @@ their own module, since bitsandbytes need not be there.
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -42,10 +43,15 @@ def frozen_int8(
 
 def bitsandbytes_layers() -> ModuleType | None:
     """The module of bitsandbytes' layers; None where no layer can be bitsandbytes'."""
-    if "bitsandbytes" not in sys.modules:
-        return None
-    from peftlab.fusion import bitsandbytes_layers
+    return _layers_of_theirs() if "bitsandbytes" in sys.modules else None
 
+
+@cache
+def _layers_of_theirs() -> ModuleType | None:
+    try:
+        from peftlab.fusion import bitsandbytes_layers
+    except ImportError:  # what bears its name is not it
+        return None
     return bitsandbytes_layers
 
 
