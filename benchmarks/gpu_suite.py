@@ -3,10 +3,9 @@
     PYTHONPATH=.:kernels python -m benchmarks.gpu_suite --out DIR [--minutes 9] [--dry-run]
 
 Needs torch, Triton, Transformers and PEFT, bitsandbytes for its rows, and nothing of peftlab
-installed. First whether the
-kernels are right, then layers of Llama-3.1-8B and whole steps, what matters most first; what the
-time does not suffice for is left out and named. Results are written after every case:
-`correctness--<gpu>.json`, `lora_linear--<gpu>.json`, `llama_step--<gpu>.json`,
+installed. First whether the kernels are right, then layers of Llama-3.1-8B and whole steps, what
+matters most first; what the time does not suffice for is left out and named. Results are written
+after every case: `correctness--<gpu>.json`, `lora_linear--<gpu>.json`, `llama_step--<gpu>.json`,
 `llama_memory--<gpu>.json`. Exit code 1 if a kernel is wrong or a case could not be measured.
 
 `--dry-run` goes the same way on a CPU with tiny shapes and Triton's interpreter
