@@ -78,7 +78,9 @@ def int8_dequantize(codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
 
 def _refuse_lost_rows(block: Tensor, largest: Tensor, *, first: int) -> None:
     """Raise `ValueError` for the first row of which fp16 keeps nothing that can be scaled."""
-    lost = ~largest.isfinite() | ((largest == 0) & (block != 0).any(dim=1))
+    lost, empty = ~largest.isfinite(), (largest == 0).nonzero().flatten()
+    if len(empty):  # rows of zeros, or rounded to them: looking at every row would take longest
+        lost[empty] = (block[empty] != 0).any(dim=1)
     if not lost.any():
         return
     row = int(lost.nonzero()[0])

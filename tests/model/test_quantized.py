@@ -303,8 +303,9 @@ def test_loading_takes_the_8bit_model_and_little_else(tmp_path: Path) -> None:
     largest = max(2 * t.numel() for t in model.state_dict().values())
     codes = tensor_bytes(t for layer in eight(model).values() for t in (layer.weight, layer.SCB))
     assert codes > 48 * 2**20
-    assert codes <= memory.peak + 2**20
-    assert memory.peak <= weight_bytes(model) + 2 * largest + 16 * 2**20
+    assert codes <= memory.peak + 4 * 2**20
+    # What malloc keeps for later differs from run to run. The 16-bit model would take 102 MB more.
+    assert memory.peak <= weight_bytes(model) + 2 * largest + 32 * 2**20
     assert weight_bytes(model) < 1.02 * codes + 4 * 512 * 200 + 2**16
 
 
