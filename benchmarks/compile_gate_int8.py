@@ -14,6 +14,7 @@ from benchmarks.compile_gate_parts import (
     OUT,
     RAGGED,
     SHORT,
+    TAIL,
     Case,
     M,
     meta,
@@ -45,6 +46,8 @@ def int8_cases(target: Target) -> Iterator[Case]:
         for rank, backward in ((r, b) for r in ranks for b in (False, True)):
             for tile in table.products(rank, dropout=False):
                 yield _product(target, dtype, tile, rank, backward=backward)
+                if whole and rank == 16 and not tile.tma:
+                    yield _product(target, dtype, tile, rank, backward=backward, shape=TAIL)
         for tile in table.product_dropout:
             for rank in (16, 64, 256) if whole else (16,):
                 yield _product(target, dtype, tile, rank, backward=True, dropout=True)
@@ -75,7 +78,7 @@ def _product(
     if not backward:
         bias, scales = meta(outside, dtype=dtype), meta(outside)
     words = ["backward" if backward else "forward", f"r={rank}"]
-    words += ["dropout"] * dropout + ["ragged"] * (shape == RAGGED)
+    words += ["dropout"] * dropout + ["tail"] * (shape == TAIL) + ["ragged"] * (shape == RAGGED)
     return Case(
         target.name, PRODUCT, ", ".join(words), spell(tile), SHORT[dtype],
         partial(

@@ -17,11 +17,15 @@ from torch import Tensor
 
 from benchmarks.gpu_clock import Budget
 from benchmarks.gpu_layers import OURS, around, release
+from benchmarks.gpu_targets import OVER_8_BITS
 from peftlab_kernels import reference
-from peftlab_kernels.functional import lora_linear
+from peftlab_kernels.functional import int8_lora_linear, lora_linear
+from peftlab_kernels.int8_format import int8_quantize
 
 BOUND = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 """Relative Frobenius errors."""
+TIES = 1e-3
+"""The same where fp32 x is quantised: of two codes as near, float64 may find the other."""
 SCALING = 1.7
 Shape = tuple[int, int, int, int]
 
@@ -43,8 +47,9 @@ def check_all(device: str, budget: Budget, dry: bool) -> dict[str, Any]:
         }  # fmt: skip
         try:
             errors = check(row, shape, dtype, dropout, device)
-            bad = {name: e for name, e in errors.items() if not e <= BOUND[dtype]}
-            failure = f"errors beyond {BOUND[dtype]}: {bad}" if bad else None
+            bound = max(BOUND[dtype], TIES) if row == "ours, w8a8" else BOUND[dtype]
+            bad = {name: e for name, e in errors.items() if not e <= bound}
+            failure = f"errors beyond {bound}: {bad}" if bad else None
         except Exception as error:  # whatever a compiler or a launch throws is the finding
             errors, failure = {}, f"{type(error).__name__}: {error}"[:500]
         checks.append({**described, "errors": errors, "failure": failure})
@@ -62,7 +67,7 @@ def cases(dry: bool) -> Iterator[tuple[str, Shape, torch.dtype, float]]:
     shapes = AWKWARD[:2] if dry else AWKWARD + REAL
     for dtype, some in ((torch.bfloat16, shapes), (torch.float32, shapes[:1]),
                         (torch.float16, shapes[:1])):  # fmt: skip
-        for shape, dropout, row in itertools.product(some, (0.0, 0.25), OURS):
+        for shape, dropout, row in itertools.product(some, (0.0, 0.25), (*OVER_8_BITS, *OURS)):
             yield row, shape, dtype, dropout
 
 
@@ -80,27 +85,45 @@ def check(
     a, b = (random(*s, of=torch.float32) for s in ((rank, features), (outs, rank)))
     dy = random(rows, outs)
     leaves = [leaf.requires_grad_() for leaf in (x, a, b)]
+    codes, scales = int8_quantize(weight)
+    arithmetic: Any = OVER_8_BITS.get(row)
 
     def run() -> list[Tensor]:
         torch.manual_seed(3)
         with around(row):
-            y = lora_linear(x, weight, a, b, scaling=SCALING, bias=bias, dropout=dropout)
+            given: dict[str, Any] = {"scaling": SCALING, "bias": bias, "dropout": dropout}
+            if arithmetic:
+                y = int8_lora_linear(x, codes, scales, a, b, arithmetic=arithmetic, **given)
+            else:
+                y = lora_linear(x, weight, a, b, **given)
             return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
 
     with poisoned_memory():
         found, again = run(), run()
     keep = _kept(row, rows, features, dropout, device)
-    wide = [tensor.detach().double() for tensor in (x, weight, a, b)]
-    truths = {
-        "y": reference.lora_linear(*wide, scaling=SCALING, bias=bias.double(), keep=keep),
-        **reference.lora_linear_backward(dy.double(), *wide, scaling=SCALING, keep=keep)._asdict(),
-    }
+    truths = _truths([t.detach().double() for t in (x, weight, a, b, bias, dy)], keep, arithmetic)
     if not all(torch.equal(one, other) for one, other in zip(found, again, strict=True)):
         raise ArithmeticError("two runs with one seed differ, or a result is not a number")
     return {
         name: float((got.double() - truth).norm() / truth.norm())
         for got, (name, truth) in zip(found, truths.items(), strict=True)
     }
+
+
+def _truths(wide: list[Tensor], keep: Tensor | None, arithmetic: Any) -> dict[str, Tensor]:
+    """y and the gradients in float64, of x, W, A, B, bias and dy."""
+    x, weight, a, b, bias, dy = wide
+    of: dict[str, Any] = {"scaling": SCALING, "keep": keep}
+    if arithmetic is None:
+        y = reference.lora_linear(x, weight, a, b, bias=bias, **of)
+        found = reference.lora_linear_backward(dy, x, weight, a, b, **of)
+    else:
+        codes, scales = int8_quantize(weight)
+        of["arithmetic"] = arithmetic
+        layer = (x, codes, scales.double(), a, b)
+        y = reference.int8_lora_linear(*layer, bias=bias, **of)
+        found = reference.int8_lora_linear_backward(dy, *layer, **of)
+    return {"y": y, **found._asdict()}
 
 
 @contextmanager

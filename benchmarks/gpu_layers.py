@@ -14,12 +14,23 @@ from torch import Tensor, nn
 
 from benchmarks.gpu_clock import Clock
 from benchmarks.gpu_limits import Ceilings, layer_limit, predicted
-from benchmarks.gpu_targets import OURS_IN_TRITON, SHAPES, fusion_gains
+from benchmarks.gpu_targets import OURS_IN_TRITON, OVER_8_BITS, SHAPES, fusion_gains
 from benchmarks.interleaving import noise, ratio, take_turns
-from benchmarks.peers import PEERS, SCALING, Case, Inputs, LayerStep, Weights, inputs_of, weights_of
+from benchmarks.peers import (
+    INT8_PEERS,
+    PEERS,
+    SCALING,
+    Case,
+    Inputs,
+    LayerStep,
+    Weights,
+    inputs_of,
+    weights_of,
+)
 from peftlab_kernels import autograd
 from peftlab_kernels.dispatch import use_backend
-from peftlab_kernels.functional import lora_linear
+from peftlab_kernels.functional import int8_lora_linear, lora_linear
+from peftlab_kernels.int8_format import int8_quantize
 
 OURS = (*OURS_IN_TRITON, "ours, torch")
 ROWS = (
@@ -29,6 +40,8 @@ ROWS = (
 FEWER = ("frozen base", *OURS_IN_TRITON, "plain addmm_", "PEFT, 16-bit adapters", "PEFT")
 """For sizes beside the one that counts most."""
 COMPILED = ("frozen base", "PEFT, compiled", "ours, epilogue", "ours, cublas")
+INT8 = ("frozen base", *OVER_8_BITS, "bnb+PEFT", "bnb+PEFT, threshold 0", "PEFT, 16-bit adapters")
+"""Over a weight in 8 bits, beside the base and the fastest peer over 16."""
 
 
 class OperatorLayer(nn.Module):
@@ -46,6 +59,24 @@ class OperatorLayer(nn.Module):
         return lora_linear(
             x, self.weight, self.lora_a, self.lora_b, scaling=SCALING, dropout=self.dropout
         )
+
+
+class Int8OperatorLayer(nn.Module):
+    """`int8_lora_linear` likewise, over the case's weight in 8 bits."""
+
+    def __init__(self, case: Case, weights: Weights, arithmetic: Any) -> None:
+        super().__init__()
+        self.codes, self.scales = int8_quantize(weights.weight)
+        self.lora_a = nn.Parameter(weights.lora_a.clone())
+        self.lora_b = nn.Parameter(weights.lora_b.clone())
+        self.dropout, self.arithmetic = case.dropout, arithmetic
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[M, K] -> [M, N]`."""
+        return int8_lora_linear(
+            x, self.codes, self.scales, self.lora_a, self.lora_b,
+            scaling=SCALING, dropout=self.dropout, arithmetic=self.arithmetic,
+        )  # fmt: skip
 
 
 @contextmanager
@@ -74,6 +105,8 @@ def around(row: str) -> AbstractContextManager[object]:
     """What must be in force while a row runs."""
     if row in OURS_IN_TRITON:
         return triton_kernels(OURS_IN_TRITON[row])
+    if row in OVER_8_BITS:
+        return use_backend("triton")
     return use_backend("torch") if row == "ours, torch" else nullcontext()
 
 
@@ -92,8 +125,22 @@ class Row:
 
 def row_of(name: str, case: Case, weights: Weights, inputs: Inputs) -> Row:
     """A row over the weights and inputs that all share."""
-    layer = OperatorLayer if name in OURS else PEERS[name].build
-    return Row(name, LayerStep(layer(case, weights), inputs))
+    if name in OVER_8_BITS:
+        layer: nn.Module = Int8OperatorLayer(case, weights, OVER_8_BITS[name])
+    elif name in OURS:
+        layer = OperatorLayer(case, weights)
+    else:
+        layer = (PEERS[name] if name in PEERS else INT8_PEERS[name]).build(case, weights)
+    return Row(name, LayerStep(layer, inputs))
+
+
+def without_bitsandbytes(names: Sequence[str]) -> tuple[str, ...]:
+    """The rows that run here: those of bitsandbytes only where it is installed."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        return tuple(name for name in names if not name.startswith("bnb"))
+    return tuple(names)
 
 
 def sets_of_inputs(case: Case) -> int:
@@ -119,7 +166,7 @@ def measure(
     for name in names:
         try:
             row = row_of(name, case, weights, inputs)
-            _check(_first(row), expected, exact=not case.dropout)
+            _check(_first(row), expected, _bound(name, case))
             ready[name] = row
         except Exception as error:  # whatever a row's library throws: the others still run
             failed[name] = f"{type(error).__name__}: {error}"[:500]
@@ -154,15 +201,21 @@ def _first(row: Row) -> tuple[Tensor, ...]:
     return found
 
 
-def _check(found: Sequence[Tensor], expected: Sequence[Tensor], *, exact: bool) -> None:
-    """Gradients of x, and where it has an adapter of A and B, within 16 bits' rounding."""
+def _bound(name: str, case: Case) -> float:
+    """With dropout nearer than nothing is; else rounding to 16 bits, or to 8 of three operands."""
+    if case.dropout:
+        return 0.9
+    return 4e-2 if name in OVER_8_BITS or name in INT8_PEERS else 2e-2
+
+
+def _check(found: Sequence[Tensor], expected: Sequence[Tensor], bound: float) -> None:
+    """Gradients of x, and where it has an adapter of A and B, within the bound."""
     for name, got, want in zip(("x", "lora_a", "lora_b"), found, expected, strict=False):
         if not bool(got.isfinite().all()):
             raise ArithmeticError(f"the gradient of {name} is not finite")
         error = float((got.double() - want.double()).norm() / want.double().norm())
-        # Without an adapter the same in size but not in value; with dropout nearer than nothing is.
-        bound = 2.0 if len(found) == 1 else 2e-2 if exact else 0.9
-        if error > bound:
+        # Without an adapter the same in size but not in value.
+        if error > (2.0 if len(found) == 1 else bound):
             raise ArithmeticError(f"the gradient of {name} is off by {error:.2e}")
 
 

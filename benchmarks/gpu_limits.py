@@ -81,14 +81,18 @@ def step_limit(case: ModelCase, ceilings: Ceilings) -> float:
     return shape.layers * (linears + attention) + moved + head
 
 
-_PREDICTED: Mapping[str, Mapping[tuple[int, int], tuple[float, float, float]]] = {
-    "h100": {(4096, 4096): (794, 1110, 956), (4096, 14336): (2778, 3681, 3121)},
-    "a100": {(4096, 14336): (7433, 7993, 8009)},
-    "4090": {(4096, 14336): (12664, 13014, 13791)},
-    "3090": {(4096, 14336): (30043, 31240, 31257)},
+_PREDICTED: Mapping[str, Mapping[tuple[int, int], tuple[float, ...]]] = {
+    "h100": {
+        (4096, 4096): (794, 1110, 956, 736, 989),
+        (4096, 14336): (2778, 3681, 3121, 2327, 3238),
+    },
+    "a100": {(4096, 14336): (7433, 7993, 8009, 5075, 8206)},
+    "4090": {(4096, 14336): (12664, 13014, 13791, 4888, 14175)},
+    "3090": {(4096, 14336): (30043, 31240, 31257, 9986, 31670)},
 }
 """Microseconds of forward and backward at M=8192, r=16, from compiled code and data sheets alone:
-the frozen base, our epilogue, cuBLAS with the low-rank part added in place."""
+the rows of `_ROWS`."""
+_ROWS = ("frozen base", "ours, epilogue", "ours, cublas", "ours, w8a8", "ours, w8a16")
 
 _SAME_PROCESSOR = {"h200": "h100"}
 
@@ -100,9 +104,6 @@ def predicted(case: Case, gpu: str) -> dict[str, float | str] | None:
     for name, chips in ((n, _SAME_PROCESSOR.get(n, n)) for n in (*_PREDICTED, *_SAME_PROCESSOR)):
         found = _PREDICTED[chips].get((case.in_features, case.out_features))
         if name in gpu and found is not None:
-            frozen, epilogue, cublas = (micros / 1e6 for micros in found)
-            return {
-                "of": chips, "frozen base": frozen, "ours, epilogue": epilogue,
-                "ours, cublas": cublas,
-            }  # fmt: skip
+            seconds = (micros / 1e6 for micros in found)
+            return {"of": chips, **dict(zip(_ROWS, seconds, strict=True))}
     return None

@@ -20,10 +20,10 @@ import torch
 
 from benchmarks.counting import Watch
 from benchmarks.gpu_clock import Clock
-from benchmarks.gpu_layers import release
+from benchmarks.gpu_layers import release, without_bitsandbytes
 from benchmarks.gpu_limits import Ceilings, step_limit
 from benchmarks.interleaving import noise, ratio, take_turns
-from benchmarks.llama import ModelCase, ModelStep, Shape, base_model
+from benchmarks.llama import INT8_ROWS, ModelCase, ModelStep, Shape, base_model
 from peftlab.measure.memory import weight_bytes
 
 LLAMAS: Mapping[str, ModelCase] = {
@@ -35,6 +35,8 @@ LLAMAS: Mapping[str, ModelCase] = {
 
 ROWS = ("ours", "PEFT", "PEFT, 16-bit adapters", "frozen base")
 COMPILED = ("ours", "PEFT, compiled")
+INT8 = ("ours, w8a8", "ours", "bnb+PEFT")
+"""Blocks in 8 bits by each; `ours` beside them over bf16."""
 LIMIT = 1.5
 """A whole step is to take at most this times the least time there is."""
 
@@ -86,10 +88,13 @@ def measure(
 
 def write_memory(case: ModelCase, rows: Sequence[str], out: Path) -> None:
     """What each row's second step takes: the allocator's peak; weights; bytes saved."""
-    base = base_model(case)
+    base = None
     found: dict[str, Any] = {"tokens": case.tokens, "rows": {}}
-    for name in rows:
+    for name in sorted(rows, key=lambda name: name not in INT8_ROWS):
         try:
+            # Rows over 8 bits come first: the base would only lie beside them.
+            if base is None and name not in INT8_ROWS:
+                base = base_model(case)
             found["rows"][name] = _memory_of(ModelStep(name, case, base))
         except Exception as error:  # out of memory is a finding too
             found["rows"][name] = {"failed": f"{type(error).__name__}: {error}"[:500]}
@@ -126,7 +131,8 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true")
     given = parser.parse_args()
     device = "cpu" if given.dry_run else "cuda"
-    write_memory(case_of(given.memory_of, 0.05, device, given.dry_run), ROWS, given.out)
+    rows = without_bitsandbytes((*ROWS, "ours, w8a8", "bnb+PEFT"))
+    write_memory(case_of(given.memory_of, 0.05, device, given.dry_run), rows, given.out)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     PYTHONPATH=.:kernels python -m benchmarks.gpu_suite --out DIR [--minutes 9] [--dry-run]
 
-Needs torch, Triton, Transformers and PEFT, and nothing of peftlab installed. First whether the
-kernels are right, then layers of Llama-3.1-8B and whole steps, what matters most first; what the
-time does not suffice for is left out and named. Results are written after every case:
-`correctness--<gpu>.json`, `lora_linear--<gpu>.json`, `llama_step--<gpu>.json`,
+Needs torch, Triton, Transformers and PEFT, bitsandbytes for its rows, and nothing of peftlab
+installed. First whether the kernels are right, then layers of Llama-3.1-8B and whole steps, what
+matters most first; what the time does not suffice for is left out and named. Results are written
+after every case: `correctness--<gpu>.json`, `lora_linear--<gpu>.json`, `llama_step--<gpu>.json`,
 `llama_memory--<gpu>.json`. Exit code 1 if a kernel is wrong or a case could not be measured.
 
 `--dry-run` goes the same way on a CPU with tiny shapes and Triton's interpreter
@@ -32,7 +32,7 @@ from benchmarks import gpu_layers, gpu_steps
 from benchmarks.gpu_clock import Budget, Clock
 from benchmarks.gpu_correctness import check_all
 from benchmarks.gpu_limits import Ceilings, measure_ceilings
-from benchmarks.gpu_targets import SHAPES, SIZES, seven_layers
+from benchmarks.gpu_targets import OVER_8_BITS, SHAPES, SIZES, seven_layers
 from benchmarks.gpu_warm_up import compile_ahead
 from benchmarks.result_files import gpu_kind, write_result
 from peftlab_kernels import choices
@@ -117,6 +117,8 @@ def seven(
         what = f"M={rows} r={rank} p={dropout:g}"
         if "PEFT, compiled" in names:
             what += " compiled"
+        if names[1] in OVER_8_BITS:
+            what += " over 8 bits"
         whole = {"seven": seven_layers(found)} if len(found) == len(SHAPES) else {}
         suite.note("lora_linear", what, {"shapes": found, **whole})
     for target in whole["seven"]["targets"]:
@@ -132,6 +134,7 @@ def step(suite: Suite, name: str, dropout: float, rows: tuple[str, ...], rounds:
     found = gpu_steps.measure(case, rows, rounds, suite.clock, suite.ceilings)
     suite.note_failures(f"step {name}", found["failed"])
     what = f"{name} p={dropout:g}{' compiled' if 'PEFT, compiled' in rows else ''}"
+    what += " over 8 bits" * (rows[0] in OVER_8_BITS)
     suite.note("llama_step", what, found)
     shown = ", ".join(f"{row} {all_ * 1e3:.1f}" for row, all_ in found["median_seconds"].items())
     say(f"  {what}, {case.tokens} tokens, ms: limit {found['limit_seconds'] * 1e3:.1f}, {shown}")
@@ -173,7 +176,8 @@ def plan(suite: Suite) -> Iterator[Entry]:
     ) -> Entry:
         rounds = 1 if suite.dry else rounds
         return (
-            f"layers M={size[0]} r={size[1]} p={size[2]:g}, {len(names)} rows", seconds,
+            f"layers M={size[0]} r={size[1]} p={size[2]:g}, {len(names)} rows"
+            + " over 8 bits" * (names[1] in OVER_8_BITS), seconds,
             lambda: seven(suite, *size, names, rounds),
         )  # fmt: skip
 
@@ -182,17 +186,22 @@ def plan(suite: Suite) -> Iterator[Entry]:
     ) -> Entry:
         rounds = 1 if suite.dry else 5
         words = f"step {name} p={p:g}, {len(names)} rows"
+        words += " over 8 bits" * (names[0] in OVER_8_BITS)
         return words, seconds, lambda: step(suite, name, p, names, rounds)
 
     first, second, *others = SIZES
+    int8 = gpu_layers.without_bitsandbytes(gpu_layers.INT8)
     yield layers(first, gpu_layers.ROWS, ROUNDS)
+    yield layers(first, int8, ROUNDS)
     yield layers(second, gpu_layers.ROWS, ROUNDS)
+    yield layers(second, int8, ROUNDS)
     yield whole("8B", 0.0, 70)
     yield "memory 8B", 60, lambda: memory(suite, "8B")
     for size in others[:5]:
         yield layers(size, gpu_layers.FEWER, 6)
     yield layers(first, gpu_layers.COMPILED, ROUNDS, 60)
     yield whole("1B", 0.0, 30)
+    yield whole("1B", 0.0, 40, gpu_layers.without_bitsandbytes(gpu_steps.INT8))
     for size in others[5:]:
         yield layers(size, gpu_layers.FEWER, 6)
     yield whole("8B", 0.05, 70)

@@ -26,10 +26,16 @@ SIZES = (
 OURS_IN_TRITON = {"ours, epilogue": "epilogue", "ours, cublas": "cublas"}
 """Rows by the base product they take."""
 
+OVER_8_BITS = {"ours, w8a8": "w8a8", "ours, w8a16": "w8a16"}
+"""Rows over a weight in 8 bits by their arithmetic."""
+
 TARGETS = (
     Bar("PEFT, 16-bit adapters", "ours", 1.25, at_most=False),
     Bar("PEFT", "ours", 1.6, at_most=False),
     Bar("ours", "frozen base", 1.15),
+    Bar("PEFT, 16-bit adapters", "ours, w8a8", 1.8, at_most=False),
+    Bar("bnb+PEFT", "ours, w8a8", 2.0, at_most=False),
+    Bar("ours, w8a8", "frozen base", 1.0),
 )
 
 

@@ -21,7 +21,7 @@ from functools import partial
 
 from benchmarks.gpu_correctness import cases, check
 from benchmarks.gpu_layers import layer_case, release, row_of
-from benchmarks.gpu_targets import OURS_IN_TRITON, SHAPES, SIZES
+from benchmarks.gpu_targets import OURS_IN_TRITON, OVER_8_BITS, SHAPES, SIZES
 from benchmarks.peers import Case, inputs_of, weights_of
 
 Job = Callable[[], object]
@@ -33,8 +33,11 @@ def groups(device: str, dry: bool) -> Iterator[list[Job]]:
     for row, (rows, rank, dropout), shape in itertools.product(OURS_IN_TRITON, SIZES, SHAPES):
         case = layer_case(shape, rows, rank, dropout, device, dry)
         found[row, rank, dropout > 0].append(partial(_launch, row, case))
+    for row, (rows, rank, dropout), shape in itertools.product(OVER_8_BITS, SIZES[:2], SHAPES):
+        case = layer_case(shape, rows, rank, dropout, device, dry)
+        found[row, dropout > 0].append(partial(_launch, row, case))
     for row, sizes, dtype, dropout in cases(dry):
-        if row in OURS_IN_TRITON:
+        if row in OURS_IN_TRITON or row in OVER_8_BITS:
             job = partial(check, row, sizes, dtype, dropout, device)
             found[row, dtype, dropout].append(job)
     # The longest first, so that no process begins them when the others are done.

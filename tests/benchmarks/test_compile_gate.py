@@ -53,8 +53,8 @@ def test_a_part_of_it_compiles_to_the_same(table: dict[str, dict[str, Any]]) -> 
 
 
 GOOD = {
-    "target": "sm_90", "operator": "product", "dtype": "bf16", "stack": 0, "loop_local": 0,
-    "shared": 200_000, "products": ["HGMMA.64x256x16"],
+    "target": "sm_90", "operator": "product", "dtype": "bf16", "variant": "", "stack": 0,
+    "loop_local": 0, "shared": 200_000, "products": ["HGMMA.64x256x16"],
 }  # fmt: skip
 
 
@@ -76,6 +76,38 @@ def test_what_the_gate_holds_against_a_row(change: dict[str, Any], words: str) -
     found = compile_gate.failures(GOOD | change)
     assert len(found) == 1
     assert words in found[0]
+
+
+INT8 = GOOD | {
+    "operator": "int8 product", "loop_shuffles": 0,
+    "products": ["HGMMA.64x256x16", "IGMMA.64x128x32"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"products": ["HGMMA.64x256x16"]}, "no IGMMA"),
+        ({"target": "sm_80", "shared": 0}, "no IMMA"),
+        ({"dtype": "fp32", "products": []}, "no IGMMA"),
+        ({"variant": "backward, r=16", "loop_shuffles": 3}, "3 byte shuffles"),
+    ],
+)
+def test_what_the_gate_holds_against_an_integer_product(change: dict[str, Any], words: str) -> None:
+    assert compile_gate.failures(INT8) == []
+    found = compile_gate.failures(INT8 | change)
+    assert len(found) == 1
+    assert words in found[0]
+
+
+def test_bytes_loaded_one_by_one_may_be_shuffled() -> None:
+    ragged = {"variant": "backward, r=16, ragged", "loop_shuffles": 96}
+    assert compile_gate.failures(INT8 | ragged) == []
+
+
+@pytest.mark.parametrize("operator", ["quantize", "transpose", "dequantize", "sum of parts"])
+def test_what_multiplies_nothing_needs_no_tensor_cores(operator: str) -> None:
+    assert compile_gate.failures(GOOD | {"operator": operator, "products": []}) == []
 
 
 def test_products_of_fp32_need_no_tensor_cores() -> None:

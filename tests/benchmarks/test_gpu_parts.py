@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.gpu_clock import Budget, Clock
+from benchmarks.gpu_layers import INT8, without_bitsandbytes
 from benchmarks.gpu_limits import Ceilings, layer_limit, predicted, product_limit, step_limit
 from benchmarks.gpu_steps import LLAMAS
 from benchmarks.gpu_suite import Suite, plan
@@ -101,6 +104,7 @@ def test_predictions_are_of_the_same_processor_size_and_dropout() -> None:
     assert on_h200["of"] == "h100"
     assert on_h200["ours, epilogue"] == pytest.approx(3681e-6)
     assert predicted(case, "geforce-rtx-4090") is not None
+    assert on_h200["ours, w8a8"] == pytest.approx(2327e-6)
     assert predicted(replace(case, dropout=0.05), "h200") is None
     assert predicted(replace(case, rows=4096), "h200") is None
     assert predicted(case, "l40s") is None
@@ -126,6 +130,23 @@ def test_seven_layers_add_up_and_ours_is_the_faster_of_each_shape() -> None:
     assert found["ratio_to_limit"]["frozen base"] == pytest.approx(7 / 3.5)
     met = {(t["row"], t["to"]): t["met"] for t in found["targets"]}
     assert met == {("PEFT", "ours"): True, ("ours", "frozen base"): False}
+
+
+def test_targets_over_8_bits_are_judged_where_those_rows_ran() -> None:
+    seconds = {"ours, w8a8": 1.0, "PEFT, 16-bit adapters": 1.9, "bnb+PEFT": 1.9, "base": 1.1}
+    found = seven_layers({shape: result(**seconds) for shape in SHAPES})
+    met = {(t["row"], t["to"]): t["met"] for t in found["targets"]}
+    assert met == {
+        ("PEFT, 16-bit adapters", "ours, w8a8"): True, ("bnb+PEFT", "ours, w8a8"): False,
+        ("ours, w8a8", "frozen base"): True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_rows_of_bitsandbytes_need_it(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bnb") if installed else None)
+    left = without_bitsandbytes(INT8)
+    assert set(INT8) - set(left) == (set() if installed else {"bnb+PEFT", "bnb+PEFT, threshold 0"})
 
 
 def test_the_gain_is_a_share_of_what_peft_adds() -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu_layers import ROWS
-from benchmarks.gpu_targets import SHAPES, SIZES
+from benchmarks.gpu_layers import INT8, OURS, ROWS
+from benchmarks.gpu_targets import OVER_8_BITS, SHAPES, SIZES
 from tests.inductor import needs_inductor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-ABSENT = ("datasets", "bitsandbytes", "pydantic", "trl", "liger_kernel")
+ABSENT = ("datasets", "pydantic", "trl", "liger_kernel")
 BARE = f"""
 import runpy, sys
 for name in {ABSENT!r}:
@@ -63,7 +63,7 @@ def test_kernels_are_checked_first(results: dict[str, Any]) -> None:
     checked = next(n for n, line in enumerate(said) if line.endswith("failures"))
     assert checked < next(n for n, line in enumerate(said) if line.startswith("layers"))
     checks = results["correctness--dry-run.json"]["correctness"]["checks"]
-    assert {check["row"] for check in checks} == {"ours, epilogue", "ours, cublas", "ours, torch"}
+    assert {check["row"] for check in checks} == {*OURS, *OVER_8_BITS}
     assert all(0 < e < 1e-2 for check in checks for e in check["errors"].values())
 
 
@@ -84,6 +84,19 @@ def test_every_layer_has_rows_ratios_noise_and_limit(results: dict[str, Any]) ->
 
 
 @pytest.mark.slow
+def test_two_sizes_and_a_step_are_over_8_bits(results: dict[str, Any]) -> None:
+    for rows, rank, dropout in SIZES[:2]:
+        seven = results["lora_linear--dry-run.json"][f"M={rows} r={rank} p={dropout:g} over 8 bits"]
+        assert all(result["failed"] == {} for result in seven["shapes"].values())
+        assert set(INT8) <= seven["seven"]["median_seconds"].keys()
+        assert [target["limit"] for target in seven["seven"]["targets"]] == [1.8, 2.0, 1.0]
+    step = results["llama_step--dry-run.json"]["1B p=0 over 8 bits"]
+    assert step["failed"] == {}
+    losses = step["first_loss"]
+    assert abs(losses["ours, w8a8"] - losses["ours"]) < 0.05
+
+
+@pytest.mark.slow
 @needs_inductor
 def test_one_size_has_compiled_peers(results: dict[str, Any]) -> None:
     layers = results["lora_linear--dry-run.json"]
@@ -100,6 +113,9 @@ def test_whole_steps_have_tokens_limits_and_memory(results: dict[str, Any]) -> N
     memory = results["llama_memory--dry-run.json"]["8B"]["rows"]
     saved = {name: row["saved_by_adapted_layers"] for name, row in memory.items()}
     assert 0 == saved["frozen base"] < saved["ours"] < saved["PEFT, 16-bit adapters"]
+    assert saved["ours, w8a8"] < saved["bnb+PEFT"]
+    weights = {name: row["weight_bytes"] for name, row in memory.items()}
+    assert weights["ours, w8a8"] < weights["ours"]
 
 
 def test_a_dry_run_wants_the_interpreter_and_a_run_a_gpu(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def quantize_kernel(
             bits = tl.maximum(bits, magnitude(load_row(X, Scales, k, K, SCALED, BLOCK)))
     largest = tl.max(bits, axis=0).to(tl.float32, bitcast=True)
     tl.store(Steps + row, tl.div_rn(largest, 127.0))
-    factor = tl.where(largest > SMALLEST, 127 / largest, 0.0)
+    factor = tl.where(largest > SMALLEST, 127 / tl.maximum(largest, SMALLEST), 0.0)
     if ONCE:
         store_codes(Codes, x * factor, 0, K, BLOCK)
     else:

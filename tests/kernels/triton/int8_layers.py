@@ -1,4 +1,4 @@
-"""One LoRA layer over an 8-bit weight, what w8a8 makes of it, and what float64 does."""
+"""One LoRA layer over an 8-bit weight, what each arithmetic makes of it, and what float64 does."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from peftlab_kernels import reference
 from peftlab_kernels.int8_format import Int8Rows, Int8Weight, int8_quantize
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
+from peftlab_kernels.triton.backend import TritonKernels
 from peftlab_kernels.triton.configurations import target_of
 from peftlab_kernels.triton.int8_backend import TritonInt8Kernels
 from peftlab_kernels.triton.quantize import quantize_rows
@@ -17,11 +18,8 @@ from tests.kernels.triton.layers import ALL, SCALING, Layer
 
 
 @dataclass
-class Int8Layer(Layer):
-    """`Layer` with its weight in 8 bits, as tensors `codes` and `scales`."""
-
-    rows: Int8Rows | None = None
-    """The x of the last forward."""
+class DequantizedLayer(Layer):
+    """`Layer` with its weight in 8 bits, as tensors `codes` and `scales`: w8a16."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,6 +32,46 @@ class Int8Layer(Layer):
     def dequantized(self) -> Tensor:
         """The weight in float64."""
         return reference.dequantize_rows(self.tensors["codes"], self.tensors["scales"].double())
+
+    def forward(self) -> LoraForward:
+        t = self.tensors
+        torch.manual_seed(7)
+        return TritonKernels(self.base, self.target).forward(
+            t["x"], self.weight(), t["bias"] if self.bias else None, t["lora_a"], t["lora_b"],
+            scaling=SCALING, dropout=self.dropout, transposed=False,
+        )  # fmt: skip
+
+    def backward(self, out: LoraForward, needs: Needs = ALL) -> LoraGradients:
+        t = self.tensors
+        return TritonKernels(self.base, self.target).backward(
+            t["dy"], t["x"] if needs.lora_a else None, self.weight(), t["lora_a"], t["lora_b"],
+            out.h if needs.lora_b else None, out.mask if needs.x or needs.lora_a else None,
+            scaling=SCALING, dropout=self.dropout, transposed=False, needs=needs,
+        )  # fmt: skip
+
+    def truths(self, mask: Tensor | None, power: int = 1) -> dict[str, Tensor]:
+        """Of the weight that the codes stand for."""
+        wide = {name: tensor.double() for name, tensor in self.tensors.items()}
+        wide["weight"] = self.dequantized()
+        return self._of({name: tensor**power for name, tensor in wide.items()}, mask, power)
+
+    def _of(self, t: dict[str, Tensor], mask: Tensor | None, power: int) -> dict[str, Tensor]:
+        keep = self.keep(mask)
+        layer = (t["x"], t["weight"], t["lora_a"], t["lora_b"])
+        given = {"scaling": SCALING**power, "keep": None if keep is None else keep**power}
+        found = reference.lora_linear_backward(t["dy"], *layer, **given)
+        return {
+            "y": reference.lora_linear(*layer, bias=t["bias"] if self.bias else None, **given),
+            "dx": found.x, "dA": found.lora_a, "dB": found.lora_b,
+        }  # fmt: skip
+
+
+@dataclass
+class Int8Layer(DequantizedLayer):
+    """The same with x and dy in 8 bits: w8a8."""
+
+    rows: Int8Rows | None = None
+    """The x of the last forward."""
 
     def forward(self) -> LoraForward:
         t = self.tensors
@@ -73,18 +111,3 @@ class Int8Layer(Layer):
         base = wide["dy"] ** power @ wide["weight"] ** power
         folded = self.folded_dy() ** power @ self.tensors["codes"].double() ** power
         return found | {"dx": found["dx"] - base + folded}
-
-    def plain_truths(self) -> dict[str, Tensor]:
-        """Of x and dy as they are, over the weight that the codes stand for."""
-        wide = {name: tensor.double() for name, tensor in self.tensors.items()}
-        return self._of(wide | {"weight": self.dequantized()}, None, 1)
-
-    def _of(self, t: dict[str, Tensor], mask: Tensor | None, power: int) -> dict[str, Tensor]:
-        keep = self.keep(mask)
-        layer = (t["x"], t["weight"], t["lora_a"], t["lora_b"])
-        given = {"scaling": SCALING**power, "keep": None if keep is None else keep**power}
-        found = reference.lora_linear_backward(t["dy"], *layer, **given)
-        return {
-            "y": reference.lora_linear(*layer, bias=t["bias"] if self.bias else None, **given),
-            "dx": found.x, "dA": found.lora_a, "dB": found.lora_b,
-        }  # fmt: skip

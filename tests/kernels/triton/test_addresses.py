@@ -9,11 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from peftlab_kernels.int8_format import Int8Rows, Int8Weight, int8_quantize
 from peftlab_kernels.triton import lora_backward, lora_forward
 from peftlab_kernels.triton.configurations import Strip, Target, Tile
 from peftlab_kernels.triton.dot import interpreting
+from peftlab_kernels.triton.int8_product import int8_product
+from peftlab_kernels.triton.int8_weight import dequantize, transpose, transpose_kernel
 from peftlab_kernels.triton.philox import dropout_of
 from peftlab_kernels.triton.product import product, product_kernel
+from peftlab_kernels.triton.quantize import quantize_rows
 from tests.kernels.triton.layers import error, normal
 
 HERE = Target("interpreter", 4)
@@ -66,6 +70,47 @@ def test_product_reads(x: Tensor, columns_first: bool) -> None:
     else:
         y = product(x, x, target=HERE, tile=tile)
         assert error(y, x.double() @ x.double().T) < 1e-2
+
+
+@pytest.fixture(scope="module")
+def codes() -> Tensor:
+    return far(int8_quantize(normal(ROWS, 24))[0])
+
+
+def test_quantising(x: Tensor) -> None:
+    codes, steps = quantize_rows(x, target=HERE)
+    assert error(codes * steps.unsqueeze(1), x.double()) < 1e-2
+
+
+def test_passes_over_codes(codes: Tensor) -> None:
+    rows, strip, low = Int8Rows(codes, normal(ROWS)), Strip(16, 16, 4, 1), normal(ROWS, 16)
+    exact = codes.double() * rows.steps.double().unsqueeze(1)
+    h = lora_forward.down_project(
+        rows, normal(3, 24), factor=1.0, dtype=torch.float32, target=HERE, strip=strip
+    )
+    assert error(h[:, :3], exact @ normal(3, 24).double().T) < 1e-6
+    da = lora_backward.cross(low, rows, normal(16, 24), target=HERE, strip=strip)
+    assert error(da, low.double().T @ exact) < 1e-6
+
+
+def test_int8_product_reads(codes: Tensor) -> None:
+    rows = Int8Rows(codes, normal(ROWS))
+    y = int8_product(rows, codes, dtype=torch.float32, target=HERE, tile=Tile(16, 16, 32, 4, 1))
+    exact = codes.double() * rows.steps.double().unsqueeze(1)
+    assert error(y, exact @ codes.double().T) < 1e-6
+
+
+def test_codes_made_over(codes: Tensor) -> None:
+    strip, scales = Strip(16, 16, 4, 1), normal(ROWS)
+    assert torch.equal(transpose(codes, target=HERE, strip=strip), codes.T)
+    whole = dequantize(Int8Weight(codes, scales), torch.float32, target=HERE, strip=strip)
+    assert error(whole, codes.double() * (scales.double() / 127).unsqueeze(1)) < 1e-6
+
+
+def test_turned_codes_are_written_far(codes: Tensor) -> None:
+    turned, near = far(torch.zeros(ROWS, 24, dtype=torch.int8)), codes.T.contiguous()
+    transpose_kernel[(2, 9)](near, turned, 24, ROWS, ROWS, APART, BN=16, BK=16)
+    assert torch.equal(turned, codes)
 
 
 def test_product_writes(x: Tensor) -> None:

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from peftlab_kernels.protocol import Needs
-from peftlab_kernels.triton.configurations import Target
 from peftlab_kernels.triton.int8_backend import TritonInt8Kernels
-from tests.kernels.triton.int8_layers import Int8Layer
+from tests.kernels.triton.int8_layers import DequantizedLayer, Int8Layer
 from tests.kernels.triton.layers import BOUND, error, normal
 
 AWKWARD = [(37, 72, 100), (130, 40, 168), (1, 136, 72)]
@@ -18,9 +17,14 @@ AWKWARD = [(37, 72, 100), (130, 40, 168), (1, 136, 72)]
 
 @pytest.mark.parametrize("rank", [3, 5, 16, 64])
 @pytest.mark.parametrize("shape", AWKWARD)
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_values_and_gradients(shape: tuple[int, int, int], rank: int, dropout: float) -> None:
-    Int8Layer((*shape, rank), dropout=dropout).check()
+def test_values_and_gradients(shape: tuple[int, int, int], rank: int) -> None:
+    Int8Layer((*shape, rank)).check()
+
+
+@pytest.mark.parametrize("rank", [3, 40])
+@pytest.mark.parametrize("shape", AWKWARD)
+def test_with_dropout(shape: tuple[int, int, int], rank: int) -> None:
+    Int8Layer((*shape, rank), dropout=0.3).check()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -33,34 +37,18 @@ def test_sixteen_bits(dtype: torch.dtype, adapter: torch.dtype | None, dropout: 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_against_the_layer_it_stands_for(dtype: torch.dtype) -> None:
     """Over Gaussian data 8 bits cost y and dx under 2 %."""
-    layer = Int8Layer((130, 264, 168, 16), dtype=dtype)
+    layer = Int8Layer((64, 200, 130, 16), dtype=dtype)
     out = layer.forward()
     found = layer.backward(out)
-    truths = layer.plain_truths()
+    truths = DequantizedLayer.truths(layer, None)
     results = {"y": out.y, "dx": found.x, "dA": found.lora_a, "dB": found.lora_b}
     errors = {name: error(results[name], truth) for name, truth in truths.items()}
     assert all(1e-4 < e < 2e-2 for e in errors.values()), errors
 
 
-@pytest.mark.parametrize("name", ["sm_80", "sm_86", "sm_90", "sm_120"])
-@pytest.mark.parametrize("shape", [(37, 72, 100, 5), (130, 48, 176, 40)])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_the_configurations_of_each_target(
-    name: str, shape: tuple[int, int, int, int], dropout: float
-) -> None:
-    """Rows of 72 and 100 bytes are ragged; those of 48 and 176 go by descriptors on sm_90."""
-    Int8Layer(shape, dtype=torch.float16, target=Target(name, 4), dropout=dropout).check()
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 5, 2), (3, 5, 1, 2), (5, 24, 33, 256)])
 def test_odd_ends(shape: tuple[int, int, int, int]) -> None:
     Int8Layer(shape, dropout=0.2).check()
-
-
-@pytest.mark.parametrize("rank", [16, 64])
-def test_sums_over_many_programs(rank: int) -> None:
-    """More processors than blocks of rows: every sum is split."""
-    Int8Layer((100, 300, 170, rank), target=Target("interpreter", 64), dropout=0.1).check()
 
 
 def test_rows_with_strides() -> None:
@@ -121,19 +109,6 @@ def test_nothing(shape: tuple[int, int, int, int]) -> None:
         assert gradient is not None
         assert gradient.shape == sizes
         assert not gradient.any()
-
-
-def test_two_runs_agree_bit_for_bit() -> None:
-    layer = Int8Layer((100, 300, 170, 16), dropout=0.3, target=Target("interpreter", 64))
-    first, second = layer.forward(), layer.forward()
-    assert torch.equal(first.y, second.y)
-    assert first.mask is not None
-    assert second.mask is not None
-    assert torch.equal(first.mask, second.mask)
-    for one, other in zip(layer.backward(first), layer.backward(second), strict=True):
-        assert one is not None
-        assert other is not None
-        assert torch.equal(one, other)
 
 
 def test_small_fp16_gradients_keep_their_digits() -> None:

@@ -1,4 +1,4 @@
-"""The kernels behind `lora_linear`: autograd, gradient checkpointing, autocast."""
+"""The kernels behind `lora_linear` and its 8-bit twin: autograd, checkpointing, autocast."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from peftlab_kernels import reference
 from peftlab_kernels.dispatch import use_backend
-from peftlab_kernels.functional import lora_linear
+from peftlab_kernels.functional import Int8Arithmetic, int8_lora_linear, lora_linear
+from peftlab_kernels.int8_format import int8_quantize
 from peftlab_kernels.triton.philox import draw_seed, dropout_of, write_mask
 from tests.kernels.triton.layers import error, normal
 
@@ -48,6 +50,34 @@ def test_autograd_against_float64() -> None:
     expected = torch.autograd.grad(truth, list(wide.values()), normal(2, 17, 100, seed=1).double())
     for got, want in zip(found, expected, strict=True):
         assert error(got, want) < 1e-6
+
+
+@pytest.mark.parametrize("arithmetic", ["w8a8", "w8a16"])
+def test_autograd_over_8_bits(arithmetic: Int8Arithmetic) -> None:
+    """The codes of float64 and ours may differ where two are as near; y and gradients hardly do."""
+    codes, scales = int8_quantize(normal(100, 72))
+    given = leaves()
+    torch.manual_seed(3)
+    with use_backend("triton"):
+        y = int8_lora_linear(
+            given["x"], codes, scales, given["lora_a"], given["lora_b"],
+            scaling=0.5, dropout=DROPOUT, arithmetic=arithmetic,
+        )  # fmt: skip
+        found = gradients(y, given)
+    torch.manual_seed(3)
+    drop = dropout_of(draw_seed(), DROPOUT)
+    keep = write_mask(drop, 34, 72, torch.device("cpu")).double() * drop.scale
+    wide = {name: t.detach().double() for name, t in given.items()}
+    layer = (wide["x"].view(34, 72), codes, scales.double(), wide["lora_a"], wide["lora_b"])
+    truth = reference.int8_lora_linear(*layer, scaling=0.5, arithmetic=arithmetic, keep=keep)
+    bound = 1e-3 if arithmetic == "w8a8" else 1e-6
+    assert error(y.detach().view(34, 100), truth) < bound
+    expected = reference.int8_lora_linear_backward(
+        normal(2, 17, 100, seed=1).double().view(34, 100), *layer,
+        scaling=0.5, arithmetic=arithmetic, keep=keep,
+    )  # fmt: skip
+    for got, want in zip(found, expected, strict=True):
+        assert error(got.view(want.shape), want) < bound
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from peftlab_kernels.int8_format import Int8Weight
 from peftlab_kernels.triton import backend
 from peftlab_kernels.triton.backend import why_not
 from peftlab_kernels.triton.configurations import Target, choose_tile, configurations, target_name
+from peftlab_kernels.triton.int8_backend import why_not_int8
 
 
 def call(**changed: Tensor) -> dict[str, Any]:
@@ -24,6 +26,34 @@ def call(**changed: Tensor) -> dict[str, Any]:
 def test_nothing_is_in_the_way() -> None:
     assert why_not(**call()) is None
     assert why_not(torch.ones(3, 8), torch.ones(5, 8), None, None) is None
+
+
+def int8_call(**changed: Any) -> dict[str, Any]:
+    weight = Int8Weight(torch.ones(5, 8, dtype=torch.int8), torch.ones(5))
+    return call() | {"weight": weight} | changed
+
+
+@pytest.mark.parametrize("why", [why_not, why_not_int8])
+def test_nothing_is_in_the_way_of_8_bits(why: Any) -> None:
+    assert why(**int8_call()) is None
+    odd = Int8Weight(torch.ones(3, 7, dtype=torch.int8), torch.ones(3))
+    assert why(torch.ones(2, 7), odd, None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("codes", "scales", "words"),
+    [
+        (torch.ones(5, 8), torch.ones(5), "codes are torch.float32"),
+        (torch.ones(5, 8, dtype=torch.int8), torch.ones(5, device="meta"), "scales is on meta"),
+        (torch.ones(5, 8, dtype=torch.int8), torch.ones(5).double(), "scales is torch.float64"),
+    ],
+)
+def test_reasons_against_8_bits(codes: Tensor, scales: Tensor, words: str) -> None:
+    assert words in (why_not_int8(**int8_call(weight=Int8Weight(codes, scales))) or "")
+
+
+def test_a_plain_weight_is_not_in_8_bits() -> None:
+    assert "not in 8 bits" in (why_not_int8(**call()) or "")
 
 
 class Odd(Tensor):
