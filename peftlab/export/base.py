@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from peftlab.export.fingerprint import differences, fingerprint
-from peftlab.export.safetensors_files import Stored, stored_tensors
+from peftlab.export.safetensors_files import Stored, stored_in
 from peftlab.model.checkpoint import read_checkpoint_config
 
 _WRAPPED = "base_model.model."
@@ -42,10 +42,7 @@ def _stored(name: str, revision: str | None, trust_remote_code: bool) -> dict[st
     checkpoint = read_checkpoint_config(
         name, revision=revision, trust_remote_code=trust_remote_code
     )
-    found: dict[str, Stored] = {}
-    for file in checkpoint.files:
-        found.update(stored_tensors(file))
-    return found
+    return stored_in(checkpoint.files)
 
 
 def _touched(model: nn.Module) -> set[str]:

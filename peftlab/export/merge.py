@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from peftlab.export.describe import describe
 from peftlab.export.folder import appearing, check_output
 from peftlab.export.outline import Outline, Output, outline
 from peftlab.export.report import REPORT, MergeReport
-from peftlab.export.safetensors_files import Stored, stored_tensors, written
+from peftlab.export.safetensors_files import Stored, stored_in, written
 from peftlab.export.skeleton import AUTO_CLASSES, Skeleton, skeleton
 from peftlab.export.source import Source
 from peftlab.export.tensors import Tensors
@@ -47,8 +48,8 @@ def merge(
 ) -> MergeReport:
     """Merge a PEFT LoRA adapter into its base and write the model to the folder `out`.
 
-    The base's files are read tensor by tensor: adapted ones get the adapter by PEFT's own layer,
-    all others are copied byte for byte.
+    The base's files are read tensor by tensor: adapted ones get the adapter, to the bit as PEFT
+    merges it, all others are copied byte for byte.
 
     Args:
         adapter: the adapter's folder, or that of the run that holds it.
@@ -132,9 +133,7 @@ def laid_out(
     )
     if not checkpoint.files:
         raise CheckFailed(f"{source.base} is not on this machine; fetch it, or name its folder.")
-    base: dict[str, Stored] = {}
-    for file in checkpoint.files:
-        base.update(stored_tensors(file))
+    base = stored_in(checkpoint.files)
     if checkpoint.in_8bit and source.quantised is None:
         raise CheckFailed(
             f"{source.base} rests in 8 bits; name the 16-bit checkpoint that it was made from with "
@@ -224,8 +223,7 @@ def _compared(
 
 
 def _settings(changes: Changes) -> str:
-    config = changes.peft
-    return f"LoRA r={config.r}, alpha={config.lora_alpha}"
+    return f"LoRA r={changes.peft.r}, alpha={changes.peft.lora_alpha}"
 
 
 def _report(
@@ -239,16 +237,13 @@ def _report(
     peaks: Mapping[str, int],
     out: Path,
 ) -> MergeReport:
-    counts: dict[str, int] = {}
-    for output in plan.outputs:
-        counts[output.kind] = counts.get(output.kind, 0) + 1
     dtypes = sorted({o.spec.dtype for o in plan.outputs})
     base = Path(source.base).name if Path(source.base).is_absolute() else source.base
     return MergeReport(
         folder=out,
         base=base,
         source=source.changes.source.name,
-        counts=counts,
+        counts=Counter(output.kind for output in plan.outputs),
         files=tuple(file.name for file in files),
         dtype=", ".join(dtypes),
         total_bytes=sum(output.spec.size for output in plan.outputs),

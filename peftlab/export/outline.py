@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 from peftlab.errors import CheckFailed
 from peftlab.export.changes import Changes
 from peftlab.export.safetensors_files import DTYPES, NAMES, Spec, Stored
-from peftlab.export.skeleton import Skeleton
+from peftlab.export.skeleton import Skeleton, tied_names
 
 Kind = Literal["copied", "cast", "replaced", "merged", "rows", "scales", "format"]
 """`scales` and `format` belong to a weight that is written in 8 bits, bitsandbytes' names."""
@@ -60,7 +59,6 @@ class Outline:
     untied: bool = False
     dropped: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
 
 
 def outline(
@@ -79,19 +77,18 @@ def outline(
     has in 8 bits; `quantised` names the linear layers that were in 8 bits while training, and
     `requantise` writes them so again.
     """
-    parameters = dict(built.model.named_parameters(remove_duplicate=False))
     here = built.model.state_dict()
-    tied = _tied(parameters)
-    changed = _changed(built, changes, parameters)
+    tied = tied_names(built.model)
+    changed = _changed(built, changes)
     sources = {name: _source(name, built, tied) for name in here}
     untied = _untied(changes, changed, tied)
     written = [n for n in here if sources[n] is not None or n in changes.replaced]
     # Of a tied group that stays tied, one name is written: the checkpoint's.
     if not untied:
         written = [n for n in written if n in built.names or n in changes.replaced or n not in tied]
-    missing = sorted(n for n in here if n not in written and not (n in tied and not untied))
-    missing = [n for n in missing if n not in _buffers(built.model)]
-    if missing and not any(name in built.converted for name in missing):
+    follow = set(tied) if not untied else set()
+    missing = sorted(here.keys() - {*written, *follow, *_buffers(built.model), *built.converted})
+    if missing:
         raise CheckFailed(
             f"{missing[0]} is neither in the base's files nor in {changes.source}"
             f"{f', and {len(missing) - 1} more' if len(missing) > 1 else ''}; they do not belong "
@@ -112,9 +109,7 @@ def outline(
     return Outline(tuple(outputs), untied, built.unread, tuple(fresh))
 
 
-def _changed(
-    built: Skeleton, changes: Changes, parameters: Mapping[str, nn.Parameter]
-) -> dict[str, str]:
+def _changed(built: Skeleton, changes: Changes) -> dict[str, str]:
     """The adapted module of each parameter that an adapter changes."""
     found: dict[str, str] = {}
     for module in changes.adapted:
@@ -149,14 +144,6 @@ def _changed(
                 f"{tuple(state[name].shape)}; the base is another model."
             )
     return found
-
-
-def _tied(parameters: Mapping[str, nn.Parameter]) -> dict[str, tuple[str, ...]]:
-    """The names of each parameter that has several."""
-    groups: dict[int, list[str]] = defaultdict(list)
-    for name, parameter in parameters.items():
-        groups[id(parameter)].append(name)
-    return {n: tuple(names) for names in groups.values() if len(names) > 1 for n in names}
 
 
 def _source(name: str, built: Skeleton, tied: Mapping[str, tuple[str, ...]]) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,6 +109,11 @@ def stored_tensors(file: Path) -> dict[str, Stored]:
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise CheckFailed(f"{file} is not a whole safetensors file ({error}).") from None
     return dict(sorted(found.items(), key=lambda entry: entry[1].start))
+
+
+def stored_in(files: Iterable[Path]) -> dict[str, Stored]:
+    """Every tensor of a checkpoint's files by name. Raises `CheckFailed` as `stored_tensors`."""
+    return {name: tensor for file in files for name, tensor in stored_tensors(file).items()}
 
 
 @dataclass(frozen=True, slots=True)

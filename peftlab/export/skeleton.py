@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,14 @@ def skeleton(
         raise CheckFailed(f"{checkpoint.name} cannot be built: {first}") from None
     names, unread, converted = _names(model, tuple(keys))
     return Skeleton(model, config, names, unread, converted, checkpoint.files[0].parent)
+
+
+def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """All the names of each parameter that has several, by each of them."""
+    groups: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups[id(parameter)].append(name)
+    return {n: tuple(names) for names in groups.values() if len(names) > 1 for n in names}
 
 
 def _names(

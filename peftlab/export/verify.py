@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from peftlab.errors import VerificationError
 from peftlab.export.changes import Changes, adapted_module
 from peftlab.export.outline import Output
-from peftlab.export.safetensors_files import Spec, Stored, stored_tensors
-from peftlab.export.skeleton import Skeleton
+from peftlab.export.safetensors_files import Spec, Stored, stored_in
+from peftlab.export.skeleton import Skeleton, tied_names
 from peftlab.export.streamed import logits, sample_inputs, streamed
 from peftlab.export.tensors import Tensors, based
 from peftlab_kernels.int8_format import int8_dequantize
@@ -43,9 +43,7 @@ def check_files(
     `copied` has the hashes of the bytes that were copied, by name. Returns the tensors. Raises
     `VerificationError` naming the first that differs.
     """
-    found: dict[str, Stored] = {}
-    for file in files:
-        found.update(stored_tensors(file))
+    found = stored_in(files)
     announced = {output.spec.name: output.spec for output in outputs}
     for name in sorted(announced.keys() ^ found.keys()):
         raise VerificationError(f"{name} is {'missing' if name in announced else 'too many'}.")
@@ -169,11 +167,7 @@ def _read(
 
 def _ties(built: Skeleton) -> dict[str, str]:
     """For each name of a tied parameter the one under which it is written."""
-    groups: dict[int, list[str]] = {}
-    for name, parameter in built.model.named_parameters(remove_duplicate=False):
-        groups.setdefault(id(parameter), []).append(name)
-    found = {}
-    for names in groups.values():
-        first = next((n for n in names if n in built.names), names[0])
-        found.update(dict.fromkeys(names, first))
-    return found
+    return {
+        name: next((n for n in names if n in built.names), names[0])
+        for name, names in tied_names(built.model).items()
+    }

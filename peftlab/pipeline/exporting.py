@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftlab import run_folder
+from peftlab.config.methods import QLoraMethod
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.pipeline import preparation
+from peftlab.pipeline.fusing import by_choices_of
 from peftlab.pipeline.run import Run, open_run
 
 if TYPE_CHECKING:
     import torch
 
+    from peftlab.config import RunConfig
     from peftlab.export.report import MergeReport
     from peftlab.export.source import Source
     from peftlab.pipeline.preparation import Prepared
@@ -49,31 +52,30 @@ def export(
 
     check_output(Path(out))
     folder = Path(path).expanduser()
-    settings: dict[str, Any] = {"dtype": dtype, "max_shard_size": max_shard_size, "verify": verify}
-    if run_folder.is_run(folder):
-        run = open_run(folder)
-        source = source_of(run, base)
-        settings["trust_remote_code"] = run.config.model.trust_remote_code
-        over_8_bits = run.config.method.name == "qlora"
-    else:
-        run, over_8_bits = None, False
-        source = adapter_source(folder, base)
-    _check_fingerprint(source)
+    run = open_run(folder) if run_folder.is_run(folder) else None
+    source = adapter_source(folder, base) if run is None else source_of(run, base)
+    trusted = run is not None and run.config.model.trust_remote_code
+    _check_fingerprint(source, trust_remote_code=trusted)
+    if run is not None and not _over_8_bits(run.config):
+        if merge_base not in ("auto", "original"):
+            raise ConfigError(
+                f"--merge-base is {merge_base}, but the run was not trained over a base in 8 bits; "
+                "leave it out."
+            )
+        merge_base = "original"
     if merge_base == "auto":
-        if over_8_bits and run is not None:
-            source = nearest(run, source)
-        return merge_source(source, Path(out), **settings)
-    if merge_base != "original" and run is None:
-        # An adapter alone does not say how its base was loaded: the user does.
-        over_8_bits = True
-    if merge_base != "original" and not over_8_bits:
-        raise ConfigError(
-            f"--merge-base is {merge_base}, but method {run.config.method.name} "
-            "has no 8-bit base; leave it out."
-            if run
-            else f"--merge-base is {merge_base}."
-        )
-    return merge_source(over(source, merge_base), Path(out), **settings)
+        # An adapter alone does not say how its base was loaded.
+        source = over(source, "original") if run is None else nearest(run, source)
+    else:
+        source = over(source, merge_base)
+    return merge_source(
+        source, Path(out), dtype=dtype, max_shard_size=max_shard_size, verify=verify,
+        trust_remote_code=trusted,
+    )  # fmt: skip
+
+
+def _over_8_bits(config: RunConfig) -> bool:
+    return isinstance(config.method, QLoraMethod) and config.method.bits == 8
 
 
 def over(source: Source, merge_base: Literal["original", "dequant", "requant"]) -> Source:
@@ -131,13 +133,21 @@ def nearest(run: Run, source: Source) -> Source:
 
     Measured on rows of the run's own data: the mean KL divergence of the outputs.
     """
-    from peftlab.export.nearest import table_of
+    import torch
 
-    rows = {name: over(source, name) for name in ("original", "dequant", "requant")}
-    found = table_of(run.answering.model, rows, _sample(run))
+    from peftlab.export.nearest import table_of
+    from peftlab.export.streamed import logits
+
+    forms = {name: over(source, name) for name in ("original", "dequant", "requant")}
+    ready, inputs = run.answering, _sample(run)
+    # As the run answers, arithmetic included.
+    narrow = torch.autocast("cpu", torch.bfloat16, enabled=ready.compute is torch.bfloat16)
+    with torch.no_grad(), by_choices_of(run.folder), narrow:
+        trained = logits(ready.model.to("cpu").eval(), inputs)
+    found = table_of(trained, forms, inputs)
     for line in found.lines():
         logger.info("%s", line)
-    return replace(rows[found.best], provenance={**source.provenance, **found.provenance()})
+    return replace(forms[found.best], provenance={**source.provenance, **found.provenance()})
 
 
 def _sample(run: Run) -> Mapping[str, Any]:
@@ -189,10 +199,10 @@ def check_base(part: Path, name: str, revision: str | None, *, trust_remote_code
         )
 
 
-def _check_fingerprint(source: Source) -> None:
+def _check_fingerprint(source: Source, *, trust_remote_code: bool) -> None:
     part = source.changes.source
     if not (part / FINGERPRINT).is_file():
         logger.warning(
             "%s carries no fingerprint of its base: only names and shapes are compared", part
         )
-    check_base(part, source.base, source.revision, trust_remote_code=False)
+    check_base(part, source.base, source.revision, trust_remote_code=trust_remote_code)
