@@ -64,6 +64,8 @@ def measure(
         except Exception as error:  # out of memory, a compiler's: the other rows still run
             failed[name] = f"{type(error).__name__}: {error}"[:500]
             release()
+    if not steps:
+        raise RuntimeError(f"no row could run: {failed}")
     seconds = take_turns(steps, rounds, warm_up=1, clock=clock)
     medians = {name: statistics.median(all_) for name, all_ in seconds.items()}
     limit = step_limit(case, ceilings)

@@ -243,7 +243,7 @@ def _report(
         folder=out,
         base=base,
         source=source.changes.source.name,
-        counts=Counter(output.kind for output in plan.outputs),
+        counts=dict(Counter(output.kind for output in plan.outputs)),
         files=tuple(file.name for file in files),
         dtype=", ".join(dtypes),
         total_bytes=sum(output.spec.size for output in plan.outputs),

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from peftlab.fusion.int8_gate import Int8Gate, gate_of
 from peftlab_kernels.functional import Int8Arithmetic, int8_lora_linear
@@ -19,6 +20,8 @@ from peftlab_kernels.int8_linear import Int8Linear
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+_theirs: ModuleType | None = None
 
 
 class GatedInt8Linear(Int8Linear):
@@ -42,8 +45,14 @@ def frozen_int8(
 
 
 def bitsandbytes_layers() -> ModuleType | None:
-    """The module of bitsandbytes' layers; None where no layer can be bitsandbytes'."""
-    return _layers_of_theirs() if "bitsandbytes" in sys.modules else None
+    """The module of bitsandbytes' layers; None where no layer can be bitsandbytes'.
+
+    An import cannot be traced by torch.compile: there the answer is what `fuse` found before.
+    """
+    global _theirs
+    if not is_compiling() and _theirs is None and "bitsandbytes" in sys.modules:
+        _theirs = _layers_of_theirs()
+    return _theirs
 
 
 @cache

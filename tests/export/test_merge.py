@@ -1,0 +1,235 @@
+"""Merged models: to the bit as PEFT merges them, or, where PEFT does not, in what they compute."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from peftlab.errors import CheckFailed, ConfigError, VerificationError
+from peftlab.export import merge as merging
+from peftlab.export.merge import merge
+
+from .adapters import EMBEDDING, FAMILIES, LINEAR, Made
+
+pytestmark = [
+    pytest.mark.poison_empty(False),  # what is read from a file is filled at once
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rslora and patterns": {
+        "use_rslora": True,
+        "rank_pattern": {"q_proj": 2, "query": 3, "c_attn": 5},
+        "alpha_pattern": {"0": 5},
+    },
+    "dora": {"use_dora": True},
+    "pissa": {"init_lora_weights": "pissa"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("family", "tied"), [(f, t) for f in FAMILIES for t in (True, False) if t or f != "bert"]
+)
+def test_equal_to_pefts_merge(
+    family: str, tied: bool, dtype: torch.dtype, way: str, tmp_path: Path
+) -> None:
+    made = Made(tmp_path, family, tied=tied, dtype=dtype, **WAYS[way])
+    report = merge(made.adapter, made.out, base=str(made.base))
+    found, expected = made.load(made.out).state_dict(), made.merged_by_peft()
+    assert found.keys() == expected.keys()
+    assert [name for name, t in expected.items() if not torch.equal(found[name], t)] == []
+    assert not report.untied
+    assert report.verified["logits"]["error"] <= report.verified["logits"]["tolerance"]
+
+
+CHANGED: dict[str, Any] = {
+    "lm_head": lambda f: {"target_modules": [LINEAR[f], "lm_head"], "fan_in_fan_out": False},
+    "embedding": lambda f: {"target_modules": [LINEAR[f], EMBEDDING[f]]},
+    "saved embedding": lambda f: {"modules_to_save": [EMBEDDING[f]], "target_modules": [LINEAR[f]]},
+    "saved head": lambda f: {"modules_to_save": ["lm_head"], "target_modules": [LINEAR[f]]},
+    "rows": lambda f: {
+        "trainable_token_indices": {EMBEDDING[f]: [3, 5]},
+        "target_modules": [LINEAR[f]],
+    },
+    "resized": lambda f: {
+        "prepare": lambda model: model.resize_token_embeddings(53),
+        "target_modules": [LINEAR[f]],
+    },
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_tables_compute_as_the_adapter(family: str, tied: bool, what: str, tmp_path: Path) -> None:
+    """Where PEFT's merge of tied tables is wrong as well."""
+    made = Made(tmp_path, family, tied=tied, **CHANGED[what](family))
+    report = merge(made.adapter, made.out, base=str(made.base))
+    merged = made.load(made.out)
+    torch.testing.assert_close(made.logits(merged), made.logits(made.model), rtol=1e-4, atol=1e-5)
+    stays = what in {"rows", "resized"}
+    assert report.untied == (tied and not stays)
+    assert merged.config.tie_word_embeddings == (tied and stays)
+
+
+def test_a_bare_base_gets_its_head(tmp_path: Path) -> None:
+    made = Made(tmp_path, "bert", bare=True, target_modules=["query"])
+    report = merge(made.adapter, made.out, base=str(made.base))
+    merged = made.load(made.out)
+    assert merged.config.num_labels == 3
+    assert set(report.added) == {"classifier.weight", "classifier.bias"}
+    torch.testing.assert_close(made.logits(merged), made.logits(made.model))
+
+
+def test_lora_bias_goes_into_the_base(tmp_path: Path) -> None:
+    made = Made(tmp_path, "bert", target_modules=["query"], lora_bias=True)
+    merge(made.adapter, made.out, base=str(made.base))
+    torch.testing.assert_close(made.logits(made.load(made.out)), made.logits(made.model))
+
+
+def test_shards_dtypes_and_what_is_copied(tmp_path: Path) -> None:
+    made = Made(tmp_path, "llama", dtype=torch.bfloat16, shards="20KB", target_modules=["q_proj"])
+    base = {k: t for f in made.base.glob("*.safetensors") for k, t in load_file(f).items()}
+    report = merge(made.adapter, made.out, base=str(made.base), max_shard_size=16_000)
+    index = json.loads((made.out / "model.safetensors.index.json").read_text())
+    assert len(report.files) > 2
+    assert set(index["weight_map"].values()) == set(report.files)
+    assert index["metadata"]["total_size"] == report.total_bytes
+    written = {k: t for name in report.files for k, t in load_file(made.out / name).items()}
+    changed = {k for k, t in base.items() if not torch.equal(t, written[k])}
+    assert changed == {k for k in base if "q_proj" in k}
+    assert report.hashes.keys() == base.keys() - changed
+    for name in report.files[:-1]:
+        assert (made.out / name).stat().st_size < 2 * 16_000
+
+    wide = tmp_path / "wide"
+    merge(made.adapter, wide, base=str(made.base), dtype=torch.float32)
+    assert {t.dtype for t in load_file(wide / "model.safetensors").values()} == {torch.float32}
+    config = json.loads((wide / "config.json").read_text())
+    assert config["dtype"] == "float32"
+    assert config["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_the_report_and_card_name_no_folder(tmp_path: Path) -> None:
+    made = Made(tmp_path, "llama")
+    merge(made.adapter, made.out, base=str(made.base))
+    for file in ("merge_report.json", "README.md", "config.json"):
+        assert str(tmp_path) not in (made.out / file).read_text()
+
+
+def test_wrong_logits_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path, "llama")
+    right = merging.Tensors._merge
+
+    def wrong(self: Any, module: str) -> None:
+        right(self, module)
+        for tensor in self._made.values():
+            tensor.add_(0.05)
+
+    monkeypatch.setattr(merging.Tensors, "_merge", wrong)
+    with pytest.raises(VerificationError, match="logits differ from the adapter's"):
+        merge(made.adapter, made.out, base=str(made.base))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "base"]
+
+
+def test_bytes_that_read_back_otherwise_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(tmp_path, "llama", target_modules=["q_proj"])
+    monkeypatch.setattr("peftlab.export.verify.hashed", lambda stored: "another")
+    with pytest.raises(VerificationError, match="was copied and reads back otherwise"):
+        merge(made.adapter, made.out, base=str(made.base))
+    assert not made.out.exists()
+
+
+def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    made = Made(tmp_path, "llama")
+    file = made.adapter / "adapter_model.safetensors"
+    state = load_file(file)
+    key = next(k for k in state if "o_proj.lora_A" in k)
+    state[key][0, 0] = float("nan")
+    save_file(state, file)
+    with pytest.raises(CheckFailed, match=r"o_proj\.weight is not finite"):
+        merge(made.adapter, made.out, base=str(made.base))
+    assert not made.out.exists()
+
+
+def test_other_bases_and_adapters_are_refused_by_name(tmp_path: Path) -> None:
+    made = Made(tmp_path / "one", "llama")
+    other = Made(tmp_path / "two", "gpt2")
+    absent = r"adapts model\.layers\.0.*which GPT2LMHeadModel has not"
+    with pytest.raises(CheckFailed, match=absent):
+        merge(made.adapter, made.out, base=str(other.base))
+
+    file = made.adapter / "adapter_model.safetensors"
+    state = load_file(file)
+    gone = next(k for k in state if "lora_B" in k)
+    save_file({k: t for k, t in state.items() if k != gone}, file)
+    with pytest.raises(CheckFailed, match="PEFT's layer and the file differ in"):
+        merge(made.adapter, made.out, base=str(made.base))
+    save_file(state | {"something": torch.zeros(1)}, file)
+    with pytest.raises(CheckFailed, match="something, which is no name that PEFT gives"):
+        merge(made.adapter, made.out, base=str(made.base))
+    assert not made.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("layer_replication", [[0, 2], [1, 2]], "layers are repeated"),
+        ("alora_invocation_tokens", [1, 2], "aLoRA"),
+        ("target_parameters", ["weight"], "adapts parameters"),
+        ("loftq_config", {"loftq_bits": 4}, "LoftQ"),
+        ("peft_type", "IA3", "LORA is merged"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused(key: str, value: Any, said: str, tmp_path: Path) -> None:
+    made = Made(tmp_path, "llama", target_modules=["q_proj"])
+    file = made.adapter / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {key: value}))
+    with pytest.raises(CheckFailed, match=said):
+        merge(made.adapter, made.out, base=str(made.base))
+
+
+def test_a_folder_that_is_taken_is_refused(tmp_path: Path) -> None:
+    made = Made(tmp_path, "llama", target_modules=["q_proj"])
+    made.out.mkdir()
+    (made.out / "mine").write_text("x")
+    with pytest.raises(ConfigError, match="is not empty"):
+        merge(made.adapter, made.out, base=str(made.base))
+    assert (made.out / "mine").read_text() == "x"
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    targets=st.sets(
+        st.sampled_from(["q_proj", "v_proj", "o_proj", "down_proj", "up_proj"]), min_size=1
+    ),
+    rank=st.integers(1, 9),
+    ranks=st.dictionaries(st.sampled_from(["q_proj", "layers.1.mlp.up_proj"]), st.integers(1, 7)),
+    alphas=st.dictionaries(st.sampled_from(["v_proj", "down_proj"]), st.integers(1, 40)),
+    rslora=st.booleans(),
+)
+def test_random_adapters_are_merged_as_peft_does(
+    tmp_path_factory: pytest.TempPathFactory, targets: set[str], rank: int,
+    ranks: dict[str, int], alphas: dict[str, int], rslora: bool,
+) -> None:  # fmt: skip
+    made = Made(
+        tmp_path_factory.mktemp("random"), "llama", target_modules=sorted(targets), r=rank,
+        rank_pattern=ranks, alpha_pattern=alphas, use_rslora=rslora,
+    )  # fmt: skip
+    merge(made.adapter, made.out, base=str(made.base), verify=False)
+    found, expected = made.load(made.out).state_dict(), made.merged_by_peft()
+    assert [name for name, t in expected.items() if not torch.equal(found[name], t)] == []
