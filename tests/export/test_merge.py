@@ -190,7 +190,6 @@ def test_other_bases_and_adapters_are_refused_by_name(tmp_path: Path) -> None:
         ("layer_replication", [[0, 2], [1, 2]], "layers are repeated"),
         ("alora_invocation_tokens", [1, 2], "aLoRA"),
         ("target_parameters", ["weight"], "adapts parameters"),
-        ("loftq_config", {"loftq_bits": 4}, "LoftQ"),
         ("peft_type", "IA3", "LORA is merged"),
     ],
 )
