@@ -216,7 +216,7 @@ CASES: Mapping[str, Case] = {
         _minilm, _sentences("train", 2000), _sentences("test", 1821),
         "AutoModelForSequenceClassification", "SEQ_CLS", ("query", "key", "value", "dense"),
         "accuracy", 1e-3, 150, 16, greater_is_better=True, trained_whole=("classifier", "pooler"),
-        kept=("classifier", "pooler"), config={"num_labels": 2},
+        kept=("classifier", "bert.pooler"), config={"num_labels": 2},
     ),
     "e2e": Case(
         _story_model, _completions("train", 2000), _completions("test", 300), **_CAUSAL,

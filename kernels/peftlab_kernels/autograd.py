@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from peftlab_kernels.autocast import without_autocast
 from peftlab_kernels.dispatch import int8_kernels_for, kernels_for
 from peftlab_kernels.int8_format import Int8Rows, Int8Weight
 from peftlab_kernels.protocol import Int8Kernels, Kernels, Needs
@@ -65,7 +66,7 @@ class LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, bias, A and B, each in the dtype of what it belongs to."""
         x, weight, scales, lora_a, lora_b, h, mask = ctx.saved_tensors
-        with torch.autocast(dy.device.type, enabled=False):
+        with without_autocast(dy.device.type):
             found = ctx.kernels.backward(
                 dy, x, _weight(weight, scales), lora_a, lora_b, h, mask,
                 scaling=ctx.scaling, dropout=ctx.dropout, transposed=ctx.transposed,
@@ -125,7 +126,7 @@ class Int8LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, bias, A and B, each in the dtype of what it belongs to."""
         x_codes, x_steps, codes, scales, lora_a, lora_b, h, mask = ctx.saved_tensors
-        with torch.autocast(dy.device.type, enabled=False):
+        with without_autocast(dy.device.type):
             found = ctx.kernels.backward(
                 dy, None if x_codes is None else Int8Rows(x_codes, x_steps),
                 Int8Weight(codes, scales), lora_a, lora_b, h, mask,

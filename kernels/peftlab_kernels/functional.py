@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from peftlab_kernels.autocast import without_autocast
 from peftlab_kernels.autograd import Int8LoraLinear, LoraLinear
 from peftlab_kernels.checks import (
     LARGEST_RANK,
@@ -147,12 +148,13 @@ class _Flattened(NamedTuple):
 
 
 def _flattened(x: Tensor) -> _Flattened:
-    rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    rows = x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1])
     device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return _Flattened(rows, nullcontext())
-    rows = rows.to(torch.get_autocast_dtype(device))
-    return _Flattened(rows, torch.autocast(device, enabled=False))
+    off = without_autocast(device)
+    return _Flattened(
+        rows.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else rows,
+        off,
+    )
 
 
 def _scaled(

@@ -6,6 +6,12 @@ import torch
 import triton
 import triton.language as tl
 
+_NAMES: dict[torch.dtype, tl.dtype] = {
+    torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16,
+}  # fmt: skip
+
+_INTERPRETING = bool(triton.knobs.runtime.interpret)
+
 
 @triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
@@ -37,16 +43,16 @@ def widen(x, dtype: tl.constexpr, UPCAST: tl.constexpr):
 
 def in_triton(dtype: torch.dtype) -> tl.dtype:
     """The dtype as kernels name it."""
-    found: tl.dtype = getattr(tl, str(dtype).removeprefix("torch."))
-    return found
+    return _NAMES[dtype]
 
 
 def interpreting() -> bool:
     """Whether kernels run in Triton's interpreter: TRITON_INTERPRET=1 when they were imported."""
-    return bool(triton.knobs.runtime.interpret)
+    return _INTERPRETING
 
 
 def precision_of(dtype: torch.dtype) -> str:
     """`tf32` for fp32 products where torch's own may use it, else `ieee`; 16 bits ignore it."""
-    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return "tf32" if allowed and dtype is torch.float32 else "ieee"
+    if dtype is not torch.float32:
+        return "ieee"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"

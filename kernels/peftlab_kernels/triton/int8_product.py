@@ -30,11 +30,11 @@ from peftlab_kernels.triton.configurations import (
 )
 from peftlab_kernels.triton.dot import interpreting, precision_of
 from peftlab_kernels.triton.int8_configurations import int8_configurations
+from peftlab_kernels.triton.launching import ceil_div, descriptor, launch
 from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
 from peftlab_kernels.triton.product import (
     GROUP,
     add_low_rank,
-    descriptor,
     store_tile,
     tile_origin,
 )
@@ -174,14 +174,16 @@ def int8_product(
         "PRECISION": precision_of(dtype), "UPCAST": interpreting(),
         "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip
-    grid = (triton.cdiv(m, tile.m) * triton.cdiv(p, tile.n),)
+    grid = (ceil_div(m, tile.m) * ceil_div(p, tile.n),)
     if tile.tma:
-        int8_product_tma_kernel[grid](
+        launch(
+        int8_product_tma_kernel, grid,
             descriptor(codes, [tile.m, tile.k]), steps, descriptor(weight, [tile.n, tile.k]),
             scales, bias, low, up, y, m, p, q, rank, *after, **constants,
         )  # fmt: skip
     else:
-        int8_product_kernel[grid](
+        launch(
+        int8_product_kernel, grid,
             codes, steps, weight, scales, bias, low, up, y, m, p, q, rank,
             codes.stride(0), weight.stride(0), *after, EVEN_Q=q % tile.k == 0, **constants,
         )  # fmt: skip

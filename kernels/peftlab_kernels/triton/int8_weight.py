@@ -16,6 +16,7 @@ from peftlab_kernels.int8_format import Int8Weight
 from peftlab_kernels.triton.configurations import Strip, Target
 from peftlab_kernels.triton.dot import cast, interpreting
 from peftlab_kernels.triton.int8_configurations import int8_configurations
+from peftlab_kernels.triton.launching import ceil_div, launch
 from peftlab_kernels.triton.operands import rows_contiguous
 from peftlab_kernels.workspace import workspace
 
@@ -57,10 +58,11 @@ def transpose(codes: Tensor, *, target: Target, strip: Strip | None = None) -> T
     """
     codes = rows_contiguous(codes)
     n, k = codes.shape
-    wide = triton.cdiv(n, ALIGNED) * ALIGNED
+    wide = ceil_div(n, ALIGNED) * ALIGNED
     turned = workspace("turned codes", torch.Size((k, wide)), torch.int8, codes.device)[:, :n]
     strip = strip or int8_configurations(target, torch.bfloat16).transpose
-    transpose_kernel[(triton.cdiv(n, strip.rows), triton.cdiv(k, strip.columns))](
+    launch(
+        transpose_kernel, (ceil_div(n, strip.rows), ceil_div(k, strip.columns)),
         codes, turned, n, k, codes.stride(0), wide, BN=strip.rows, BK=strip.columns,
         num_warps=strip.warps, num_stages=strip.stages,
     )  # fmt: skip
@@ -75,7 +77,8 @@ def dequantize(
     n, k = codes.shape
     out = workspace("weight", codes.shape, dtype, codes.device)
     strip = strip or int8_configurations(target, dtype).dequantize
-    dequantize_kernel[(triton.cdiv(n, strip.rows), triton.cdiv(k, strip.columns))](
+    launch(
+        dequantize_kernel, (ceil_div(n, strip.rows), ceil_div(k, strip.columns)),
         codes, scales, out, n, k, codes.stride(0),
         BN=strip.rows, BK=strip.columns, UPCAST=interpreting(),
         num_warps=strip.warps, num_stages=strip.stages,

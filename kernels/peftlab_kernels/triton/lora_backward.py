@@ -30,6 +30,7 @@ from peftlab_kernels.triton.configurations import (
     regular,
 )
 from peftlab_kernels.triton.dot import cast, dot, interpreting, precision_of, widen
+from peftlab_kernels.triton.launching import ceil_div, launch
 from peftlab_kernels.triton.lora_forward import down_project
 from peftlab_kernels.triton.partials import add_up, parts_of, split
 from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
@@ -177,14 +178,13 @@ def dy_pass(
     padded = padded_rank(r)
     ranks = ranks_at_a_time(padded, strips)
     strip = strip or strips[ranks]
-    chunks, rank_blocks = triton.cdiv(n, strip.columns), padded // ranks
-    splits, steps = split(
-        triton.cdiv(m, strip.rows), chunks * rank_blocks, target.processors, least=4
-    )
+    chunks, rank_blocks = ceil_div(n, strip.columns), padded // ranks
+    splits, steps = split(ceil_div(m, strip.rows), chunks * rank_blocks, target.processors, least=4)
     g = torch.empty(m, padded, dtype=dy.dtype, device=dy.device)
     db = torch.empty_like(b)
     g_parts, db_parts = parts_of(g, chunks), parts_of(db, splits)
-    dy_pass_kernel[(chunks, splits, rank_blocks)](
+    launch(
+        dy_pass_kernel, (chunks, splits, rank_blocks),
         dy, b, h, g_parts, db_parts, m, n, r, dy.stride(0), r, padded,
         g_parts.stride(0), padded, db_parts.stride(0), r, factor, steps,
         BM=strip.rows, BN=strip.columns, RANK=ranks,
@@ -219,13 +219,14 @@ def cross(
     if row_steps is not None:
         # Codes are widened in registers: a third stage of them would spill on sm_120.
         strip = replace(strip, stages=min(strip.stages, 2))
-    columns, rank_blocks = triton.cdiv(k, strip.columns), padded // ranks
+    columns, rank_blocks = ceil_div(k, strip.columns), padded // ranks
     splits, steps = split(
-        triton.cdiv(m, strip.rows), columns * rank_blocks, target.processors, least=4
+        ceil_div(m, strip.rows), columns * rank_blocks, target.processors, least=4
     )
     out = torch.empty(like.shape, dtype=like.dtype, device=x.device)
     parts = parts_of(out, splits)
-    cross_kernel[(columns, splits, rank_blocks)](
+    launch(
+        cross_kernel, (columns, splits, rank_blocks),
         x, row_steps, low, parts, m, k, r, x.stride(0), padded,
         parts.stride(0), *((1, r) if transposed else (k, 1)),
         dropout.seed_low, dropout.seed_high, dropout.threshold, steps,
@@ -251,7 +252,8 @@ def add_masked(
     table = configurations(target, dx.dtype)
     padded = padded_rank(r)
     strip = strip or table.add_masked
-    add_masked_kernel[(triton.cdiv(m, strip.rows), triton.cdiv(k, strip.columns))](
+    launch(
+        add_masked_kernel, (ceil_div(m, strip.rows), ceil_div(k, strip.columns)),
         g, a, dx, m, k, r, padded, k, k,
         dropout.seed_low, dropout.seed_high, dropout.threshold,
         RANK=padded, CHUNK=min(padded, table.rank_chunk), BM=strip.rows, BK=strip.columns,

@@ -20,6 +20,7 @@ from peftlab_kernels.triton.configurations import (
     ranks_at_a_time,
 )
 from peftlab_kernels.triton.dot import cast, dot, in_triton, interpreting, precision_of, widen
+from peftlab_kernels.triton.launching import ceil_div, launch
 from peftlab_kernels.triton.partials import add_up, parts_of, split
 from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
 
@@ -86,13 +87,14 @@ def down_project(
     padded = padded_rank(r)
     ranks = ranks_at_a_time(padded, strips)
     strip = strip or strips[ranks]
-    row_blocks, rank_blocks = triton.cdiv(m, strip.rows), padded // ranks
+    row_blocks, rank_blocks = ceil_div(m, strip.rows), padded // ranks
     splits, steps = split(
-        triton.cdiv(k, strip.columns), row_blocks * rank_blocks, target.processors, least=4
+        ceil_div(k, strip.columns), row_blocks * rank_blocks, target.processors, least=4
     )
     h = torch.empty(m, padded, dtype=dtype, device=x.device)
     parts = parts_of(h, splits)
-    down_project_kernel[(row_blocks, splits, rank_blocks)](
+    launch(
+        down_project_kernel, (row_blocks, splits, rank_blocks),
         x, row_steps, a, parts, m, k, r,
         x.stride(0), a.stride(0), a.stride(1), parts.stride(0), padded,
         dropout.seed_low, dropout.seed_high, dropout.threshold, factor, steps,

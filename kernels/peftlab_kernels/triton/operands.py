@@ -21,7 +21,9 @@ def rows_contiguous(matrix: Tensor) -> Tensor:
 
 def launching_on(tensor: Tensor) -> AbstractContextManager[object]:
     """Launches go to the current device: make it the tensor's."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+    if not tensor.is_cuda or tensor.device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(tensor.device)
 
 
 def forward_of_nothing(

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from peftlab_kernels.triton.dot import cast, interpreting
+from peftlab_kernels.triton.launching import ceil_div, launch
 
 BLOCK = 1024
 """Elements of the sum that a program of 4 warps makes: 16 bytes a thread and part."""
@@ -36,8 +37,16 @@ def add_up(parts: Tensor, total: Tensor) -> Tensor:
     """`total [...]`, contiguous, of `parts_of(total, ...)`, rounded once to total's dtype."""
     if parts.shape[0] > 1:
         count = total.numel()
-        sum_kernel[(triton.cdiv(count, BLOCK),)](
-            parts, total, count, parts.shape[0], BLOCK=BLOCK, UPCAST=interpreting(), num_warps=4
+        launch(
+            sum_kernel,
+            (ceil_div(count, BLOCK),),
+            parts,
+            total,
+            count,
+            parts.shape[0],
+            BLOCK=BLOCK,
+            UPCAST=interpreting(),
+            num_warps=4,
         )
     return total
 

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from peftlab_kernels.triton.launching import ceil_div, launch
+
 DRAWS = 1 << 16
 
 
@@ -104,8 +106,9 @@ def write_mask(
 ) -> Tensor:
     """The mask, bool [rows, columns], for tests and diagnosis: no operator ever makes it."""
     mask = torch.zeros(rows, columns, dtype=torch.int8, device=device)
-    grid = (triton.cdiv(rows, tile[0]), triton.cdiv(columns, tile[1]))
-    write_mask_kernel[grid](
+    grid = (ceil_div(rows, tile[0]), ceil_div(columns, tile[1]))
+    launch(
+        write_mask_kernel, grid,
         mask, dropout.seed_low, dropout.seed_high, dropout.threshold, rows, columns,
         BM=tile[0], BN=tile[1],
     )  # fmt: skip

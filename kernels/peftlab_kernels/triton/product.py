@@ -19,7 +19,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from peftlab_kernels.triton.configurations import (
     Target,
@@ -30,6 +29,7 @@ from peftlab_kernels.triton.configurations import (
     regular,
 )
 from peftlab_kernels.triton.dot import cast, dot, interpreting, precision_of
+from peftlab_kernels.triton.launching import ceil_div, descriptor, launch
 from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
 
 
@@ -219,24 +219,21 @@ def product(
         "PRECISION": precision_of(x.dtype), "UPCAST": interpreting(),
         "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip
-    grid = (triton.cdiv(m, tile.m) * triton.cdiv(p, tile.n),)
+    grid = (ceil_div(m, tile.m) * ceil_div(p, tile.n),)
     if tile.tma:
         rows_are_q = weight.stride(1) != 1
-        product_tma_kernel[grid](
+        launch(
+        product_tma_kernel, grid,
             descriptor(x, [tile.m, tile.k]),
             descriptor(weight.T, [tile.k, tile.n]) if rows_are_q
             else descriptor(weight, [tile.n, tile.k]),
             bias, low, up, y, m, p, q, rank, *after, W_ROWS_ARE_Q=rows_are_q, **constants,
         )  # fmt: skip
     else:
-        product_kernel[grid](
+        launch(
+        product_kernel, grid,
             x, weight, bias, low, up, y, m, p, q, rank,
             x.stride(0), weight.stride(0), weight.stride(1), *after,
             EVEN_P=p % tile.n == 0, EVEN_Q=q % tile.k == 0, **constants,
         )  # fmt: skip
     return y
-
-
-def descriptor(matrix: Tensor, block: list[int]) -> TensorDescriptor:
-    """The matrix for Hopper's unit that loads whole blocks."""
-    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), block)

@@ -15,6 +15,7 @@ from torch import Tensor
 from peftlab_kernels.int8_format import Int8Rows
 from peftlab_kernels.triton.configurations import Target
 from peftlab_kernels.triton.int8_configurations import Row, int8_configurations
+from peftlab_kernels.triton.launching import launch
 
 SMALLEST = tl.constexpr(1e-36)
 """Rows with nothing larger have codes 0: 127 by their magnitude would be no number."""
@@ -85,7 +86,8 @@ def quantize_rows(
     if row is None:
         rows = int8_configurations(target, x.dtype).rows
         row = next((row for row in rows if row.columns >= k), rows[-1])
-    quantize_kernel[(m,)](
+    launch(
+        quantize_kernel, (m,),
         x, scales, codes, steps, k, x.stride(0), k,
         SCALED=scales is not None, ONCE=k <= row.columns, BLOCK=row.columns,
         num_warps=row.warps, num_stages=1,

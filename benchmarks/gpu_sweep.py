@@ -1,0 +1,408 @@
+"""Which tile shapes are fastest on this GPU, pass by pass: the clock's word on the kernels' tables.
+
+    PYTHONPATH=.:kernels python -m benchmarks.gpu_sweep --out DIR [--minutes 3] [--only TEXT]
+        [--dry-run]
+
+Each pass of a LoRA layer alone, on shapes of Llama-3.1-8B, by every candidate; cuBLAS beside the
+products. Beside each time stands the least there is, from two measured rates. Results are compared
+with those of the configuration in the tables, in bits where a tile only orders the same sums, and
+what differs is not timed. Writes `tiles--<gpu>.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu_clock import Budget, Clock
+from benchmarks.gpu_layers import release
+from benchmarks.gpu_limits import Ceilings, measure_ceilings
+from benchmarks.result_files import gpu_kind, write_result
+from peftlab_kernels.int8_format import Int8Rows, Int8Weight, int8_quantize
+from peftlab_kernels.triton.configurations import Strip, Target, Tile, target_of
+from peftlab_kernels.triton.int8_configurations import Row
+from peftlab_kernels.triton.int8_product import int8_product
+from peftlab_kernels.triton.int8_weight import dequantize, transpose
+from peftlab_kernels.triton.lora_backward import add_masked, cross, dy_pass
+from peftlab_kernels.triton.lora_forward import down_project
+from peftlab_kernels.triton.philox import NO_DROPOUT, dropout_of
+from peftlab_kernels.triton.product import product
+from peftlab_kernels.triton.quantize import quantize_rows
+
+Run = Callable[[Any], Tensor | tuple[Tensor, ...]]
+VISITS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """M tokens, K columns of x, N of y, rank R."""
+
+    m: int
+    k: int
+    n: int
+    r: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One kernel at one size: how it runs by a candidate, None being the table's own."""
+
+    name: str
+    size: Size
+    run: Run
+    flops: float
+    moved: float
+    """Bytes that must be read or written."""
+    candidates: Sequence[Any] = ()
+    peers: tuple[tuple[str, Callable[[], object]], ...] = ()
+
+    def least(self, ceilings: Ceilings) -> float:
+        """Seconds by the slower of arithmetic and bytes; int8 units are twice as fast."""
+        return max(self.flops / ceilings.flops, self.moved / ceilings.bandwidth)
+
+
+SIZES = (
+    Size(8192, 4096, 14336), Size(8192, 14336, 4096), Size(8192, 4096, 4096), Size(2048, 4096, 4096)
+)  # fmt: skip
+TINY = (Size(33, 64, 96),)
+
+PRODUCTS = tuple(
+    Tile(*sizes, tma=True)
+    for sizes in (
+        (128, 256, 64, 8, 3), (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (256, 128, 64, 8, 4),
+        (128, 128, 64, 8, 4), (128, 128, 64, 4, 4), (128, 128, 128, 8, 3), (64, 256, 64, 4, 4),
+        (64, 128, 64, 4, 4),
+    )
+)  # fmt: skip
+DROPPED = PRODUCTS[:6]
+INT8_PRODUCTS = tuple(
+    Tile(*sizes, tma=True)
+    for sizes in (
+        (128, 256, 128, 8, 3), (128, 256, 128, 8, 4), (256, 128, 128, 8, 3),
+        (256, 128, 128, 8, 4), (128, 256, 64, 8, 4), (128, 128, 128, 8, 4), (128, 128, 128, 4, 4),
+        (128, 128, 256, 8, 3), (64, 256, 128, 4, 4), (64, 128, 128, 4, 4),
+    )
+)  # fmt: skip
+DOWN = tuple(
+    Strip(*sizes)
+    for sizes in (
+        (64, 128, 4, 3), (64, 64, 4, 3), (64, 64, 4, 5), (64, 128, 4, 5), (64, 256, 4, 3),
+        (64, 256, 8, 3), (128, 128, 8, 3), (128, 64, 4, 4), (128, 64, 8, 4), (32, 128, 4, 4),
+        (32, 256, 4, 3), (16, 256, 4, 4),
+    )
+)  # fmt: skip
+CROSS = tuple(
+    Strip(*sizes)
+    for sizes in (
+        (64, 128, 4, 3), (64, 128, 4, 5), (32, 128, 4, 3), (32, 128, 4, 5), (64, 64, 4, 4),
+        (128, 128, 8, 3), (64, 256, 8, 3), (32, 256, 4, 4), (128, 64, 4, 3), (64, 128, 8, 4),
+    )
+)  # fmt: skip
+DY = tuple(
+    Strip(*sizes)
+    for sizes in (
+        (64, 256, 8, 3), (64, 256, 8, 2), (64, 128, 4, 3), (64, 128, 8, 3), (128, 128, 8, 3),
+        (32, 256, 8, 4), (64, 256, 4, 3), (128, 256, 8, 2), (32, 256, 4, 4),
+    )
+)  # fmt: skip
+ADD = tuple(
+    Strip(*sizes)
+    for sizes in (
+        (64, 64, 4, 2), (64, 128, 4, 2), (64, 128, 8, 2), (128, 128, 8, 2), (32, 256, 4, 2),
+        (64, 256, 8, 2),
+    )
+)  # fmt: skip
+ROWS = tuple(
+    Row(columns, warps)
+    for columns, warps in (
+        (1024, 4), (2048, 4), (4096, 4), (4096, 8), (4096, 16), (16384, 8), (16384, 16),
+        (16384, 32),
+    )
+)  # fmt: skip
+TURN = tuple(
+    Strip(*sizes)
+    for sizes in ((128, 128, 8, 1), (64, 64, 4, 1), (128, 64, 4, 1), (64, 128, 4, 1),
+                  (128, 128, 4, 1), (64, 256, 8, 1), (256, 64, 8, 1))
+)  # fmt: skip
+WIDEN = tuple(
+    Strip(*sizes)
+    for sizes in ((16, 512, 8, 1), (16, 512, 4, 1), (8, 1024, 8, 1), (8, 512, 4, 1),
+                  (4, 1024, 4, 1), (32, 256, 8, 1))
+)  # fmt: skip
+
+
+def passes(size: Size, device: str) -> Iterator[Pass]:
+    """Every pass of a layer of this size."""
+    m, k, n, r = size.m, size.k, size.n, size.r
+    bf16, target = torch.bfloat16, target_of(torch.device(device))
+    draw = torch.Generator(device).manual_seed(7)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, device=device).mul_(0.02).to(bf16)
+
+    x, dy, w = normal(m, k), normal(m, n), normal(n, k)
+    a, b = normal(r, k).float(), normal(n, r).float()
+    dropout = dropout_of(torch.tensor([12345]), 0.05)
+    h = down_project(x, a, factor=2.0, target=target)
+    g = down_project(dy, b.T.contiguous(), factor=2.0, target=target)
+    yield from _products(size, target, (x, dy, w, a, b, h, g))
+    for drop, words in ((NO_DROPOUT, ""), (dropout, ", dropout")):
+        yield Pass(
+            "down x" + words, size,
+            lambda c, drop=drop: down_project(
+                x, a, factor=2.0, dropout=drop, target=target, strip=c),
+            2 * m * k * r, 2 * m * k, DOWN,
+        )  # fmt: skip
+        yield Pass(
+            "cross g x" + words, size,
+            lambda c, drop=drop: cross(g, x, a, dropout=drop, target=target, strip=c),
+            2 * m * k * r, 2 * m * k, CROSS,
+        )  # fmt: skip
+    if r <= 32:
+        yield Pass(
+            "dy pass", size, lambda c: dy_pass(dy, b, h, factor=2.0, target=target, strip=c),
+            4 * m * n * r, 2 * m * n, DY,
+        )  # fmt: skip
+    yield Pass(
+        "down dy", size, lambda c: down_project(dy, b.T, factor=2.0, target=target, strip=c),
+        2 * m * n * r, 2 * m * n, DOWN,
+    )  # fmt: skip
+    yield Pass(
+        "cross h dy", size,
+        lambda c: cross(h, dy, b, transposed=True, target=target, strip=c),
+        2 * m * n * r, 2 * m * n, CROSS,
+    )  # fmt: skip
+    made = torch.zeros(m, k, dtype=bf16, device=device)
+    yield Pass(
+        "add masked", size,
+        lambda c: add_masked(made.clone(), g, a, dropout=dropout, target=target, strip=c),
+        2 * m * k * r, 8 * m * k, ADD,
+    )  # fmt: skip
+    yield from _eight_bits(size, target, (x, dy, w, a, b, h, g))
+
+
+def _products(size: Size, target: Target, made: tuple[Tensor, ...]) -> Iterator[Pass]:
+    m, k, n, r = size.m, size.k, size.n, size.r
+    x, dy, w, a, b, h, g = made
+    flops, moved = 2 * m * n * k, 2 * (m * n + m * k + n * k)
+    up, down = b.to(x.dtype).T, a.to(x.dtype)
+    dropout = dropout_of(torch.tensor([12345]), 0.05)
+    yield Pass(
+        "product y", size, lambda c: product(x, w, h, b.T, target=target, tile=c),
+        flops, moved, PRODUCTS,
+        (("cuBLAS", lambda: x @ w.T), ("cuBLAS, addmm_", lambda: (x @ w.T).addmm_(h[:, :r], up))),
+    )  # fmt: skip
+    yield Pass(
+        "product dx", size, lambda c: product(dy, w.T, g, a, target=target, tile=c),
+        flops, moved, PRODUCTS,
+        (("cuBLAS", lambda: dy @ w), ("cuBLAS, addmm_", lambda: (dy @ w).addmm_(g[:, :r], down))),
+    )  # fmt: skip
+    yield Pass(
+        "product dx, dropout", size,
+        lambda c: product(dy, w.T, g, a, dropout=dropout, target=target, tile=c),
+        flops, moved, DROPPED,
+        (("cuBLAS, add masked",
+          lambda: add_masked(dy @ w, g, a, dropout=dropout, target=target)),),
+    )  # fmt: skip
+
+
+def _eight_bits(size: Size, target: Target, made: tuple[Tensor, ...]) -> Iterator[Pass]:
+    m, k, n, r = size.m, size.k, size.n, size.r
+    x, dy, w, a, b, h, g = made
+    weight = Int8Weight(*int8_quantize(w))
+    codes, scales = weight
+    rows, dy_rows = quantize_rows(x, target=target), quantize_rows(dy, scales, target=target)
+    turned = transpose(codes, target=target).clone()
+    dropout = dropout_of(torch.tensor([12345]), 0.05)
+    flops, moved = m * n * k, 2 * m * n + m * k + n * k  # by units that are twice as fast
+    int_mm = torch._int_mm
+
+    def of(run: Callable[[Any], Int8Rows]) -> Run:
+        return lambda c: tuple(run(c))
+
+    yield Pass(
+        "int8 product y", size,
+        lambda c: int8_product(
+            rows, codes, h, b.T, dtype=x.dtype, target=target, scales=scales, tile=c),
+        flops, moved, INT8_PRODUCTS, (("_int_mm", lambda: int_mm(rows.codes, codes.T)),),
+    )  # fmt: skip
+    yield Pass(
+        "int8 product dx", size,
+        lambda c: int8_product(dy_rows, turned, g, a, dtype=x.dtype, target=target, tile=c),
+        flops, 2 * m * k + m * n + n * k, INT8_PRODUCTS,
+        (("_int_mm", lambda: int_mm(dy_rows.codes, turned.T)),),
+    )  # fmt: skip
+    yield Pass(
+        "int8 product dx, dropout", size,
+        lambda c: int8_product(
+            dy_rows, turned, g, a, dtype=x.dtype, target=target, dropout=dropout, tile=c),
+        flops, 2 * m * k + m * n + n * k, INT8_PRODUCTS,
+    )  # fmt: skip
+    yield Pass(
+        "quantize x", size, of(lambda c: quantize_rows(x, target=target, row=c)),
+        0, 3 * m * k, ROWS,
+    )  # fmt: skip
+    yield Pass(
+        "quantize dy", size, of(lambda c: quantize_rows(dy, scales, target=target, row=c)),
+        0, 3 * m * n, ROWS,
+    )  # fmt: skip
+    for drop, words in ((NO_DROPOUT, ""), (dropout, ", dropout")):
+        yield Pass(
+            "down codes" + words, size,
+            lambda c, drop=drop: down_project(
+                rows, a, factor=2.0, dtype=x.dtype, dropout=drop, target=target, strip=c),
+            2 * m * k * r, m * k, DOWN,
+        )  # fmt: skip
+        yield Pass(
+            "cross g codes" + words, size,
+            lambda c, drop=drop: cross(g, rows, a, dropout=drop, target=target, strip=c),
+            2 * m * k * r, m * k, CROSS,
+        )  # fmt: skip
+    yield Pass("turn", size, lambda c: transpose(codes, target=target, strip=c), 0, 2 * n * k, TURN)
+    yield Pass(
+        "dequantize", size, lambda c: dequantize(weight, x.dtype, target=target, strip=c),
+        0, 3 * n * k, WIDEN,
+    )  # fmt: skip
+
+
+def _tensors(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return found if isinstance(found, tuple) else (found,)
+
+
+def measure(what: Pass, clock: Clock, ceilings: Ceilings) -> dict[str, Any]:
+    """Microseconds of the table's own choice, every candidate and the peers; what failed."""
+    expected = tuple(t.double() for t in _tensors(what.run(None)))
+    runs: dict[str, Callable[[], object]] = {"table": lambda: what.run(None)}
+    failed = {}
+    for candidate in what.candidates:
+        name = "x".join(str(int(v)) for v in asdict(candidate).values())
+        try:
+            found = _tensors(what.run(candidate))
+            for got, want in zip(found, expected, strict=True):
+                error = float((got.double() - want).norm() / want.norm())
+                if not error < 1e-2:
+                    raise ArithmeticError(f"differs from the table's own by {error:.1e}")
+        except Exception as error:  # shared memory, a compiler's: the finding
+            failed[name] = f"{type(error).__name__}: {error}"[:200]
+            continue
+        runs[name] = lambda candidate=candidate: what.run(candidate)
+    for name, peer in what.peers:
+        try:
+            peer()
+            runs[name] = peer
+        except Exception as error:
+            failed[name] = f"{type(error).__name__}: {error}"[:200]
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(VISITS):
+        for name in runs if turn % 2 == 0 else reversed(runs):
+            seconds[name].append(clock(runs[name]))
+    clock.forget()
+    micros = {name: round(statistics.median(all_) * 1e6, 2) for name, all_ in seconds.items()}
+    least = what.least(ceilings) * 1e6
+    return {
+        "least": round(least, 2),
+        "micros": dict(sorted(micros.items(), key=lambda item: item[1])),
+        "failed": failed,
+    }
+
+
+def line(what: Pass, found: dict[str, Any]) -> str:
+    """The table's time, the peers' and the three fastest candidates."""
+    micros = found["micros"]
+    peers = [name for name, _ in what.peers if name in micros]
+    best = [name for name in micros if name != "table" and name not in peers][:3]
+    size = what.size
+    words = ", ".join(f"{name} {micros[name]:.1f}" for name in ("table", *peers, *best))
+    failed = f"; {len(found['failed'])} failed" if found["failed"] else ""
+    return (
+        f"{what.name} {size.m} {size.k}>{size.n} r={size.r}: least {found['least']:.1f}, "
+        f"{words}{failed}"
+    )
+
+
+def compile_ahead(dry: bool, only: str) -> None:
+    """Every candidate once, on all cores, into Triton's cache."""
+    number = 2 if dry else max(1, min(14, (os.cpu_count() or 2) - 2))
+    command = [sys.executable, "-m", "benchmarks.gpu_sweep", "--out", ".", "--only", only]
+    command += ["--dry-run"] * dry
+    running = [
+        subprocess.Popen([*command, "--part", f"{part}/{number}"], stderr=subprocess.DEVNULL)
+        for part in range(number)
+    ]
+    for process in running:
+        process.wait()
+
+
+def compile_part(part: str, only: str, device: str, dry: bool) -> None:
+    """One process's share of the candidates."""
+    mine, number = map(int, part.split("/"))
+    # Sizes mostly share their kernels: a candidate is the same process's at all of them.
+    shares: dict[Any, int] = {}
+    for size in TINY if dry else SIZES:
+        for what in passes(size, device):
+            for candidate in what.candidates:
+                share = shares.setdefault((what.name, candidate), len(shares))
+                if only in what.name and share % number == mine:
+                    with contextlib.suppress(Exception):
+                        what.run(candidate)
+        release()
+
+
+def main() -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--only", default="", help="passes whose names contain this")
+    parser.add_argument("--dry-run", action="store_true", help="tiny shapes on a CPU")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    device = "cpu" if given.dry_run else "cuda"
+    if given.part:
+        compile_part(given.part, given.only, device, given.dry_run)
+        return 0
+    budget, clock = Budget(60 * given.minutes), Clock(device)
+    started = time.monotonic()
+    compile_ahead(given.dry_run, given.only)
+    ceilings = measure_ceilings(clock, device, given.dry_run)
+    print(
+        f"compiled in {time.monotonic() - started:.0f} s; {ceilings.flops / 1e12:.0f} TFLOP/s, "
+        f"{ceilings.bandwidth / 1e12:.2f} TB/s",
+        flush=True,
+    )
+    results: dict[str, Any] = {}
+    left_out = []
+    for size in TINY if given.dry_run else SIZES:
+        for what in passes(size, device):
+            key = f"{what.name} {size.m} {size.k}>{size.n} r={size.r}"
+            if given.only not in what.name:
+                continue
+            if not budget.allows(3):
+                left_out.append(key)
+                continue
+            results[key] = measure(what, clock, ceilings)
+            print(line(what, results[key]), flush=True)
+        release()
+    name = "dry-run" if given.dry_run else gpu_kind()
+    write_result(
+        given.out / f"tiles--{name}.json",
+        {"ceilings": asdict(ceilings), "passes": results, "left_out": left_out},
+    )
+    print(f"left out: {', '.join(left_out) or 'nothing'}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
