@@ -79,7 +79,10 @@ def launches_of(call: Callable[[], object]) -> list[Launch]:
         bound = inspect.signature(kernel.fn).bind(*args, **kwargs)
         found.append(Launch(kernel, dict(bound.arguments), options))
 
-    with mock.patch.object(JITFunction, "run", note):
+    with (
+        mock.patch.object(triton.runtime.driver, "_active", mock.Mock()),
+        mock.patch.object(JITFunction, "run", note),
+    ):
         call()
     return found
 

@@ -216,6 +216,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--only", default="", help="cases whose names contain this")
+    parser.add_argument("--without", default="\0", help="no cases whose names contain this")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on a CPU")
     given = parser.parse_args()
     if given.dry_run and os.environ.get("TRITON_INTERPRET") != "1":
@@ -238,7 +239,7 @@ def main() -> int:
     )
     suite.attempt("correctness", 0, lambda: correctness(suite))
     for what, seconds, run in plan(suite):
-        if given.only in what:
+        if given.only in what and given.without not in what:
             suite.attempt(what, 1 if suite.dry else seconds, run)
     for name in list(suite.results):
         suite.note(name, "complete", not suite.skipped)

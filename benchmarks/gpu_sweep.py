@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from benchmarks.gpu_clock import Budget, Clock
 from benchmarks.gpu_layers import release
 from benchmarks.gpu_limits import Ceilings, measure_ceilings
 from benchmarks.result_files import gpu_kind, write_result
-from peftlab_kernels.int8_format import Int8Rows, Int8Weight, int8_quantize
+from peftlab_kernels.int8_format import Int8Weight, int8_quantize
 from peftlab_kernels.triton.configurations import Strip, Target, Tile, target_of
 from peftlab_kernels.triton.int8_configurations import Row
 from peftlab_kernels.triton.int8_product import int8_product
@@ -41,8 +42,8 @@ from peftlab_kernels.triton.philox import NO_DROPOUT, dropout_of
 from peftlab_kernels.triton.product import product
 from peftlab_kernels.triton.quantize import quantize_rows
 
-Run = Callable[[Any], Tensor | tuple[Tensor, ...]]
 VISITS = 3
+REPEATS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,19 @@ class Pass:
 
     name: str
     size: Size
-    run: Run
+    call: Callable[..., Any]
+    knob: str
+    """The argument that takes a candidate."""
     flops: float
     moved: float
     """Bytes that must be read or written."""
     candidates: Sequence[Any] = ()
     peers: tuple[tuple[str, Callable[[], object]], ...] = ()
+
+    def run(self, candidate: Any) -> tuple[Tensor, ...]:
+        """By the candidate."""
+        found = self.call(**{self.knob: candidate})
+        return found if isinstance(found, tuple) else (found,)
 
     def least(self, ceilings: Ceilings) -> float:
         """Seconds by the slower of arithmetic and bytes; int8 units are twice as fast."""
@@ -82,11 +90,10 @@ PRODUCTS = tuple(
     Tile(*sizes, tma=True)
     for sizes in (
         (128, 256, 64, 8, 3), (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (256, 128, 64, 8, 4),
-        (128, 128, 64, 8, 4), (128, 128, 64, 4, 4), (128, 128, 128, 8, 3), (64, 256, 64, 4, 4),
-        (64, 128, 64, 4, 4),
+        (128, 128, 64, 8, 4), (128, 128, 64, 4, 4), (128, 128, 64, 4, 3), (128, 128, 64, 4, 5),
+        (128, 128, 128, 8, 3), (64, 256, 64, 4, 4), (64, 256, 64, 4, 3), (64, 128, 64, 4, 4),
     )
 )  # fmt: skip
-DROPPED = PRODUCTS[:6]
 INT8_PRODUCTS = tuple(
     Tile(*sizes, tma=True)
     for sizes in (
@@ -158,38 +165,25 @@ def passes(size: Size, device: str) -> Iterator[Pass]:
     h = down_project(x, a, factor=2.0, target=target)
     g = down_project(dy, b.T.contiguous(), factor=2.0, target=target)
     yield from _products(size, target, (x, dy, w, a, b, h, g))
+    bytes_x, bytes_dy = 2 * m * k, 2 * m * n
     for drop, words in ((NO_DROPOUT, ""), (dropout, ", dropout")):
-        yield Pass(
-            "down x" + words, size,
-            lambda c, drop=drop: down_project(
-                x, a, factor=2.0, dropout=drop, target=target, strip=c),
-            2 * m * k * r, 2 * m * k, DOWN,
-        )  # fmt: skip
-        yield Pass(
-            "cross g x" + words, size,
-            lambda c, drop=drop: cross(g, x, a, dropout=drop, target=target, strip=c),
-            2 * m * k * r, 2 * m * k, CROSS,
-        )  # fmt: skip
+        down = partial(down_project, x, a, factor=2.0, dropout=drop, target=target)
+        yield Pass("down x" + words, size, down, "strip", 2 * m * k * r, bytes_x, DOWN)
+        across = partial(cross, g, x, a, dropout=drop, target=target)
+        yield Pass("cross g x" + words, size, across, "strip", 2 * m * k * r, bytes_x, CROSS)
     if r <= 32:
-        yield Pass(
-            "dy pass", size, lambda c: dy_pass(dy, b, h, factor=2.0, target=target, strip=c),
-            4 * m * n * r, 2 * m * n, DY,
-        )  # fmt: skip
-    yield Pass(
-        "down dy", size, lambda c: down_project(dy, b.T, factor=2.0, target=target, strip=c),
-        2 * m * n * r, 2 * m * n, DOWN,
-    )  # fmt: skip
-    yield Pass(
-        "cross h dy", size,
-        lambda c: cross(h, dy, b, transposed=True, target=target, strip=c),
-        2 * m * n * r, 2 * m * n, CROSS,
-    )  # fmt: skip
+        both = partial(dy_pass, dy, b, h, factor=2.0, target=target)
+        yield Pass("dy pass", size, both, "strip", 4 * m * n * r, bytes_dy, DY)
+    down = partial(down_project, dy, b.T, factor=2.0, target=target)
+    yield Pass("down dy", size, down, "strip", 2 * m * n * r, bytes_dy, DOWN)
+    across = partial(cross, h, dy, b, transposed=True, target=target)
+    yield Pass("cross h dy", size, across, "strip", 2 * m * n * r, bytes_dy, CROSS)
     made = torch.zeros(m, k, dtype=bf16, device=device)
-    yield Pass(
-        "add masked", size,
-        lambda c: add_masked(made.clone(), g, a, dropout=dropout, target=target, strip=c),
-        2 * m * k * r, 8 * m * k, ADD,
-    )  # fmt: skip
+
+    def added(strip: Any) -> Tensor:
+        return add_masked(made.clone(), g, a, dropout=dropout, target=target, strip=strip)
+
+    yield Pass("add masked, copied", size, added, "strip", 2 * m * k * r, 8 * m * k, ADD)
     yield from _eight_bits(size, target, (x, dy, w, a, b, h, g))
 
 
@@ -199,22 +193,20 @@ def _products(size: Size, target: Target, made: tuple[Tensor, ...]) -> Iterator[
     flops, moved = 2 * m * n * k, 2 * (m * n + m * k + n * k)
     up, down = b.to(x.dtype).T, a.to(x.dtype)
     dropout = dropout_of(torch.tensor([12345]), 0.05)
+    y = partial(product, x, w, h, b.T, target=target)
     yield Pass(
-        "product y", size, lambda c: product(x, w, h, b.T, target=target, tile=c),
-        flops, moved, PRODUCTS,
+        "product y", size, y, "tile", flops, moved, PRODUCTS,
         (("cuBLAS", lambda: x @ w.T), ("cuBLAS, addmm_", lambda: (x @ w.T).addmm_(h[:, :r], up))),
     )  # fmt: skip
+    dx = partial(product, dy, w.T, g, a, target=target)
     yield Pass(
-        "product dx", size, lambda c: product(dy, w.T, g, a, target=target, tile=c),
-        flops, moved, PRODUCTS,
+        "product dx", size, dx, "tile", flops, moved, PRODUCTS,
         (("cuBLAS", lambda: dy @ w), ("cuBLAS, addmm_", lambda: (dy @ w).addmm_(g[:, :r], down))),
     )  # fmt: skip
+    masked = partial(add_masked, g=g, a=a, dropout=dropout, target=target)
     yield Pass(
-        "product dx, dropout", size,
-        lambda c: product(dy, w.T, g, a, dropout=dropout, target=target, tile=c),
-        flops, moved, DROPPED,
-        (("cuBLAS, add masked",
-          lambda: add_masked(dy @ w, g, a, dropout=dropout, target=target)),),
+        "product dx, dropout", size, partial(dx, dropout=dropout), "tile", flops, moved, PRODUCTS,
+        (("cuBLAS, add masked", lambda: masked(dy @ w)),),
     )  # fmt: skip
 
 
@@ -229,67 +221,69 @@ def _eight_bits(size: Size, target: Target, made: tuple[Tensor, ...]) -> Iterato
     flops, moved = m * n * k, 2 * m * n + m * k + n * k  # by units that are twice as fast
     int_mm = torch._int_mm
 
-    def of(run: Callable[[Any], Int8Rows]) -> Run:
-        return lambda c: tuple(run(c))
-
+    y = partial(int8_product, rows, codes, h, b.T, dtype=x.dtype, target=target, scales=scales)
     yield Pass(
-        "int8 product y", size,
-        lambda c: int8_product(
-            rows, codes, h, b.T, dtype=x.dtype, target=target, scales=scales, tile=c),
-        flops, moved, INT8_PRODUCTS, (("_int_mm", lambda: int_mm(rows.codes, codes.T)),),
+        "int8 product y", size, y, "tile", flops, moved, INT8_PRODUCTS,
+        (("_int_mm", lambda: int_mm(rows.codes, codes.T)),),
     )  # fmt: skip
+    dx = partial(int8_product, dy_rows, turned, g, a, dtype=x.dtype, target=target)
+    moved = 2 * m * k + m * n + n * k
     yield Pass(
-        "int8 product dx", size,
-        lambda c: int8_product(dy_rows, turned, g, a, dtype=x.dtype, target=target, tile=c),
-        flops, 2 * m * k + m * n + n * k, INT8_PRODUCTS,
+        "int8 product dx", size, dx, "tile", flops, moved, INT8_PRODUCTS,
         (("_int_mm", lambda: int_mm(dy_rows.codes, turned.T)),),
     )  # fmt: skip
-    yield Pass(
-        "int8 product dx, dropout", size,
-        lambda c: int8_product(
-            dy_rows, turned, g, a, dtype=x.dtype, target=target, dropout=dropout, tile=c),
-        flops, 2 * m * k + m * n + n * k, INT8_PRODUCTS,
-    )  # fmt: skip
-    yield Pass(
-        "quantize x", size, of(lambda c: quantize_rows(x, target=target, row=c)),
-        0, 3 * m * k, ROWS,
-    )  # fmt: skip
-    yield Pass(
-        "quantize dy", size, of(lambda c: quantize_rows(dy, scales, target=target, row=c)),
-        0, 3 * m * n, ROWS,
-    )  # fmt: skip
+    dropped = partial(dx, dropout=dropout)
+    yield Pass("int8 product dx, dropout", size, dropped, "tile", flops, moved, INT8_PRODUCTS)
+    quantize = partial(quantize_rows, x, target=target)
+    yield Pass("quantize x", size, quantize, "row", 0, 3 * m * k, ROWS)
+    quantize = partial(quantize_rows, dy, scales, target=target)
+    yield Pass("quantize dy", size, quantize, "row", 0, 3 * m * n, ROWS)
     for drop, words in ((NO_DROPOUT, ""), (dropout, ", dropout")):
-        yield Pass(
-            "down codes" + words, size,
-            lambda c, drop=drop: down_project(
-                rows, a, factor=2.0, dtype=x.dtype, dropout=drop, target=target, strip=c),
-            2 * m * k * r, m * k, DOWN,
-        )  # fmt: skip
-        yield Pass(
-            "cross g codes" + words, size,
-            lambda c, drop=drop: cross(g, rows, a, dropout=drop, target=target, strip=c),
-            2 * m * k * r, m * k, CROSS,
-        )  # fmt: skip
-    yield Pass("turn", size, lambda c: transpose(codes, target=target, strip=c), 0, 2 * n * k, TURN)
-    yield Pass(
-        "dequantize", size, lambda c: dequantize(weight, x.dtype, target=target, strip=c),
-        0, 3 * n * k, WIDEN,
-    )  # fmt: skip
+        down = partial(
+            down_project, rows, a, factor=2.0, dtype=x.dtype, dropout=drop, target=target
+        )
+        yield Pass("down codes" + words, size, down, "strip", 2 * m * k * r, m * k, DOWN)
+        across = partial(cross, g, rows, a, dropout=drop, target=target)
+        yield Pass("cross g codes" + words, size, across, "strip", 2 * m * k * r, m * k, CROSS)
+    turn = partial(transpose, codes, target=target)
+    yield Pass("turn", size, turn, "strip", 0, 2 * n * k, TURN)
+    whole = partial(dequantize, weight, x.dtype, target=target)
+    yield Pass("dequantize", size, whole, "strip", 0, 3 * n * k, WIDEN)
 
 
-def _tensors(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return found if isinstance(found, tuple) else (found,)
+def _in_a_graph(run: Callable[[], object]) -> Callable[[], object]:
+    """Some calls as one CUDA graph: what is timed is the GPU's work, not the launches."""
+    if not torch.cuda.is_available():
+        return run
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(REPEATS):
+            run()
+    return graph.replay
+
+
+def host_seconds(run: Callable[[], object]) -> float:
+    """What a call takes to launch."""
+    times = []
+    for _ in range(5):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(10):
+            run()
+        times.append((time.perf_counter() - started) / 10)
+    return statistics.median(times)
 
 
 def measure(what: Pass, clock: Clock, ceilings: Ceilings) -> dict[str, Any]:
     """Microseconds of the table's own choice, every candidate and the peers; what failed."""
-    expected = tuple(t.double() for t in _tensors(what.run(None)))
-    runs: dict[str, Callable[[], object]] = {"table": lambda: what.run(None)}
+    expected = tuple(t.double() for t in what.run(None))
+    runs: dict[str, Callable[[], object]] = {"table": partial(what.run, None)}
     failed = {}
     for candidate in what.candidates:
         name = "x".join(str(int(v)) for v in asdict(candidate).values())
         try:
-            found = _tensors(what.run(candidate))
+            found = what.run(candidate)
             for got, want in zip(found, expected, strict=True):
                 error = float((got.double() - want).norm() / want.norm())
                 if not error < 1e-2:
@@ -297,7 +291,7 @@ def measure(what: Pass, clock: Clock, ceilings: Ceilings) -> dict[str, Any]:
         except Exception as error:  # shared memory, a compiler's: the finding
             failed[name] = f"{type(error).__name__}: {error}"[:200]
             continue
-        runs[name] = lambda candidate=candidate: what.run(candidate)
+        runs[name] = partial(what.run, candidate)
     for name, peer in what.peers:
         try:
             peer()
@@ -305,14 +299,18 @@ def measure(what: Pass, clock: Clock, ceilings: Ceilings) -> dict[str, Any]:
         except Exception as error:
             failed[name] = f"{type(error).__name__}: {error}"[:200]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    calls = REPEATS if torch.cuda.is_available() else 1
+    replays = {name: _in_a_graph(run) for name, run in runs.items()}
     for turn in range(VISITS):
         for name in runs if turn % 2 == 0 else reversed(runs):
-            seconds[name].append(clock(runs[name]))
+            seconds[name].append(clock(replays[name]) / calls)
+    host = host_seconds(runs["table"])
     clock.forget()
     micros = {name: round(statistics.median(all_) * 1e6, 2) for name, all_ in seconds.items()}
     least = what.least(ceilings) * 1e6
     return {
         "least": round(least, 2),
+        "launches": round(host * 1e6, 1),
         "micros": dict(sorted(micros.items(), key=lambda item: item[1])),
         "failed": failed,
     }
@@ -328,7 +326,7 @@ def line(what: Pass, found: dict[str, Any]) -> str:
     failed = f"; {len(found['failed'])} failed" if found["failed"] else ""
     return (
         f"{what.name} {size.m} {size.k}>{size.n} r={size.r}: least {found['least']:.1f}, "
-        f"{words}{failed}"
+        f"launched in {found['launches']:.0f}, {words}{failed}"
     )
 
 

@@ -192,7 +192,10 @@ def _dequantized(weight: Weight, dtype: torch.dtype, target: Target) -> Weight:
 
 def _as_outs(weight: Tensor, x: Tensor, transposed: bool) -> Tensor:
     """The weight as [N, K] in x's dtype, one of its dimensions contiguous."""
-    weight = weight.to(x.dtype)
+    if weight.dtype is not x.dtype:
+        weight = weight.to(x.dtype)
+    if weight.is_contiguous():
+        return weight.T if transposed else weight
     if 1 not in weight.stride() or min(weight.stride()) == 0:
         weight = weight.contiguous()
     return weight.T if transposed else weight

@@ -1,8 +1,8 @@
 """Tile shapes per target: what compiles without spills, and which of them a shape gets.
 
 `python -m benchmarks.compile_gate` compiles every entry for its target and holds this table to
-account. Nothing here was chosen by the clock: where two entries compile well, a model of the waves
-they take decides.
+account. Only sm_90's entries for rank 16 were chosen by the clock (`benchmarks.gpu_sweep`, an
+H200); where two entries compile well, a model of the waves they take decides.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ class Configurations:
     """Of one target and one width of activations. Side passes are keyed by ranks at a time."""
 
     product: tuple[Tile, ...]
+    """With a weight whose summed dimension is contiguous, as Linear's is for y."""
+    product_turned: tuple[Tile, ...]
+    """With one whose other dimension is, as Linear's is for dx."""
     product_dropout: tuple[Tile, ...]
     product_ragged: Tile
     """For rows that do not begin at multiples of 16 elements: loaded one by one."""
@@ -127,6 +130,11 @@ _AMPERE = Configurations(
         Tile(128, 128, 32, 4, 4),
         Tile(64, 128, 64, 4, 4),
     ),
+    product_turned=(
+        Tile(128, 256, 32, 8, 4),
+        Tile(128, 128, 32, 4, 4),
+        Tile(64, 128, 64, 4, 4),
+    ),
     product_dropout=(Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 4)),
     product_ragged=Tile(64, 64, 32, 8, 2),
     rank_chunk=32,
@@ -168,13 +176,19 @@ _SMALL_SHARED = replace(
         Tile(128, 128, 32, 4, 4),
         Tile(64, 128, 32, 4, 4),
     ),
+    product_turned=(
+        Tile(128, 256, 32, 8, 4),
+        Tile(128, 128, 32, 4, 4),
+        Tile(64, 128, 32, 4, 4),
+    ),
     product_dropout=(Tile(128, 128, 64, 8, 3), Tile(64, 128, 32, 4, 4)),
     l2_cost=16,
 )
 
 _HOPPER = Configurations(
-    product=(
-        Tile(128, 256, 64, 8, 4, tma=True),
+    product=(Tile(128, 128, 64, 4, 4, tma=True), Tile(64, 128, 64, 4, 4, tma=True)),
+    product_turned=(
+        Tile(256, 128, 64, 8, 4, tma=True),
         Tile(128, 128, 64, 8, 3, tma=True),
         Tile(64, 128, 64, 4, 4, tma=True),
     ),
@@ -198,7 +212,7 @@ _HOPPER = Configurations(
         64: Strip(64, 64, 8, 3),
         128: Strip(64, 64, 8, 3),
     },
-    dy_pass={16: Strip(64, 256, 8, 3), 32: Strip(64, 256, 8, 3)},
+    dy_pass={16: Strip(32, 256, 4, 4), 32: Strip(64, 256, 8, 3)},
     cross={
         16: Strip(64, 128, 4, 3),
         32: Strip(64, 128, 4, 3),
@@ -218,6 +232,7 @@ _HOPPER = Configurations(
 # fp32 proper has no tensor cores anywhere; one table serves all.
 _FP32 = Configurations(
     product=(Tile(128, 128, 16, 8, 3), Tile(64, 64, 32, 4, 3)),
+    product_turned=(Tile(128, 128, 16, 8, 3), Tile(64, 64, 32, 4, 3)),
     product_dropout=(Tile(128, 128, 16, 8, 3), Tile(64, 64, 32, 4, 3)),
     product_ragged=Tile(64, 64, 16, 4, 2),
     rank_chunk=16,
@@ -235,6 +250,7 @@ _FP32 = Configurations(
 _INTERPRETER = replace(
     _FP32,
     product=(Tile(32, 64, 32, 4, 1),),
+    product_turned=(Tile(32, 64, 32, 4, 1),),
     product_dropout=(Tile(32, 64, 32, 4, 1),),
     product_ragged=Tile(32, 64, 32, 4, 1),
     down={16: Strip(32, 32, 4, 1), 32: Strip(32, 32, 4, 1)},

@@ -83,8 +83,9 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
 def _hooks() -> tuple[Any, Any]:
     """What is called around a launch, a profiler's; None where nobody listens."""
     runtime = triton.knobs.runtime
-    found = (runtime.launch_enter_hook, runtime.launch_exit_hook)
-    return found if any(getattr(hook, "calls", hook) for hook in found) else (None, None)
+    enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+    listened = getattr(enter, "calls", enter) or getattr(leave, "calls", leave)
+    return (enter, leave) if listened else (None, None)
 
 
 def ceil_div(count: int, size: int) -> int:

@@ -197,7 +197,8 @@ def product(
     (m, q), p = x.shape, weight.shape[0]
     table = configurations(target, x.dtype)
     if tile is None:
-        tiles = table.product_dropout if dropout.threshold else table.product
+        tiles = table.product if weight.stride(1) == 1 else table.product_turned
+        tiles = table.product_dropout if dropout.threshold else tiles
         tile = choose_tile(tiles, target, table.l2_cost, m, p)
         # What a descriptor asks for is bytes; Triton asks sizes for multiples of 16 elements.
         unit = 16 // x.element_size() if tile.tma else 16

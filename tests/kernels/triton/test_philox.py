@@ -149,4 +149,5 @@ def test_every_target_has_a_table() -> None:
             assert max(table.down) == max(table.down_dropout)
             assert max(table.cross) == max(table.cross_dropout)
             assert table.product_ragged.tma is False
-            assert len({tile.tma for tile in table.product + table.product_dropout}) == 1
+            tiles = table.product + table.product_turned + table.product_dropout
+            assert len({tile.tma for tile in tiles}) == 1
