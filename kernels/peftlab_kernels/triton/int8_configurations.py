@@ -1,7 +1,7 @@
 """Tile shapes of the kernels over 8-bit operands, per target, beside those in `configurations.py`.
 
-`python -m benchmarks.compile_gate` holds this table to account as well. sm_90's products were chosen
-by the clock (`benchmarks.gpu_sweep`, an H200), nothing else.
+`python -m benchmarks.compile_gate` holds this table to account as well. sm_90's products of bf16
+were chosen by the clock (`benchmarks.gpu_sweep`, an H200), nothing else.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _HOPPER = replace(
     _AMPERE,
     product=_WGMMA,
     product_high_rank=_WGMMA,
-    product_dropout=(Tile(128, 256, 128, 8, 4, tma=True), Tile(64, 128, 128, 4, 4, tma=True)),
+    product_dropout=(Tile(128, 128, 256, 8, 3, tma=True), Tile(64, 128, 128, 4, 4, tma=True)),
 )
 
 _INTERPRETER = replace(
@@ -105,6 +105,13 @@ _WIDE = {
     )
     for name, table in _NARROW.items()
 }
+# Nothing but bf16 was timed on sm_90; what was chosen there has a stack in fp32.
+_WIDE["sm_90"] = replace(
+    _WIDE["sm_90"],
+    product=(Tile(128, 256, 128, 8, 3, tma=True), *_WGMMA[1:]),
+    product_high_rank=(Tile(128, 256, 128, 8, 3, tma=True), *_WGMMA[1:]),
+    product_dropout=(Tile(128, 128, 128, 8, 3, tma=True), Tile(64, 128, 128, 4, 4, tma=True)),
+)
 _WIDE["sm_120"] = replace(
     _WIDE["sm_120"],
     product_dropout=(Tile(64, 128, 128, 4, 3),),

@@ -176,15 +176,16 @@ def int8_product(
     }  # fmt: skip
     grid = (ceil_div(m, tile.m) * ceil_div(p, tile.n),)
     if tile.tma:
+        w = descriptor(weight, [tile.n, tile.k])
         launch(
-        int8_product_tma_kernel, grid,
-            descriptor(codes, [tile.m, tile.k]), steps, descriptor(weight, [tile.n, tile.k]),
-            scales, bias, low, up, y, m, p, q, rank, *after, **constants,
+            int8_product_tma_kernel, grid,
+            (descriptor(codes, [tile.m, tile.k]), steps, w, scales, bias, low, up, y),
+            (m, p, q, rank, *after), **constants,
         )  # fmt: skip
     else:
         launch(
-        int8_product_kernel, grid,
-            codes, steps, weight, scales, bias, low, up, y, m, p, q, rank,
-            codes.stride(0), weight.stride(0), *after, EVEN_Q=q % tile.k == 0, **constants,
+            int8_product_kernel, grid, (codes, steps, weight, scales, bias, low, up, y),
+            (m, p, q, rank, codes.stride(0), weight.stride(0), *after),
+            EVEN_Q=q % tile.k == 0, **constants,
         )  # fmt: skip
     return y

@@ -63,7 +63,7 @@ def transpose(codes: Tensor, *, target: Target, strip: Strip | None = None) -> T
     strip = strip or int8_configurations(target, torch.bfloat16).transpose
     launch(
         transpose_kernel, (ceil_div(n, strip.rows), ceil_div(k, strip.columns)),
-        codes, turned, n, k, codes.stride(0), wide, BN=strip.rows, BK=strip.columns,
+        (codes, turned), (n, k, codes.stride(0), wide), BN=strip.rows, BK=strip.columns,
         num_warps=strip.warps, num_stages=strip.stages,
     )  # fmt: skip
     return turned
@@ -79,7 +79,7 @@ def dequantize(
     strip = strip or int8_configurations(target, dtype).dequantize
     launch(
         dequantize_kernel, (ceil_div(n, strip.rows), ceil_div(k, strip.columns)),
-        codes, scales, out, n, k, codes.stride(0),
+        (codes, scales, out), (n, k, codes.stride(0)),
         BN=strip.rows, BK=strip.columns, UPCAST=interpreting(),
         num_warps=strip.warps, num_stages=strip.stages,
     )  # fmt: skip

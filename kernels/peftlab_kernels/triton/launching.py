@@ -2,82 +2,102 @@
 
 Triton's own launch takes as long as a small kernel runs: it binds every argument by name, and asks
 the driver of every pointer whether a GPU can read it. What a compiled kernel depends on is less:
-dtypes, alignments, and of sizes whether they are 1 or multiples of 16. `launch` keeps what Triton
-compiled by just that, and hands it addresses. A new combination goes Triton's whole way.
+dtypes, alignments, and of some sizes whether they are 1 or multiples of 16. `launch` keeps what
+Triton compiled by just that and hands it addresses. A new combination goes Triton's whole way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import triton
 from torch import Tensor
-from torch.nn import Parameter
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 class _Known(NamedTuple):
     kernel: Any
-    fixed: tuple[bool, ...]
-    """Per argument before the constants whether its value is nothing to the compiler."""
-    compiled: dict[tuple[Any, ...], Any]
+    seen: Callable[[Sequence[float]], object]
+    """Of the numbers, those whose value the compiler looks at."""
+    constants: tuple[str, ...]
+    compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]]
 
 
 _known: dict[int, _Known] = {}
 """By the kernel's identity: Triton's own hash of one is slow."""
 
+MOST = 4096
+"""Combinations kept of a kernel; sizes that follow M make new ones for every M."""
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """`kernel[grid](*arguments, **constants)` on the current device and stream.
 
-    `arguments` are all that are no `tl.constexpr`, in the kernel's order; `constants` the others
-    and the launch's options, in any one order for a kernel. Tensors must stay alive in the caller
-    until this returns, which is when the launch is queued.
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    tensors: Sequence[Tensor | TensorDescriptor | None],
+    numbers: Sequence[float],
+    **constants: Any,
+) -> None:
+    """`kernel[grid](*tensors, *numbers, **constants)` on the current device and stream.
+
+    `constants` are all of the kernel's `tl.constexpr`, which come last in it, and the launch's
+    options, for one kernel always in one order.
     """
-    known = _known.get(id(kernel))
-    if known is None:
-        known = _known[id(kernel)] = _Known(kernel, _what_is_fixed(kernel), {})
-    if not known.fixed:  # the interpreter's
-        kernel[grid](*arguments, **constants)
+    known = _known.get(id(kernel)) or _remember(kernel, len(tensors), numbers)
+    if not known.constants:  # the interpreter's
+        kernel[grid](*tensors, *numbers, **constants)
         return
     driver = triton.runtime.driver.active
     device = driver.get_current_device()
-    key: list[Any] = [device, *constants.values()]
     passed: list[Any] = []
-    for argument, is_fixed in zip(arguments, known.fixed, strict=True):
-        kind = type(argument)
-        if kind is int:
-            passed.append(argument)
-            if not is_fixed:
-                # Whether it is 1, whether 16 divides it, and the bits past an int32's.
-                key.append((argument == 1) + 2 * (argument & 15 == 0) + (argument >> 31 << 2))
-        elif kind is Tensor or kind is Parameter:
-            address = argument.data_ptr()
+    kinds: list[Any] = []
+    for tensor in tensors:
+        if isinstance(tensor, Tensor):
+            address = tensor.data_ptr()
             passed.append(address)
-            key.append(argument.dtype)
-            key.append(address & 15 == 0)
+            kinds.append(tensor.dtype)
+            if address & 15:
+                kinds.append("unaligned")
         else:
-            passed.append(argument)
-            if kind is TensorDescriptor:
-                key.append((argument.base.dtype, *argument.block_shape))
-            elif kind is not float:  # of which it knows nothing but that it is one
-                key.append(kind)
-    combination = tuple(key)
+            passed.append(tensor)
+            kinds.append(None if tensor is None else (tensor.base.dtype, *tensor.block_shape))
+    combination = (device, known.seen(numbers), *kinds, *constants.values())
     found = known.compiled.get(combination)
     if found is None:
-        made = kernel[grid](*arguments, **constants)
+        made = kernel[grid](*tensors, *numbers, **constants)
         if hasattr(made, "packed_metadata") and hasattr(made, "function"):
-            last = tuple(constants[p.name] for p in kernel.params if p.is_constexpr)
-            known.compiled[combination] = made, last
+            if len(known.compiled) >= MOST:
+                known.compiled.clear()
+            known.compiled[combination] = made, tuple(constants[n] for n in known.constants)
         return
     made, last = found
     stream = driver.get_current_stream(device)
     enter, leave = _hooks()
-    told = None if enter is None else made.launch_metadata(grid, stream, *passed, *last)
+    told = None
+    if enter is not None:
+        told = made.launch_metadata(grid, stream, *passed, *numbers, *last)
     x, y, z = (*grid, 1, 1)[:3]
     made.run(
-        x, y, z, stream, made.function, made.packed_metadata, told, enter, leave, *passed, *last
-    )
+        x, y, z, stream, made.function, made.packed_metadata, told, enter, leave,
+        *passed, *numbers, *last,
+    )  # fmt: skip
+
+
+def _remember(kernel: Any, tensors: int, numbers: Sequence[float]) -> _Known:
+    parameters = getattr(kernel, "params", ())
+    constants = tuple(p.name for p in parameters if p.is_constexpr)
+    first = tensors + len(numbers)
+    if constants and tuple(p.name for p in parameters[first:]) != constants:
+        raise TypeError(f"the constants of {kernel.__name__} must come after its other arguments")
+    # Of a float nothing counts but that it is one.
+    looked_at = [
+        at
+        for at, (parameter, number) in enumerate(zip(parameters[tensors:], numbers, strict=False))
+        if not parameter.do_not_specialize and isinstance(number, int)
+    ]
+    seen = itemgetter(*looked_at) if looked_at else len
+    return _known.setdefault(id(kernel), _Known(kernel, seen, constants, {}))
 
 
 def _hooks() -> tuple[Any, Any]:
@@ -109,13 +129,3 @@ def descriptor(matrix: Tensor, block: list[int]) -> TensorDescriptor:
 def forget() -> None:
     """Let go of what was compiled: another driver is there."""
     _known.clear()
-
-
-def _what_is_fixed(kernel: Any) -> tuple[bool, ...]:
-    parameters = getattr(kernel, "params", None)
-    if parameters is None:
-        return ()
-    first = sum(not p.is_constexpr for p in parameters)
-    if any(p.is_constexpr for p in parameters[:first]):
-        raise TypeError(f"constants of {kernel.__name__} must come after its other arguments")
-    return tuple(p.do_not_specialize for p in parameters[:first])

@@ -184,9 +184,9 @@ def dy_pass(
     db = torch.empty_like(b)
     g_parts, db_parts = parts_of(g, chunks), parts_of(db, splits)
     launch(
-        dy_pass_kernel, (chunks, splits, rank_blocks),
-        dy, b, h, g_parts, db_parts, m, n, r, dy.stride(0), r, padded,
-        g_parts.stride(0), padded, db_parts.stride(0), r, factor, steps,
+        dy_pass_kernel, (chunks, splits, rank_blocks), (dy, b, h, g_parts, db_parts),
+        (m, n, r, dy.stride(0), r, padded, g_parts.stride(0), padded, db_parts.stride(0), r,
+         factor, steps),
         BM=strip.rows, BN=strip.columns, RANK=ranks,
         PRECISION=precision_of(dy.dtype), UPCAST=interpreting(),
         num_warps=strip.warps, num_stages=strip.stages,
@@ -226,10 +226,9 @@ def cross(
     out = torch.empty(like.shape, dtype=like.dtype, device=x.device)
     parts = parts_of(out, splits)
     launch(
-        cross_kernel, (columns, splits, rank_blocks),
-        x, row_steps, low, parts, m, k, r, x.stride(0), padded,
-        parts.stride(0), *((1, r) if transposed else (k, 1)),
-        dropout.seed_low, dropout.seed_high, dropout.threshold, steps,
+        cross_kernel, (columns, splits, rank_blocks), (x, row_steps, low, parts),
+        (m, k, r, x.stride(0), padded, parts.stride(0), *((1, r) if transposed else (k, 1)),
+         dropout.seed_low, dropout.seed_high, dropout.threshold, steps),
         CODES=row_steps is not None, DROPOUT=dropout.threshold > 0, RANKS_FIRST=table.ranks_first,
         BM=strip.rows, BK=strip.columns, RANK=ranks,
         PRECISION=precision_of(low.dtype), UPCAST=interpreting(),
@@ -253,9 +252,8 @@ def add_masked(
     padded = padded_rank(r)
     strip = strip or table.add_masked
     launch(
-        add_masked_kernel, (ceil_div(m, strip.rows), ceil_div(k, strip.columns)),
-        g, a, dx, m, k, r, padded, k, k,
-        dropout.seed_low, dropout.seed_high, dropout.threshold,
+        add_masked_kernel, (ceil_div(m, strip.rows), ceil_div(k, strip.columns)), (g, a, dx),
+        (m, k, r, padded, k, k, dropout.seed_low, dropout.seed_high, dropout.threshold),
         RANK=padded, CHUNK=min(padded, table.rank_chunk), BM=strip.rows, BK=strip.columns,
         PRECISION=precision_of(dx.dtype), UPCAST=interpreting(),
         num_warps=strip.warps, num_stages=strip.stages,

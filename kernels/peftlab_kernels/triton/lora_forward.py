@@ -94,10 +94,9 @@ def down_project(
     h = torch.empty(m, padded, dtype=dtype, device=x.device)
     parts = parts_of(h, splits)
     launch(
-        down_project_kernel, (row_blocks, splits, rank_blocks),
-        x, row_steps, a, parts, m, k, r,
-        x.stride(0), a.stride(0), a.stride(1), parts.stride(0), padded,
-        dropout.seed_low, dropout.seed_high, dropout.threshold, factor, steps,
+        down_project_kernel, (row_blocks, splits, rank_blocks), (x, row_steps, a, parts),
+        (m, k, r, x.stride(0), *a.stride(), parts.stride(0), padded,
+         dropout.seed_low, dropout.seed_high, dropout.threshold, factor, steps),
         CODES=row_steps is not None, DTYPE=in_triton(dtype), DROPOUT=dropout.threshold > 0,
         BM=strip.rows, BK=strip.columns, RANK=ranks,
         PRECISION=precision_of(dtype), UPCAST=interpreting(),

@@ -38,16 +38,9 @@ def add_up(parts: Tensor, total: Tensor) -> Tensor:
     if parts.shape[0] > 1:
         count = total.numel()
         launch(
-            sum_kernel,
-            (ceil_div(count, BLOCK),),
-            parts,
-            total,
-            count,
-            parts.shape[0],
-            BLOCK=BLOCK,
-            UPCAST=interpreting(),
-            num_warps=4,
-        )
+            sum_kernel, (ceil_div(count, BLOCK),), (parts, total), (count, parts.shape[0]),
+            BLOCK=BLOCK, UPCAST=interpreting(), num_warps=4,
+        )  # fmt: skip
     return total
 
 

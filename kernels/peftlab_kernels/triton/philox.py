@@ -108,8 +108,8 @@ def write_mask(
     mask = torch.zeros(rows, columns, dtype=torch.int8, device=device)
     grid = (ceil_div(rows, tile[0]), ceil_div(columns, tile[1]))
     launch(
-        write_mask_kernel, grid,
-        mask, dropout.seed_low, dropout.seed_high, dropout.threshold, rows, columns,
+        write_mask_kernel, grid, (mask,),
+        (dropout.seed_low, dropout.seed_high, dropout.threshold, rows, columns),
         BM=tile[0], BN=tile[1],
     )  # fmt: skip
     return mask.bool()

@@ -223,18 +223,19 @@ def product(
     grid = (ceil_div(m, tile.m) * ceil_div(p, tile.n),)
     if tile.tma:
         rows_are_q = weight.stride(1) != 1
-        launch(
-        product_tma_kernel, grid,
-            descriptor(x, [tile.m, tile.k]),
+        w = (
             descriptor(weight.T, [tile.k, tile.n]) if rows_are_q
-            else descriptor(weight, [tile.n, tile.k]),
-            bias, low, up, y, m, p, q, rank, *after, W_ROWS_ARE_Q=rows_are_q, **constants,
+            else descriptor(weight, [tile.n, tile.k])
+        )  # fmt: skip
+        launch(
+            product_tma_kernel, grid,
+            (descriptor(x, [tile.m, tile.k]), w, bias, low, up, y), (m, p, q, rank, *after),
+            W_ROWS_ARE_Q=rows_are_q, **constants,
         )  # fmt: skip
     else:
         launch(
-        product_kernel, grid,
-            x, weight, bias, low, up, y, m, p, q, rank,
-            x.stride(0), weight.stride(0), weight.stride(1), *after,
+            product_kernel, grid, (x, weight, bias, low, up, y),
+            (m, p, q, rank, x.stride(0), *weight.stride(), *after),
             EVEN_P=p % tile.n == 0, EVEN_Q=q % tile.k == 0, **constants,
         )  # fmt: skip
     return y

@@ -87,8 +87,7 @@ def quantize_rows(
         rows = int8_configurations(target, x.dtype).rows
         row = next((row for row in rows if row.columns >= k), rows[-1])
     launch(
-        quantize_kernel, (m,),
-        x, scales, codes, steps, k, x.stride(0), k,
+        quantize_kernel, (m,), (x, scales, codes, steps), (k, x.stride(0), k),
         SCALED=scales is not None, ONCE=k <= row.columns, BLOCK=row.columns,
         num_warps=row.warps, num_stages=1,
     )  # fmt: skip
