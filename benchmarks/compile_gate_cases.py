@@ -31,7 +31,7 @@ from peftlab_kernels.triton.configurations import (
 )
 from peftlab_kernels.triton.lora_backward import add_masked, cross, dy_pass
 from peftlab_kernels.triton.lora_forward import down_project
-from peftlab_kernels.triton.partials import add_up
+from peftlab_kernels.triton.partials import Sum, add_up
 from peftlab_kernels.triton.philox import NO_DROPOUT
 from peftlab_kernels.triton.product import product
 
@@ -166,10 +166,12 @@ def _side_passes(
             partial(add_masked, x, g, a, dropout=DROPOUT, **of),
         )
     if not ragged:
-        parts, total = meta(4, m, 16), meta(m, 16, dtype=dtype)
-        yield Case(
-            target.name, "sum of parts", "", "1024 w4", SHORT[dtype], partial(add_up, parts, total)
+        sums = (
+            Sum(meta(4, m, 16), meta(m, 16, dtype=dtype)),
+            Sum(meta(3, OUT, 16), meta(OUT, 16)),
         )
+        for what, added in (("sum of parts", sums[:1]), ("two sums of parts", sums)):
+            yield Case(target.name, what, "", "1024 w4", SHORT[dtype], partial(add_up, *added))
 
 
 def _amd() -> Iterator[Case]:

@@ -66,7 +66,9 @@ def measure(
             release()
     if not steps:
         raise RuntimeError(f"no row could run: {failed}")
-    seconds = take_turns(steps, rounds, warm_up=1, clock=clock)
+    # Backward on the calling thread, as `peftlab train` has it, for every row.
+    with torch.autograd.set_multithreading_enabled(False):
+        seconds = take_turns(steps, rounds, warm_up=1, clock=clock)
     medians = {name: statistics.median(all_) for name, all_ in seconds.items()}
     limit = step_limit(case, ceilings)
     first = next(iter(steps))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -172,11 +173,7 @@ def _triton_kernels(
         return TritonKernels(base="epilogue")
     rows = 1 << (x.shape[0] - 1).bit_length()
     rank = 0 if lora_a is None else lora_a.shape[0]
-    question = (
-        f"{str(x.dtype).removeprefix('torch.')} lora_linear M={rows} "
-        f"W={'x'.join(map(str, weight.shape))}{'T' if transposed else ''} R={rank}"
-        f"{' dropout' if dropout else ''}"
-    )
+    question = _question(x.dtype, rows, weight.shape, transposed, rank, dropout > 0)
 
     def candidates() -> Mapping[str, Callable[[], object]]:
         sample: Any = torch.randn_like(x[:1]).expand(rows, -1).contiguous()
@@ -190,6 +187,18 @@ def _triton_kernels(
 
     answer = choices.choose(question, x.device, candidates, default="cublas")
     return TritonKernels(base="epilogue" if answer == "epilogue" else "cublas")
+
+
+@lru_cache(maxsize=4096)
+def _question(
+    dtype: torch.dtype, rows: int, weight: torch.Size, transposed: bool, rank: int, dropout: bool
+) -> str:
+    """A call as a choice is asked for; every call of every layer asks."""
+    return (
+        f"{str(dtype).removeprefix('torch.')} lora_linear M={rows} "
+        f"W={'x'.join(map(str, weight))}{'T' if transposed else ''} R={rank}"
+        f"{' dropout' if dropout else ''}"
+    )
 
 
 def _both_ways(

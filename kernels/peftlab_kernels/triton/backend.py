@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -23,6 +24,7 @@ from peftlab_kernels.triton.operands import (
     launching_on,
     rows_contiguous,
 )
+from peftlab_kernels.triton.partials import Sum, add_up
 from peftlab_kernels.triton.philox import Dropout, draw_seed, dropout_of
 from peftlab_kernels.triton.product import product
 
@@ -111,11 +113,13 @@ class TritonKernels:
             dy = rows_contiguous(dy)
             g = da = db = dx = None
             if lora_a is not None and lora_b is not None:
-                g, db = dy_side(dy, lora_b, h, scaling * drop.scale, target, needs)
+                sums: list[Sum] = []
+                g, db = dy_side(dy, lora_b, h, scaling * drop.scale, target, needs, sums)
                 lora_a = lora_a.contiguous()
                 if needs.lora_a and x is not None and g is not None:
                     x = rows_contiguous(x)
-                    da = cross(g, x, lora_a, dropout=drop, target=target)
+                    da = cross(g, x, lora_a, dropout=drop, target=target, unfinished=sums)
+                add_up(*sums)
             if needs.x:
                 dx = self._x_gradient(dy, weight, g, lora_a, drop, transposed, target)
             return LoraGradients(dx, da, db)
@@ -151,7 +155,7 @@ def why_not(x: Tensor, weight: Weight, lora_a: Tensor | None, lora_b: Tensor | N
             return f"the tensors are on {x.device.type}, and Triton needs a CUDA device"
         if torch.version.hip is not None:
             return "the kernels compile for AMD's GPUs but have never run on one"
-        if (capability := torch.cuda.get_device_capability(x.device)) < OLDEST_CAPABILITY:
+        if (capability := _capability(x.get_device())) < OLDEST_CAPABILITY:
             return (
                 f"the GPU has compute capability {capability[0]}.{capability[1]}, and the kernels "
                 f"need {OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]}"
@@ -177,6 +181,11 @@ def why_not(x: Tensor, weight: Weight, lora_a: Tensor | None, lora_b: Tensor | N
     if lora_a is not None and lora_a.shape[0] > LARGEST_RANK:
         return f"the rank is {lora_a.shape[0]}, and the kernels go up to {LARGEST_RANK}"
     return None
+
+
+@cache
+def _capability(index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
 
 
 def _matrix(weight: Weight) -> Tensor:

@@ -7,7 +7,7 @@ H200); where two entries compile well, a model of the waves they take decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -110,8 +110,12 @@ def regular(matrix: torch.Tensor, unit: int = 16) -> bool:
 
     Others are loaded number by number: Triton knows of a size only whether 16 divides it.
     """
-    stride = max(matrix.stride())
-    return stride % unit == 0 and matrix.data_ptr() % 16 == 0
+    return regular_strides(matrix.stride(), unit) and matrix.data_ptr() % 16 == 0
+
+
+def regular_strides(strides: Sequence[int], unit: int = 16) -> bool:
+    """The same of strides alone."""
+    return max(strides) % unit == 0
 
 
 def choose_tile(tiles: tuple[Tile, ...], target: Target, l2_cost: int, m: int, n: int) -> Tile:

@@ -21,6 +21,7 @@ from peftlab_kernels.triton.operands import (
     launching_on,
     rows_contiguous,
 )
+from peftlab_kernels.triton.partials import Sum, add_up
 from peftlab_kernels.triton.philox import draw_seed, dropout_of
 from peftlab_kernels.triton.quantize import quantize_rows
 
@@ -102,9 +103,11 @@ class TritonInt8Kernels:
             dy = rows_contiguous(dy)
             g = da = db = dx = None
             if lora_a is not None and lora_b is not None:
-                g, db = dy_side(dy, lora_b, h, scaling * drop.scale, target, needs)
+                sums: list[Sum] = []
+                g, db = dy_side(dy, lora_b, h, scaling * drop.scale, target, needs, sums)
                 if needs.lora_a and x is not None and g is not None:
-                    da = cross(g, _ready(x), lora_a, dropout=drop, target=target)
+                    da = cross(g, _ready(x), lora_a, dropout=drop, target=target, unfinished=sums)
+                add_up(*sums)
             if needs.x:
                 rows = quantize_rows(dy, weight.scales.contiguous(), target=target)
                 turned = transpose(weight.codes, target=target)

@@ -14,6 +14,9 @@ memory is free; with D it has an accumulator of its own there, to be masked.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -26,11 +29,11 @@ from peftlab_kernels.triton.configurations import (
     choose_tile,
     configurations,
     padded_rank,
-    regular,
+    regular_strides,
 )
 from peftlab_kernels.triton.dot import interpreting, precision_of
 from peftlab_kernels.triton.int8_configurations import int8_configurations
-from peftlab_kernels.triton.launching import ceil_div, descriptor, launch
+from peftlab_kernels.triton.launching import Launch, ceil_div, descriptor, layout, planned
 from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
 from peftlab_kernels.triton.product import (
     GROUP,
@@ -149,43 +152,74 @@ def int8_product(
     `dtype`, up [R, P] of any strides and dtype; bias [P].
     """
     codes, steps = x
-    (m, q), p = codes.shape, weight.shape[0]
+    y = torch.empty(codes.shape[0], weight.shape[0], dtype=dtype, device=codes.device)
+    added: tuple[Any, ...] | None = None
+    if low is not None and up is not None:
+        added = (up.shape[0], low.stride(0), *up.stride(), up.dtype)
+    plan = _plan(
+        target, dtype, precision_of(dtype), codes.shape, weight.shape[0],
+        codes.stride(), weight.stride(), not (codes.data_ptr() | weight.data_ptr()) % 16, added,
+        scales is not None, None if bias is None else bias.dtype, dropout.threshold > 0, tile,
+    )  # fmt: skip
+    beside = scales, bias, low, up, y
+    if plan.laid_out is None:
+        plan.launch((codes, steps, weight, *beside), *dropout[:3])
+        return y
+    x_layout, w_layout = plan.laid_out
+    operands = descriptor(codes, x_layout), steps, descriptor(weight, w_layout), *beside
+    plan.launch(operands, *dropout[:3])
+    return y
+
+
+class _Plan(NamedTuple):
+    launch: Launch
+    laid_out: tuple[dict[str, Any], dict[str, Any]] | None
+    """The codes as descriptors have them; None where the kernel takes pointers."""
+
+
+@planned
+def _plan(
+    target: Target,
+    dtype: torch.dtype,
+    precision: str,
+    shape: Sequence[int],
+    p: int,
+    x_strides: tuple[int, ...],
+    w_strides: tuple[int, ...],
+    aligned: bool,
+    added: tuple[Any, ...] | None,
+    scaled: bool,
+    bias_dtype: torch.dtype | None,
+    masked: bool,
+    tile: Tile | None,
+) -> _Plan:
+    """`added`: of the low-rank part R, its strides, and the dtype of Up."""
+    m, q = shape
     table = int8_configurations(target, dtype)
+    rank, *low_strides = added[:4] if added else (0, 0, 0, 0)
     if tile is None:
-        tiles = table.products(0 if up is None else up.shape[0], dropout=dropout.threshold > 0)
+        tiles = table.products(rank, dropout=masked)
         # A byte costs as much of L2 for as much of the result's time as 16 bits do in bf16.
         l2_cost = configurations(target, torch.bfloat16).l2_cost
         tile = choose_tile(tiles, target, l2_cost, m, p)
-        if not (regular(codes) and regular(weight)):
+        if not (aligned and regular_strides(x_strides) and regular_strides(w_strides)):
             tile = table.product_ragged
-    y = torch.empty(m, p, dtype=dtype, device=codes.device)
-    rank, stride_lm, stride_ur, stride_up = 0, 0, 0, 0
-    if low is not None and up is not None:
-        rank, stride_lm, (stride_ur, stride_up) = up.shape[0], low.stride(0), up.stride()
     padded = padded_rank(rank) if rank else 0
-    after = (
-        stride_lm, stride_ur, stride_up, p,
-        dropout.seed_low, dropout.seed_high, dropout.threshold,
-    )  # fmt: skip
     constants = {
-        "RANK": padded, "CHUNK": min(padded, table.rank_chunk), "DROPOUT": dropout.threshold > 0,
-        "HAS_SCALES": scales is not None, "HAS_BIAS": bias is not None,
+        "RANK": padded, "CHUNK": min(padded, table.rank_chunk), "DROPOUT": masked,
+        "HAS_SCALES": scaled, "HAS_BIAS": bias_dtype is not None,
         "BM": tile.m, "BN": tile.n, "BK": tile.k, "GROUP": GROUP,
-        "PRECISION": precision_of(dtype), "UPCAST": interpreting(),
+        "PRECISION": precision, "UPCAST": interpreting(),
         "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip
     grid = (ceil_div(m, tile.m) * ceil_div(p, tile.n),)
-    if tile.tma:
-        w = descriptor(weight, [tile.n, tile.k])
-        launch(
-            int8_product_tma_kernel, grid,
-            (descriptor(codes, [tile.m, tile.k]), steps, w, scales, bias, low, up, y),
-            (m, p, q, rank, *after), **constants,
-        )  # fmt: skip
-    else:
-        launch(
-            int8_product_kernel, grid, (codes, steps, weight, scales, bias, low, up, y),
-            (m, p, q, rank, codes.stride(0), weight.stride(0), *after),
+    if not tile.tma:
+        launch = Launch(
+            int8_product_kernel, grid,
+            (m, p, q, rank, x_strides[0], w_strides[0], *low_strides, p),
             EVEN_Q=q % tile.k == 0, **constants,
         )  # fmt: skip
-    return y
+        return _Plan(launch, None)
+    launch = Launch(int8_product_tma_kernel, grid, (m, p, q, rank, *low_strides, p), **constants)
+    x_layout = layout((m, q), x_strides, (tile.m, tile.k))
+    return _Plan(launch, (x_layout, layout((p, q), w_strides, (tile.n, tile.k))))

@@ -16,7 +16,7 @@ from peftlab_kernels.int8_format import Int8Weight
 from peftlab_kernels.triton.configurations import Strip, Target
 from peftlab_kernels.triton.dot import cast, interpreting
 from peftlab_kernels.triton.int8_configurations import int8_configurations
-from peftlab_kernels.triton.launching import ceil_div, launch
+from peftlab_kernels.triton.launching import Launch, ceil_div, planned
 from peftlab_kernels.triton.operands import rows_contiguous
 from peftlab_kernels.workspace import workspace
 
@@ -60,13 +60,20 @@ def transpose(codes: Tensor, *, target: Target, strip: Strip | None = None) -> T
     n, k = codes.shape
     wide = ceil_div(n, ALIGNED) * ALIGNED
     turned = workspace("turned codes", torch.Size((k, wide)), torch.int8, codes.device)[:, :n]
+    _turning(target, n, k, codes.stride(0), wide, strip)((codes, turned))
+    return turned
+
+
+@planned
+def _turning(
+    target: Target, n: int, k: int, stride_n: int, wide: int, strip: Strip | None
+) -> Launch:
     strip = strip or int8_configurations(target, torch.bfloat16).transpose
-    launch(
+    return Launch(
         transpose_kernel, (ceil_div(n, strip.rows), ceil_div(k, strip.columns)),
-        (codes, turned), (n, k, codes.stride(0), wide), BN=strip.rows, BK=strip.columns,
+        (n, k, stride_n, wide), BN=strip.rows, BK=strip.columns,
         num_warps=strip.warps, num_stages=strip.stages,
     )  # fmt: skip
-    return turned
 
 
 def dequantize(
@@ -76,11 +83,17 @@ def dequantize(
     codes, scales = rows_contiguous(weight.codes), weight.scales.contiguous()
     n, k = codes.shape
     out = workspace("weight", codes.shape, dtype, codes.device)
+    _widening(target, dtype, n, k, codes.stride(0), strip)((codes, scales, out))
+    return out
+
+
+@planned
+def _widening(
+    target: Target, dtype: torch.dtype, n: int, k: int, stride_n: int, strip: Strip | None
+) -> Launch:
     strip = strip or int8_configurations(target, dtype).dequantize
-    launch(
-        dequantize_kernel, (ceil_div(n, strip.rows), ceil_div(k, strip.columns)),
-        (codes, scales, out), (n, k, codes.stride(0)),
+    return Launch(
+        dequantize_kernel, (ceil_div(n, strip.rows), ceil_div(k, strip.columns)), (n, k, stride_n),
         BN=strip.rows, BK=strip.columns, UPCAST=interpreting(),
         num_warps=strip.warps, num_stages=strip.stages,
     )  # fmt: skip
-    return out

@@ -12,7 +12,9 @@ round in another order each run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import triton
@@ -30,9 +32,9 @@ from peftlab_kernels.triton.configurations import (
     regular,
 )
 from peftlab_kernels.triton.dot import cast, dot, interpreting, precision_of, widen
-from peftlab_kernels.triton.launching import ceil_div, launch
+from peftlab_kernels.triton.launching import Launch, ceil_div, planned
 from peftlab_kernels.triton.lora_forward import down_project
-from peftlab_kernels.triton.partials import add_up, parts_of, split
+from peftlab_kernels.triton.partials import Sum, add_up, split, sum_into
 from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
 
 CODES_RANGE = tl.constexpr(32.0)
@@ -152,46 +154,94 @@ def add_masked_kernel(
 
 
 def dy_side(
-    dy: Tensor, lora_b: Tensor, h: Tensor | None, factor: float, target: Target, needs: Needs
+    dy: Tensor,
+    lora_b: Tensor,
+    h: Tensor | None,
+    factor: float,
+    target: Target,
+    needs: Needs,
+    unfinished: list[Sum] | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """`g` and `dB`, from one reading of dy where that is the cheaper way; None if not needed."""
+    """`g` and `dB`, from one reading of dy where that is the cheaper way; None if not needed.
+
+    `unfinished`: as `cross` has it, for dB.
+    """
     b = lora_b.contiguous()
     wants_g, wants_db = needs.x or needs.lora_a, needs.lora_b and h is not None
     once = regular(dy) and padded_rank(b.shape[1]) in configurations(target, dy.dtype).dy_pass
     if h is not None and wants_g and wants_db and once:
-        return dy_pass(dy, b, h, factor=factor, target=target)
+        return dy_pass(dy, b, h, factor=factor, target=target, unfinished=unfinished)
     g = down_project(dy, b.T, factor=factor, target=target) if wants_g else None
     if h is None or not wants_db:
         return g, None
-    return g, cross(h, dy, b, transposed=True, target=target)
+    return g, cross(h, dy, b, transposed=True, target=target, unfinished=unfinished)
 
 
 def dy_pass(
-    dy: Tensor, b: Tensor, h: Tensor, *, factor: float, target: Target, strip: Strip | None = None
+    dy: Tensor,
+    b: Tensor,
+    h: Tensor,
+    *,
+    factor: float,
+    target: Target,
+    strip: Strip | None = None,
+    unfinished: list[Sum] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`g = factor dy B` [M, padded R] in dy's dtype, and `dB = dy^T h` [N, R] in B's.
 
-    dy [M, N] with rows contiguous, B [N, R] contiguous, h [M, padded R].
+    dy [M, N] with rows contiguous, B [N, R] contiguous, h [M, padded R]. `unfinished`: as `cross`
+    has it, for dB.
     """
-    (m, n), r = dy.shape, b.shape[1]
-    strips = configurations(target, dy.dtype).dy_pass
+    plan = _dy_plan(
+        target, dy.dtype, precision_of(dy.dtype), dy.shape, b.shape[1], dy.stride(0), b.dtype,
+        strip,
+    )  # fmt: skip
+    g = torch.empty(plan.shape, dtype=dy.dtype, device=dy.device)
+    db = torch.empty_like(b)
+    g_sum, db_sum = sum_into(g, plan.chunks), sum_into(db, plan.splits)
+    plan.launch((dy, b, h, g_sum.parts, db_sum.parts), factor, plan.steps)
+    if unfinished is None:
+        add_up(g_sum, db_sum)
+    else:
+        add_up(g_sum)
+        unfinished.append(db_sum)
+    return g, db
+
+
+class _DyPlan(NamedTuple):
+    launch: Launch
+    shape: tuple[int, int]
+    """Of g."""
+    chunks: int
+    splits: int
+    steps: int
+
+
+@planned
+def _dy_plan(
+    target: Target,
+    dtype: torch.dtype,
+    precision: str,
+    shape: Sequence[int],
+    r: int,
+    stride_dm: int,
+    b_dtype: torch.dtype,
+    strip: Strip | None,
+) -> _DyPlan:
+    m, n = shape
+    strips = configurations(target, dtype).dy_pass
     padded = padded_rank(r)
     ranks = ranks_at_a_time(padded, strips)
     strip = strip or strips[ranks]
     chunks, rank_blocks = ceil_div(n, strip.columns), padded // ranks
     splits, steps = split(ceil_div(m, strip.rows), chunks * rank_blocks, target.processors, least=4)
-    g = torch.empty(m, padded, dtype=dy.dtype, device=dy.device)
-    db = torch.empty_like(b)
-    g_parts, db_parts = parts_of(g, chunks), parts_of(db, splits)
-    launch(
-        dy_pass_kernel, (chunks, splits, rank_blocks), (dy, b, h, g_parts, db_parts),
-        (m, n, r, dy.stride(0), r, padded, g_parts.stride(0), padded, db_parts.stride(0), r,
-         factor, steps),
-        BM=strip.rows, BN=strip.columns, RANK=ranks,
-        PRECISION=precision_of(dy.dtype), UPCAST=interpreting(),
+    launch = Launch(
+        dy_pass_kernel, (chunks, splits, rank_blocks),
+        (m, n, r, stride_dm, r, padded, m * padded, padded, n * r, r),
+        BM=strip.rows, BN=strip.columns, RANK=ranks, PRECISION=precision, UPCAST=interpreting(),
         num_warps=strip.warps, num_stages=strip.stages,
     )  # fmt: skip
-    return add_up(g_parts, g), add_up(db_parts, db)
+    return _DyPlan(launch, (m, padded), chunks, splits, steps)
 
 
 def cross(
@@ -203,38 +253,69 @@ def cross(
     dropout: Dropout = NO_DROPOUT,
     transposed: bool = False,
     strip: Strip | None = None,
+    unfinished: list[Sum] | None = None,
 ) -> Tensor:
     """`low^T (D * x)` [R, K], contiguous as `like`; [K, R] if `transposed`.
 
-    low [M, padded R], x [M, K] with rows contiguous, in low's dtype or in 8 bits.
+    low [M, padded R], x [M, K] with rows contiguous, in low's dtype or in 8 bits. Where
+    `unfinished` is given, the sum over programs is added to it and left to the caller's `add_up`.
     """
     x, row_steps = x if isinstance(x, Int8Rows) else (x, None)
-    m, k = x.shape
-    r = like.shape[1 if transposed else 0]
-    table = configurations(target, low.dtype)
-    strips = table.cross_dropout if dropout.threshold else table.cross
+    plan = _cross_plan(
+        target, low.dtype, precision_of(low.dtype), x.shape, like.shape[1 if transposed else 0],
+        x.stride(0), like.dtype, row_steps is not None, dropout.threshold > 0, transposed, strip,
+    )  # fmt: skip
+    out = torch.empty(like.shape, dtype=like.dtype, device=x.device)
+    found = sum_into(out, plan.splits)
+    plan.launch((x, row_steps, low, found.parts), *dropout[:3], plan.steps)
+    if unfinished is None:
+        add_up(found)
+    else:
+        unfinished.append(found)
+    return out
+
+
+class _CrossPlan(NamedTuple):
+    launch: Launch
+    splits: int
+    steps: int
+
+
+@planned
+def _cross_plan(
+    target: Target,
+    dtype: torch.dtype,
+    precision: str,
+    shape: Sequence[int],
+    r: int,
+    stride_xm: int,
+    out_dtype: torch.dtype,
+    codes: bool,
+    masked: bool,
+    transposed: bool,
+    strip: Strip | None,
+) -> _CrossPlan:
+    m, k = shape
+    table = configurations(target, dtype)
+    strips = table.cross_dropout if masked else table.cross
     padded = padded_rank(r)
     ranks = ranks_at_a_time(padded, strips)
     strip = strip or strips[ranks]
-    if row_steps is not None:
+    if codes:
         # Codes are widened in registers: a third stage of them would spill on sm_120.
         strip = replace(strip, stages=min(strip.stages, 2))
     columns, rank_blocks = ceil_div(k, strip.columns), padded // ranks
     splits, steps = split(
         ceil_div(m, strip.rows), columns * rank_blocks, target.processors, least=4
     )
-    out = torch.empty(like.shape, dtype=like.dtype, device=x.device)
-    parts = parts_of(out, splits)
-    launch(
-        cross_kernel, (columns, splits, rank_blocks), (x, row_steps, low, parts),
-        (m, k, r, x.stride(0), padded, parts.stride(0), *((1, r) if transposed else (k, 1)),
-         dropout.seed_low, dropout.seed_high, dropout.threshold, steps),
-        CODES=row_steps is not None, DROPOUT=dropout.threshold > 0, RANKS_FIRST=table.ranks_first,
-        BM=strip.rows, BK=strip.columns, RANK=ranks,
-        PRECISION=precision_of(low.dtype), UPCAST=interpreting(),
+    launch = Launch(
+        cross_kernel, (columns, splits, rank_blocks),
+        (m, k, r, stride_xm, padded, k * r, *((1, r) if transposed else (k, 1))),
+        CODES=codes, DROPOUT=masked, RANKS_FIRST=table.ranks_first,
+        BM=strip.rows, BK=strip.columns, RANK=ranks, PRECISION=precision, UPCAST=interpreting(),
         num_warps=strip.warps, num_stages=strip.stages,
     )  # fmt: skip
-    return add_up(parts, out)
+    return _CrossPlan(launch, splits, steps)
 
 
 def add_masked(
@@ -247,15 +328,31 @@ def add_masked(
     strip: Strip | None = None,
 ) -> Tensor:
     """`dx += D * (g A)` in place: dx [M, K] contiguous, g [M, padded R], A [R, K] contiguous."""
-    (m, k), r = dx.shape, a.shape[0]
-    table = configurations(target, dx.dtype)
+    launch = _add_plan(
+        target, dx.dtype, precision_of(dx.dtype), dx.shape, a.shape[0], a.dtype, strip
+    )
+    launch((g, a, dx), *dropout[:3])
+    return dx
+
+
+@planned
+def _add_plan(
+    target: Target,
+    dtype: torch.dtype,
+    precision: str,
+    shape: Sequence[int],
+    r: int,
+    a_dtype: torch.dtype,
+    strip: Strip | None,
+) -> Launch:
+    m, k = shape
+    table = configurations(target, dtype)
     padded = padded_rank(r)
     strip = strip or table.add_masked
-    launch(
-        add_masked_kernel, (ceil_div(m, strip.rows), ceil_div(k, strip.columns)), (g, a, dx),
-        (m, k, r, padded, k, k, dropout.seed_low, dropout.seed_high, dropout.threshold),
+    return Launch(
+        add_masked_kernel, (ceil_div(m, strip.rows), ceil_div(k, strip.columns)),
+        (m, k, r, padded, k, k),
         RANK=padded, CHUNK=min(padded, table.rank_chunk), BM=strip.rows, BK=strip.columns,
-        PRECISION=precision_of(dx.dtype), UPCAST=interpreting(),
+        PRECISION=precision, UPCAST=interpreting(),
         num_warps=strip.warps, num_stages=strip.stages,
     )  # fmt: skip
-    return dx

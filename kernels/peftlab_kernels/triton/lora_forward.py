@@ -6,6 +6,9 @@ takes x in 8 bits as well, whose codes any float holds exactly; a row's step the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -20,8 +23,8 @@ from peftlab_kernels.triton.configurations import (
     ranks_at_a_time,
 )
 from peftlab_kernels.triton.dot import cast, dot, in_triton, interpreting, precision_of, widen
-from peftlab_kernels.triton.launching import ceil_div, launch
-from peftlab_kernels.triton.partials import add_up, parts_of, split
+from peftlab_kernels.triton.launching import Launch, ceil_div, planned
+from peftlab_kernels.triton.partials import add_up, split, sum_into
 from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
 
 
@@ -81,9 +84,41 @@ def down_project(
     """
     x, row_steps = x if isinstance(x, Int8Rows) else (x, None)
     dtype = dtype or x.dtype
-    (m, k), r = x.shape, a.shape[0]
+    plan = _plan(
+        target, dtype, precision_of(dtype), x.shape, a.shape[0], x.stride(0), a.stride(), a.dtype,
+        row_steps is not None, dropout.threshold > 0, strip,
+    )  # fmt: skip
+    h = torch.empty(plan.shape, dtype=dtype, device=x.device)
+    found = sum_into(h, plan.splits)
+    plan.launch((x, row_steps, a, found.parts), *dropout[:3], factor, plan.steps)
+    add_up(found)
+    return h
+
+
+class _Plan(NamedTuple):
+    launch: Launch
+    shape: tuple[int, int]
+    splits: int
+    steps: int
+
+
+@planned
+def _plan(
+    target: Target,
+    dtype: torch.dtype,
+    precision: str,
+    shape: Sequence[int],
+    r: int,
+    stride_xm: int,
+    a_strides: tuple[int, ...],
+    a_dtype: torch.dtype,
+    codes: bool,
+    masked: bool,
+    strip: Strip | None,
+) -> _Plan:
+    m, k = shape
     table = configurations(target, dtype)
-    strips = table.down_dropout if dropout.threshold else table.down
+    strips = table.down_dropout if masked else table.down
     padded = padded_rank(r)
     ranks = ranks_at_a_time(padded, strips)
     strip = strip or strips[ranks]
@@ -91,15 +126,11 @@ def down_project(
     splits, steps = split(
         ceil_div(k, strip.columns), row_blocks * rank_blocks, target.processors, least=4
     )
-    h = torch.empty(m, padded, dtype=dtype, device=x.device)
-    parts = parts_of(h, splits)
-    launch(
-        down_project_kernel, (row_blocks, splits, rank_blocks), (x, row_steps, a, parts),
-        (m, k, r, x.stride(0), *a.stride(), parts.stride(0), padded,
-         dropout.seed_low, dropout.seed_high, dropout.threshold, factor, steps),
-        CODES=row_steps is not None, DTYPE=in_triton(dtype), DROPOUT=dropout.threshold > 0,
-        BM=strip.rows, BK=strip.columns, RANK=ranks,
-        PRECISION=precision_of(dtype), UPCAST=interpreting(),
+    launch = Launch(
+        down_project_kernel, (row_blocks, splits, rank_blocks),
+        (m, k, r, stride_xm, *a_strides, m * padded, padded),
+        CODES=codes, DTYPE=in_triton(dtype), DROPOUT=masked,
+        BM=strip.rows, BK=strip.columns, RANK=ranks, PRECISION=precision, UPCAST=interpreting(),
         num_warps=strip.warps, num_stages=strip.stages,
     )  # fmt: skip
-    return add_up(parts, h)
+    return _Plan(launch, (m, padded), splits, steps)

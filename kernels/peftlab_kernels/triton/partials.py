@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from peftlab_kernels.triton.dot import cast, interpreting
-from peftlab_kernels.triton.launching import ceil_div, launch
+from peftlab_kernels.triton.launching import Launch, ceil_div, planned
 
 BLOCK = 1024
 """Elements of the sum that a program of 4 warps makes: 16 bytes a thread and part."""
 
 
-@triton.jit(do_not_specialize=["parts"])
-def sum_kernel(Parts, Total, count, parts, BLOCK: tl.constexpr, UPCAST: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+class Sum(NamedTuple):
+    """`total [...]`, contiguous, is to be the sum of `parts [splits, ...]` in fp32.
+
+    Where a single program writes it, `parts` is the total itself, and nothing is left to add.
+    """
+
+    parts: Tensor
+    total: Tensor
+
+
+@triton.jit
+def sum_block(
+    Parts, Total, block, count, parts, BLOCK: tl.constexpr, UPCAST: tl.constexpr
+):  # fmt: skip
+    """One block of BLOCK elements of Total [count], rounded once to its dtype."""
+    at = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     part_at = Parts + at
     total = tl.zeros([BLOCK], tl.float32)
@@ -26,30 +41,69 @@ def sum_kernel(Parts, Total, count, parts, BLOCK: tl.constexpr, UPCAST: tl.const
     tl.store(Total + at, cast(total, Total.dtype.element_ty, UPCAST), mask=inside)
 
 
-def parts_of(total: Tensor, parts: int) -> Tensor:
-    """Where `parts` programs write: [parts, *total.shape] in fp32, or one of them total itself."""
-    if parts == 1:
-        return total.unsqueeze(0)
-    return torch.empty(parts, *total.shape, dtype=torch.float32, device=total.device)
+@triton.jit(do_not_specialize=["parts"])
+def sum_kernel(Parts, Total, count, parts, BLOCK: tl.constexpr, UPCAST: tl.constexpr):
+    """`Total [count]` of `Parts [parts, count]`."""
+    sum_block(Parts, Total, tl.program_id(0), count, parts, BLOCK, UPCAST)
 
 
-def add_up(parts: Tensor, total: Tensor) -> Tensor:
-    """`total [...]`, contiguous, of `parts_of(total, ...)`, rounded once to total's dtype."""
-    if parts.shape[0] > 1:
-        count = total.numel()
+@triton.jit(do_not_specialize=["blocks", "parts", "other_parts"])
+def sum_two_kernel(
+    Parts, Total, OtherParts, Other, count, other_count, blocks, parts, other_parts,
+    BLOCK: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Two sums in one launch: the first `blocks` programs make one, the rest the other."""
+    program = tl.program_id(0)
+    if program < blocks:
+        sum_block(Parts, Total, program, count, parts, BLOCK, UPCAST)
+    else:
+        sum_block(OtherParts, Other, program - blocks, other_count, other_parts, BLOCK, UPCAST)
+
+
+def sum_into(total: Tensor, splits: int) -> Sum:
+    """Room for the parts of `splits` programs; none where one program writes the total."""
+    if splits == 1:
+        return Sum(total, total)
+    return Sum(torch.empty(splits, *total.shape, dtype=torch.float32, device=total.device), total)
+
+
+def add_up(*sums: Sum) -> None:
+    """Make the totals; two at a time, where there are as many."""
+    left = [found for found in sums if found.parts is not found.total]
+    while len(left) > 1:
+        one, two = left.pop(), left.pop()
+        count, other = one.total.numel(), two.total.numel()
+        launch = _two(count, other, one.total.dtype, two.total.dtype)
         launch(
-            sum_kernel, (ceil_div(count, BLOCK),), (parts, total), (count, parts.shape[0]),
-            BLOCK=BLOCK, UPCAST=interpreting(), num_warps=4,
+            (one.parts, one.total, two.parts, two.total),
+            ceil_div(count, BLOCK), one.parts.shape[0], two.parts.shape[0],
         )  # fmt: skip
-    return total
+    for parts, total in left:
+        _one(total.numel(), total.dtype)((parts, total), parts.shape[0])
+
+
+@planned
+def _one(count: int, dtype: torch.dtype) -> Launch:
+    return Launch(
+        sum_kernel, (ceil_div(count, BLOCK),), (count,),
+        BLOCK=BLOCK, UPCAST=interpreting(), num_warps=4,
+    )  # fmt: skip
+
+
+@planned
+def _two(count: int, other: int, dtype: torch.dtype, other_dtype: torch.dtype) -> Launch:
+    return Launch(
+        sum_two_kernel, (ceil_div(count, BLOCK) + ceil_div(other, BLOCK),), (count, other),
+        BLOCK=BLOCK, UPCAST=interpreting(), num_warps=4,
+    )  # fmt: skip
 
 
 def split(blocks: int, columns: int, processors: int, least: int) -> tuple[int, int]:
     """Share `blocks` steps among programs, `columns` of them standing side by side already.
 
-    Returns (programs, steps of each): two programs a processor if there is work for as many, but
-    not under `least` steps each, because every program more is one part more to be added.
+    Returns (programs, steps of each): about two programs a processor if there is work for as many,
+    but not under `least` steps each, because every program more is one part more to be added.
     """
-    wanted = -(-2 * processors // columns)
+    wanted = max(1, round(2 * processors / columns))
     steps = max(-(-blocks // wanted), min(least, blocks))
     return -(-blocks // steps), steps

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from peftlab_kernels.triton.launching import ceil_div, launch
+from peftlab_kernels.triton.launching import Launch, ceil_div
 
 DRAWS = 1 << 16
 
@@ -87,8 +87,9 @@ def _signed(word: int) -> int:
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "threshold", "rows"])
 def write_mask_kernel(
-    Mask, seed_low, seed_high, threshold, rows, columns, BM: tl.constexpr, BN: tl.constexpr
+    Mask, rows, columns, seed_low, seed_high, threshold, BM: tl.constexpr, BN: tl.constexpr
 ):
+    """One block of the mask `Mask [rows, columns]`, as int8."""
     row, column = tl.program_id(0) * BM, tl.program_id(1) * BN
     keep = keep_tile(seed_low, seed_high, threshold, row, column, BM, BN)
     at_row, at_column = row + tl.arange(0, BM), column + tl.arange(0, BN)
@@ -107,9 +108,5 @@ def write_mask(
     """The mask, bool [rows, columns], for tests and diagnosis: no operator ever makes it."""
     mask = torch.zeros(rows, columns, dtype=torch.int8, device=device)
     grid = (ceil_div(rows, tile[0]), ceil_div(columns, tile[1]))
-    launch(
-        write_mask_kernel, grid, (mask,),
-        (dropout.seed_low, dropout.seed_high, dropout.threshold, rows, columns),
-        BM=tile[0], BN=tile[1],
-    )  # fmt: skip
+    Launch(write_mask_kernel, grid, (rows, columns), BM=tile[0], BN=tile[1])((mask,), *dropout[:3])
     return mask.bool()

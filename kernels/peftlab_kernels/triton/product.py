@@ -15,6 +15,9 @@ accumulator does not fit in registers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -26,10 +29,10 @@ from peftlab_kernels.triton.configurations import (
     choose_tile,
     configurations,
     padded_rank,
-    regular,
+    regular_strides,
 )
 from peftlab_kernels.triton.dot import cast, dot, interpreting, precision_of
-from peftlab_kernels.triton.launching import ceil_div, descriptor, launch
+from peftlab_kernels.triton.launching import Launch, ceil_div, descriptor, layout, planned
 from peftlab_kernels.triton.philox import NO_DROPOUT, Dropout, keep_tile
 
 
@@ -194,48 +197,80 @@ def product(
     x [M, Q] with rows contiguous; weight [P, Q] with either dimension contiguous, of x's
     dtype; low [M, padded R] in x's dtype, up [R, P] of any strides and dtype; bias [P].
     """
-    (m, q), p = x.shape, weight.shape[0]
-    table = configurations(target, x.dtype)
+    y = torch.empty(x.shape[0], weight.shape[0], dtype=x.dtype, device=x.device)
+    added: tuple[Any, ...] | None = None
+    if low is not None and up is not None:
+        added = (up.shape[0], low.stride(0), *up.stride(), up.dtype)
+    plan = _plan(
+        target, x.dtype, precision_of(x.dtype), x.shape, weight.shape[0],
+        x.stride(), weight.stride(), not (x.data_ptr() | weight.data_ptr()) % 16, added,
+        None if bias is None else bias.dtype, dropout.threshold > 0, tile,
+    )  # fmt: skip
+    if plan.laid_out is None:
+        plan.launch((x, weight, bias, low, up, y), *dropout[:3])
+        return y
+    x_layout, w_layout = plan.laid_out
+    w = weight.T if weight.stride(1) != 1 else weight
+    operands = descriptor(x, x_layout), descriptor(w, w_layout), bias, low, up, y
+    plan.launch(operands, *dropout[:3])
+    return y
+
+
+class _Plan(NamedTuple):
+    launch: Launch
+    laid_out: tuple[dict[str, Any], dict[str, Any]] | None
+    """x and the weight as descriptors have them; None where the kernel takes pointers."""
+
+
+@planned
+def _plan(
+    target: Target,
+    dtype: torch.dtype,
+    precision: str,
+    shape: Sequence[int],
+    p: int,
+    x_strides: tuple[int, ...],
+    w_strides: tuple[int, ...],
+    aligned: bool,
+    added: tuple[Any, ...] | None,
+    bias_dtype: torch.dtype | None,
+    masked: bool,
+    tile: Tile | None,
+) -> _Plan:
+    """`added`: of the low-rank part R, its strides, and the dtype of Up."""
+    m, q = shape
+    table = configurations(target, dtype)
     if tile is None:
-        tiles = table.product if weight.stride(1) == 1 else table.product_turned
-        tiles = table.product_dropout if dropout.threshold else tiles
+        tiles = table.product if w_strides[1] == 1 else table.product_turned
+        tiles = table.product_dropout if masked else tiles
         tile = choose_tile(tiles, target, table.l2_cost, m, p)
         # What a descriptor asks for is bytes; Triton asks sizes for multiples of 16 elements.
-        unit = 16 // x.element_size() if tile.tma else 16
-        if not (regular(x, unit) and regular(weight, unit)):
+        unit = 16 // dtype.itemsize if tile.tma else 16
+        if not (aligned and all(regular_strides(s, unit) for s in (x_strides, w_strides))):
             tile = table.product_ragged
-    y = torch.empty(m, p, dtype=x.dtype, device=x.device)
-    rank, stride_lm, stride_ur, stride_up = 0, 0, 0, 0
-    if low is not None and up is not None:
-        rank, stride_lm, (stride_ur, stride_up) = up.shape[0], low.stride(0), up.stride()
+    rank, *low_strides = added[:4] if added else (0, 0, 0, 0)
     padded = padded_rank(rank) if rank else 0
-    after = (
-        stride_lm, stride_ur, stride_up, p,
-        dropout.seed_low, dropout.seed_high, dropout.threshold,
-    )  # fmt: skip
     constants = {
         "RANK": padded, "CHUNK": min(padded, table.rank_chunk),
-        "DROPOUT": dropout.threshold > 0, "HAS_BIAS": bias is not None,
+        "DROPOUT": masked, "HAS_BIAS": bias_dtype is not None,
         "BM": tile.m, "BN": tile.n, "BK": tile.k, "GROUP": GROUP,
-        "PRECISION": precision_of(x.dtype), "UPCAST": interpreting(),
+        "PRECISION": precision, "UPCAST": interpreting(),
         "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip
     grid = (ceil_div(m, tile.m) * ceil_div(p, tile.n),)
-    if tile.tma:
-        rows_are_q = weight.stride(1) != 1
-        w = (
-            descriptor(weight.T, [tile.k, tile.n]) if rows_are_q
-            else descriptor(weight, [tile.n, tile.k])
-        )  # fmt: skip
-        launch(
-            product_tma_kernel, grid,
-            (descriptor(x, [tile.m, tile.k]), w, bias, low, up, y), (m, p, q, rank, *after),
-            W_ROWS_ARE_Q=rows_are_q, **constants,
-        )  # fmt: skip
-    else:
-        launch(
-            product_kernel, grid, (x, weight, bias, low, up, y),
-            (m, p, q, rank, x.stride(0), *weight.stride(), *after),
+    if not tile.tma:
+        launch = Launch(
+            product_kernel, grid, (m, p, q, rank, x_strides[0], *w_strides, *low_strides, p),
             EVEN_P=p % tile.n == 0, EVEN_Q=q % tile.k == 0, **constants,
         )  # fmt: skip
-    return y
+        return _Plan(launch, None)
+    turned = w_strides[1] != 1
+    launch = Launch(
+        product_tma_kernel, grid, (m, p, q, rank, *low_strides, p),
+        W_ROWS_ARE_Q=turned, **constants,
+    )  # fmt: skip
+    w_layout = (
+        layout((q, p), w_strides[::-1], (tile.k, tile.n)) if turned
+        else layout((p, q), w_strides, (tile.n, tile.k))
+    )  # fmt: skip
+    return _Plan(launch, (layout((m, q), x_strides, (tile.m, tile.k)), w_layout))

@@ -15,7 +15,7 @@ from torch import Tensor
 from peftlab_kernels.int8_format import Int8Rows
 from peftlab_kernels.triton.configurations import Target
 from peftlab_kernels.triton.int8_configurations import Row, int8_configurations
-from peftlab_kernels.triton.launching import launch
+from peftlab_kernels.triton.launching import Launch, planned
 
 SMALLEST = tl.constexpr(1e-36)
 """Rows with nothing larger have codes 0: 127 by their magnitude would be no number."""
@@ -83,12 +83,25 @@ def quantize_rows(
     m, k = x.shape
     codes = torch.empty(m, k, dtype=torch.int8, device=x.device)
     steps = torch.empty(m, dtype=torch.float32, device=x.device)
+    _plan(target, x.dtype, m, k, x.stride(0), scales is not None, row)((x, scales, codes, steps))
+    return Int8Rows(codes, steps)
+
+
+@planned
+def _plan(
+    target: Target,
+    dtype: torch.dtype,
+    m: int,
+    k: int,
+    stride_xm: int,
+    scaled: bool,
+    row: Row | None,
+) -> Launch:
     if row is None:
-        rows = int8_configurations(target, x.dtype).rows
+        rows = int8_configurations(target, dtype).rows
         row = next((row for row in rows if row.columns >= k), rows[-1])
-    launch(
-        quantize_kernel, (m,), (x, scales, codes, steps), (k, x.stride(0), k),
-        SCALED=scales is not None, ONCE=k <= row.columns, BLOCK=row.columns,
+    return Launch(
+        quantize_kernel, (m,), (k, stride_xm, k),
+        SCALED=scaled, ONCE=k <= row.columns, BLOCK=row.columns,
         num_warps=row.warps, num_stages=1,
     )  # fmt: skip
-    return Int8Rows(codes, steps)

@@ -10,7 +10,9 @@ import os
 from pathlib import Path
 
 HERE = Path(__file__).parent
-COMPILED = {"test_in_a_process.py", "test_int8_on_gpu.py", "test_on_gpu.py"}
+COMPILED = {
+    "test_in_a_process.py", "test_int8_on_gpu.py", "test_launching.py", "test_on_gpu.py",
+}  # fmt: skip
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
