@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from peftlab.data.squad_file import is_squad_file, squad_rows
 from peftlab.errors import DataError
 
 Record = dict[str, Any]
@@ -119,6 +120,8 @@ def read_json(path: Path) -> Numbered:
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: unreadable JSON ({str(error)[:80]}).") from None
+    if is_squad_file(rows):
+        rows = squad_rows(rows)
     if not isinstance(rows, list):
         keys = f" with keys {', '.join(map(str, rows))}"[:120] if isinstance(rows, dict) else ""
         raise DataError(

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peftlab.errors import DataError
-from peftlab.tasks.task import Encoded, TokenStatistics
+from peftlab.tasks.task import IGNORED, Encoded, TokenStatistics
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
+__all__ = ["IGNORED", "Gathered", "batches_of", "check_truncation", "token_ids"]
+
 logger = logging.getLogger("peftlab")
 
 _BATCH = 1000
-IGNORED = -100
-"""Label of a position that is not trained on."""
 
 
-def batches_of(rows: datasets.Dataset) -> Iterator[dict[str, list[str]]]:
+def batches_of(rows: datasets.Dataset) -> Iterator[dict[str, list[Any]]]:
     """The rows as lists of columns, a thousand at a time."""
     for start in range(0, len(rows), _BATCH):
         yield rows[start : start + _BATCH]

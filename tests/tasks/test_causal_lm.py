@@ -224,7 +224,7 @@ def test_long_prompts_keep_their_end_and_their_start_mark() -> None:
 
 
 def test_loss_mode() -> None:
-    task = CausalLM(True, "\n").with_loss("chunked")
+    task = CausalLM(True, "\n").with_settings(loss="chunked", generation=None)
     assert (task.loss, task.separator, task.paired) == ("chunked", "\n", True)
     assert task._computed.mode == "chunked"
     assert "loss" not in task.state()
