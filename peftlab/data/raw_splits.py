@@ -97,7 +97,8 @@ def _open_text(path: Path, suffix: str) -> RawSplit:
 
 def _is_json_lines(path: Path) -> bool:
     with path.open("rb") as file:
-        return not file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        start = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return not start.startswith(b"[") and b'"paragraphs"' not in start
 
 
 def _open_parquet(path: Path) -> RawSplit:

@@ -105,7 +105,7 @@ def read_json(path: Path) -> Numbered:
     first = next(((number, line) for number, line in lines if line.strip()), None)
     if first is None:
         return
-    if first[1].lstrip().startswith("{") and _is_complete(first[1]):
+    if first[1].lstrip().startswith("{") and _is_row(first[1]):
         yield first[0], _parse_object(path, *first)
         for number, line in lines:
             if line.strip():
@@ -133,12 +133,12 @@ def read_json(path: Path) -> Numbered:
         yield number, row
 
 
-def _is_complete(line: str) -> bool:
+def _is_row(line: str) -> bool:
+    """Whether a line is a whole object, and not a data set in one line."""
     try:
-        json.loads(line)
+        return not is_squad_file(json.loads(line))
     except (ValueError, RecursionError):
         return False
-    return True
 
 
 def read_txt(path: Path) -> Numbered:

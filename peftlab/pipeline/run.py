@@ -173,9 +173,7 @@ class Run:
         try:
             return by_role if form is None else form.asked(by_role)
         except DataError as error:
-            raise DataError(
-                str(error).replace("a row to predict", f"row {number} to predict", 1)
-            ) from None
+            raise DataError(f"row {number} to predict: {error}") from None
 
 
 def evaluation_batch(config: RunConfig) -> int:

@@ -53,7 +53,7 @@ def select_last_n(model: nn.Module, n: int, task: str) -> Selection:
 
     Of an encoder-decoder the decoder's blocks; for a task with a head of its own, where no target
     text pulls on the decoder alone, the encoder's too. A tied head stays frozen: it would train the
-    embeddings, which lie before all blocks. Raises `ConfigError` where there are fewer blocks than `n`.
+    embeddings, which lie before all blocks. Raises `ConfigError` where there are fewer than `n`.
     """
     stacks = block_lists(model)
     chosen = stacks if has_new_head(task) else stacks[-1:]

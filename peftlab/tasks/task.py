@@ -137,9 +137,9 @@ class Task(ABC):
     def score(self, model: nn.Module, batch: Batch) -> RowScores:
         """Evaluate one batch without gradient: arrays of shape [rows, ...] that `metrics` reads.
 
-        Arrays of objects (texts, lists) and of another width in every batch are fine. Rows here
-        are encoded rows: a task that makes several of one (windows) hands its number along as a
-        column, and joins them in `metrics`.
+        Arrays of objects (texts, lists) and of another width in every batch are fine: the latter
+        come to `metrics` as one array of arrays. Rows here are encoded rows: a task that makes
+        several of one (windows) hands its number along as a column, and joins them in `metrics`.
         """
 
     @abstractmethod
