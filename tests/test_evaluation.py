@@ -15,6 +15,7 @@ from peftlab.errors import DataError
 from peftlab.evaluation import evaluate
 from peftlab.tasks.collate import PaddingCollator
 from peftlab.tasks.encoding import Gathered
+from peftlab.tasks.label_problems import SingleLabel
 from peftlab.tasks.text_classification import TextClassification
 
 datasets = pytest.importorskip("datasets")
@@ -33,7 +34,7 @@ def classifier(dropout: float = 0.3) -> nn.Module:
 
 
 def task() -> TextClassification:
-    return TextClassification(label_names=("a", "b", "c"), pairs=False)
+    return TextClassification(SingleLabel(("a", "b", "c")))
 
 
 @pytest.fixture
@@ -209,7 +210,9 @@ def test_scores_may_be_texts_and_rows_of_any_width() -> None:
         )  # fmt: skip
     rows = gathered.encoded().rows
     assert rows["notes"][3:5] == [[], ["a"]]
-    found = evaluate(classifier(), Reader(("a", "b")), rows, COLLATE, batch_size=3).scores
+    found = evaluate(
+        classifier(), Reader(SingleLabel(("a", "b"))), rows, COLLATE, batch_size=3
+    ).scores
     assert found["answer"].tolist() == [f"row {n}!" for n in range(12)]
     assert found["offsets"].tolist() == [n // 4 for n in range(12)]
     assert found["logits"].dtype == object

@@ -115,6 +115,12 @@ VERBS: dict[str, Verb] = {
                 metavar="F",
                 help="lines of text, or rows of .jsonl, .json, .csv, .tsv, .parquet by column",
             ),
+            _flag(
+                "-i",
+                "--interactive",
+                action="store_true",
+                help="ask for a text after each answer, until the input ends",
+            ),
         ),
     ),
     "bench": Verb(

@@ -127,6 +127,8 @@ def predict(options: Namespace) -> Answer:
     if not options.arguments:
         raise ConfigError("peftlab predict needs RUN, the folder of a run; see --help.")
     folder, *said = options.arguments
+    if options.interactive:
+        return _conversation(folder, said, options)
     from peftlab.cli.inputs import rows_to_answer
 
     rows = rows_to_answer(said, options.file)
@@ -137,6 +139,19 @@ def predict(options: Namespace) -> Answer:
     found = [{"input": row, **answer} for row, answer in zip(rows, answers, strict=True)]
     lines = [run.task.answer_text(answer) for answer in answers]
     return Answer(found, lambda screen: texts.show_answers(screen, found, lines))
+
+
+def _conversation(folder: str, said: list[str], options: Namespace) -> Answer:
+    if said or options.file is not None or options.json:
+        other = "--json" if options.json else "--file" if options.file is not None else said[0]
+        raise ConfigError(f"peftlab predict -i asks for its texts itself; leave {other} out.")
+    from peftlab.cli.conversation import converse
+    from peftlab.pipeline.run import open_run
+
+    run = open_run(folder)
+    # Loaded now, while what libraries print goes to stderr.
+    _ = run.answering
+    return Answer(None, lambda screen: converse(screen, run))
 
 
 def bench(options: Namespace) -> Answer:

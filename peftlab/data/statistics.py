@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 
 def label_histogram(rows: datasets.Dataset, label_names: tuple[str, ...]) -> dict[str, int]:
-    """Rows of each label, in the labels' order, zeros included."""
-    counts = Counter(rows["label"])
+    """Rows (of tags: tokens) of each label, in the labels' order, zeros included."""
+    labels = rows["tags" if "tags" in rows.column_names else "label"]
+    counts = Counter(
+        name for label in labels for name in ((label,) if isinstance(label, str) else label)
+    )
     return {name: counts[name] for name in label_names}

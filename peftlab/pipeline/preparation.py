@@ -73,12 +73,21 @@ def check(config: RunConfig) -> Checked:
         seed=data.seed,
     )
     task = task_class(config.task.name).from_splits(splits, config.task)
-    if config.eval.best != "auto" and config.eval.best not in task.greater_is_better:
-        raise ConfigError(
-            f"eval.best is {config.eval.best!r}; {config.task.name}, as it is configured and on "
-            f"this data, reports {', '.join(task.greater_is_better)}."
-        )
+    _check_metrics(config, task)
     return Checked(config, splits, with_settings(task, config))
+
+
+def _check_metrics(config: RunConfig, task: Task) -> None:
+    """Refuse metrics that the task, as it came to be on this data, does not report."""
+    asked = [("eval.best", config.eval.best)] if config.eval.best != "auto" else []
+    if config.eval.metrics != "auto":
+        asked += [("eval.metrics", name) for name in config.eval.metrics]
+    for key, name in asked:
+        if name not in task.greater_is_better:
+            raise ConfigError(
+                f"{key} names {name!r}; {task.name}, as it is configured and on this data, "
+                f"reports {', '.join(task.greater_is_better)}."
+            )
 
 
 def with_settings(task: Task, config: RunConfig) -> Task:

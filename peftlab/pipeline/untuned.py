@@ -26,7 +26,10 @@ def evaluate_untuned(config: RunConfig) -> dict[str, Any]:
 
     if known is not None:
         found = Evaluation(checked.task.metrics(known), known)
-        return {"what": "majority class", split: with_interval(checked.task, found, config)}
+        return {
+            "what": checked.task.untuned_name,
+            split: with_interval(checked.task, found, config),
+        }
     if getattr(checked.splits, split) is None:
         raise ConfigError(f"{config.data.source} has neither a test nor a validation split.")
     from peftlab.model.loading import load_model

@@ -75,6 +75,18 @@ def f1_macro(confusion: Array) -> Array:
     return np.asarray(f1.sum(axis=1) / np.maximum((either > 0).sum(axis=1), 1))
 
 
+def weighted_interval(rows: int, metric: Callable[[Array], Array]) -> tuple[float, float]:
+    """Of a metric of weighted rows; `metric` takes weights [resamples, rows], counts of draws."""
+    generator = np.random.default_rng(_SEED)
+    at_once = max(1, _ELEMENTS_AT_ONCE // max(rows, 1))
+    values = []
+    for start in range(0, RESAMPLES, at_once):
+        size = min(at_once, RESAMPLES - start)
+        weights = generator.multinomial(rows, np.full(rows, 1 / rows), size=size)
+        values.append(metric(weights.astype(np.float64)))
+    return _middle(np.concatenate(values))
+
+
 def _middle(values: Array) -> tuple[float, float]:
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

@@ -155,6 +155,11 @@ class Task(ABC):
         """Scores on test of knowing nothing (majority class); None: evaluate the base model."""
 
     @property
+    def untuned_name(self) -> str:
+        """What `untuned` scores, in words."""
+        return "majority class"
+
+    @property
     @abstractmethod
     def asked_role(self) -> str:
         """The column that a bare text given to `predict` stands for."""

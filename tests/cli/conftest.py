@@ -133,7 +133,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
                 for _ in rows
             ],
         ),
-        task=SimpleNamespace(answer_text=lambda answer: answer.get("text", "")),
+        answering=None,
+        task=SimpleNamespace(
+            answer_text=lambda answer: answer.get("text", answer.get("label")),
+            asked=lambda text, earlier: {"text": text, "turn": len(earlier)},
+        ),
     )
     bench = SimpleNamespace(to_json=lambda: {"rows": ["lora"]}, scored=("lora",))
     demo = SimpleNamespace(to_json=lambda: {"answers": []}, text=lambda: "the table")

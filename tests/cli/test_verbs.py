@@ -135,6 +135,27 @@ def test_predict_reads_a_pipe(cli: Cli, calls: Any, monkeypatch: pytest.MonkeyPa
     assert calls.last[1] == (["one", " two "],)
 
 
+def test_predict_answers_line_by_line(
+    cli: Cli, calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", piped(b"one\n\nbad\ntwo"))
+
+    def answer(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+        if rows[0]["text"] == "bad":
+            raise DataError("it is bad.")
+        return [{"text": f"{rows[0]['text']}!"}]
+
+    calls.answers["predict"] = answer
+    done = cli("predict", "runs/a", "-i")
+    assert (done.code, done.out) == (0, "one!\ntwo!\n")
+    assert "it is bad." in done.err
+    asked = [made[1][0][0] for made in calls.made if made[0] == "predict"]
+    assert [row["turn"] for row in asked] == [0, 1, 1]
+    for words in (("a text",), ("--file", "a.txt"), ("--json",)):
+        refused = cli("predict", "runs/a", "-i", *words)
+        assert (refused.code, words[0] in refused.err) == (2, True)
+
+
 def piped(content: bytes) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(content))
 

@@ -15,6 +15,7 @@ from peftlab.data.sources import Splits, load_splits
 from peftlab.errors import CheckFailed, ConfigError, DataError
 from peftlab.tasks import intervals
 from peftlab.tasks.encoding import check_truncation
+from peftlab.tasks.label_problems import SingleLabel
 from peftlab.tasks.registry import task_class
 from peftlab.tasks.text_classification import TextClassification
 
@@ -22,7 +23,8 @@ datasets = pytest.importorskip("datasets")
 
 OPTIONS = TextClassification.options(name="text-classification")
 READS: dict[str, Any] = {"formats": OPTIONS.formats, "roles": OPTIONS.roles}
-TASK = TextClassification(("neg", "pos", "so-so"))
+TASK = TextClassification(SingleLabel(("neg", "pos", "so-so")))
+NAMES = TASK.problem.label_names
 WORDS = ["a", "good", "bad", "film", "very", "and", "long"]
 
 
@@ -74,7 +76,7 @@ def model_of(kind: str) -> Any:
 
 
 def rows_of(texts: list[str], pairs: list[str] | None = None) -> datasets.Dataset:
-    labels = [TASK.label_names[index % 3] for index in range(len(texts))]
+    labels = [NAMES[index % 3] for index in range(len(texts))]
     columns = {"text": texts, "label": labels}
     return datasets.Dataset.from_dict(columns | ({} if pairs is None else {"text_pair": pairs}))
 
@@ -101,7 +103,7 @@ def test_a_batch_is_the_sum_of_its_rows(kind: str) -> None:
 
 
 def test_sentence_pairs_keep_their_token_types() -> None:
-    task = TextClassification(TASK.label_names, pairs=True)
+    task = TextClassification(TASK.problem, pairs=True)
     rows = rows_of(["a good film", "bad", "a"], ["long", "very long film", "film"])
     encoded = task.encode(rows, tokenizer_of("bert"), max_length=16).rows
     assert encoded[0]["input_ids"] == [2, 5, 6, 8, 3, 11, 3]
@@ -122,7 +124,7 @@ def test_t5_reads_its_answer_at_one_end_in_every_row() -> None:
         assert len(row["input_ids"]) <= 8
     loss = TASK.loss_sum(model, TASK.collator(tokenizer)(list(encoded)))
     assert torch.isfinite(loss)
-    pairs = TextClassification(TASK.label_names, pairs=True)
+    pairs = TextClassification(TASK.problem, pairs=True)
     encoded = pairs.encode(rows_of(texts, texts[::-1]), tokenizer, max_length=12).rows
     assert [row["input_ids"].count(4) for row in encoded] == [2] * 4
 
@@ -183,7 +185,7 @@ def splits_of(tmp_path: Path) -> Splits:
 def test_untuned_is_the_majority_class(tmp_path: Path) -> None:
     splits = splits_of(tmp_path)
     task = TextClassification.from_splits(splits, OPTIONS)
-    assert task.label_names == ("a", "b", "c")
+    assert task.problem.label_names == ("a", "b", "c")
     assert TextClassification.from_state(json.loads(json.dumps(task.state()))) == task
     scores = task.untuned(splits)
     assert scores is not None

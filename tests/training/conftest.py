@@ -14,6 +14,7 @@ from torch import nn
 
 from peftlab.config.schema import TrainConfig
 from peftlab.tasks.collate import PaddingCollator
+from peftlab.tasks.label_problems import SingleLabel
 from peftlab.tasks.text_classification import TextClassification
 from peftlab.training.trainer import TrainResult, train
 
@@ -122,7 +123,7 @@ def make_task() -> Callable[[str], Any]:
             from peftlab.tasks.causal_lm import CausalLM
 
             return CausalLM(paired=True, loss="plain")
-        return TextClassification(label_names=tuple("abc"), pairs=False)
+        return TextClassification(SingleLabel(tuple("abc")))
 
     return make
 

@@ -1,0 +1,59 @@
+"""Weights of classes in the loss, against imbalance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peftlab.errors import ConfigError
+
+Setting = Literal["balanced"] | Mapping[str, float] | None
+
+
+def class_weights(
+    setting: Setting, label_names: Sequence[str], counts: NDArray[Any]
+) -> tuple[float, ...] | None:
+    """A weight for each class, or None where there is nothing to weigh.
+
+    `counts` [classes]: items of each class in training. balanced is `items / (classes * count)`,
+    as scikit-learn has it, so that the mean weight of a training item is 1: the loss keeps its
+    scale. A class without items weighs 1, as does one that a mapping does not name. Raises
+    `ConfigError` for a name that is no label.
+    """
+    if setting is None:
+        return None
+    if setting == "balanced":
+        present = counts > 0
+        balanced = counts.sum() / (max(int(present.sum()), 1) * np.maximum(counts, 1))
+        return tuple(np.where(present, balanced, 1.0).tolist())
+    _check_names(setting, label_names)
+    return tuple(float(setting.get(name, 1.0)) for name in label_names)
+
+
+def positive_weights(
+    setting: Setting, label_names: Sequence[str], counts: NDArray[Any], rows: int
+) -> tuple[float, ...] | None:
+    """A weight of the rows that have a label, for each label of a multi-label problem.
+
+    balanced is rows without the label for each row with it: both sides then weigh the same. Raises
+    as `class_weights`.
+    """
+    if setting != "balanced":
+        return class_weights(setting, label_names, counts)
+    either = (counts > 0) & (counts < rows)
+    return tuple(np.where(either, (rows - counts) / np.maximum(counts, 1), 1.0).tolist())
+
+
+def _check_names(setting: Mapping[str, float], label_names: Sequence[str]) -> None:
+    for name in setting:
+        if name not in label_names:
+            near = get_close_matches(name, label_names, n=1)
+            hint = f" did you mean {near[0]}?" if near else ""
+            shown = ", ".join(label_names[:20])
+            raise ConfigError(
+                f"task.class_weights names {name!r}, which is no label;{hint} labels are {shown}."
+            )
