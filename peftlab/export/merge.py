@@ -212,7 +212,7 @@ def _shards(outputs: Sequence[Output], limit: int) -> list[list[Output]]:
 def _compared(
     built: Skeleton, source: Source, plan: Outline, merged: Mapping[str, Stored]
 ) -> dict[str, Any]:
-    found = logit_error(built, source.changes, plan.outputs, merged)
+    found = logit_error(built, source.changes, plan.outputs, merged, replay=source.replay)
     if not found["finite"] or not found["error"] <= found["tolerance"]:
         raise VerificationError(
             f"The merged model's logits differ from the adapter's by {found['error']:.2g}, and "

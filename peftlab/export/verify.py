@@ -64,16 +64,20 @@ def logit_error(
     outputs: Sequence[Output],
     merged: Mapping[str, Stored],
     inputs: Mapping[str, Tensor] | None = None,
+    replay: Callable[[nn.Module], None] | None = None,
 ) -> dict[str, Any]:
     """How far the merged model's logits are from the adapter's over its base, both in fp32.
 
     One module's weights of either model are in memory at a time. `error` is relative, by Frobenius
-    norms, and `tolerance` what the dtype written explains; nothing is raised.
+    norms, and `tolerance` what the dtype written explains; nothing is raised but by `replay`, which
+    is called with the model as it was trained.
     """
     inputs = sample_inputs(built) if inputs is None else inputs
     by_name = {output.parameter: output for output in outputs if output.parameter}
     with as_trained(built, changes, outputs) as model:
         expected = logits(model, inputs)
+        if replay is not None:
+            replay(model)
     with streamed(built, partial(_read, _written(by_name, merged), _ties(built)), {}) as model:
         found = logits(model, inputs)
     size = float(expected.double().norm())

@@ -54,6 +54,11 @@ def export(
     folder = Path(path).expanduser()
     run = open_run(folder) if run_folder.is_run(folder) else None
     source = adapter_source(folder, base) if run is None else source_of(run, base)
+    if run is not None:
+        run.check_tokenizers()
+        if base is None and not isinstance(run.config.method, QLoraMethod):
+            # Others are compared as they answer, over their own base; see `nearest`.
+            source = replace(source, replay=run.check_logits)
     trusted = run is not None and run.config.model.trust_remote_code
     _check_fingerprint(source, trust_remote_code=trusted)
     if run is not None and not _over_8_bits(run.config):
@@ -158,8 +163,7 @@ def _sample(run: Run) -> Mapping[str, Any]:
     encoded = preparation.encode(checked, ready.tokenizer, int(run.record["max_length"]), (split,))
     rows = encoded[split].rows
     batch = run.task.collator(ready.tokenizer)([rows[i] for i in range(min(16, len(rows)))])
-    kept = {"input_ids", "attention_mask", "token_type_ids", "decoder_input_ids"}
-    return {name: tensor for name, tensor in batch.items() if name in kept}
+    return run.task.model_inputs(batch)
 
 
 def record_base(prepared: Prepared, folder: Path) -> None:

@@ -47,12 +47,28 @@ def write_run(prepared: Prepared, trained: Trained, memory: PeakMemory, folder: 
     environment = describe_environment()
     run_folder.write_json(folder / run_folder.ENVIRONMENT, environment)
     record = _record(prepared) | {"peftlab": environment["packages"].get("peftlab")}
+    record["golden"] = _golden(prepared)
     run_folder.write_json(folder / run_folder.RECORD, record)
     metrics: dict[str, Any] = {"train": _training_figures(prepared, trained, memory, folder)}
     for split in ("validation", "test"):
         if split in prepared.encoded:
             metrics[split] = _held_out(prepared, split)
     run_folder.write_json(folder / run_folder.METRICS, metrics)
+
+
+def _golden(prepared: Prepared) -> dict[str, Any]:
+    """Examples by which the run is known again."""
+    from peftlab.pipeline.golden import record_golden
+
+    splits = prepared.checked.splits
+    return record_golden(
+        prepared.checked.task,
+        prepared.applied.model,
+        prepared.loaded.tokenizer,
+        splits.train if splits.validation is None else splits.validation,
+        max_length=prepared.max_length,
+        compute=prepared.loaded.compute,
+    )
 
 
 def _held_out(prepared: Prepared, split: str) -> dict[str, Any]:

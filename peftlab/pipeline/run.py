@@ -75,7 +75,49 @@ class Run:
         fusion = fuse_for(applied.model, loaded, self.config)
         replay_verdicts(self.folder, fusion)
         model = applied.model.to(training_device()).eval()
+        self.check_tokenizers(loaded.tokenizer)
+        with by_choices_of(self.folder):
+            self.check_logits(model, loaded.compute)
         return Answering(model, loaded.tokenizer, loaded.compute)
+
+    def check_tokenizers(self, of_base: Any = None) -> None:
+        """Raise `CheckFailed` where the run's tokenizer, or its base's, reads otherwise by now."""
+        from peftlab.pipeline.golden import check_tokenizer
+
+        golden = self.record.get("golden")
+        if golden is None:  # A run from before there were golden examples.
+            return
+        length = int(self.record["max_length"])
+        found = {f"the tokenizer in {self.folder / 'tokenizer'}": self._own_tokenizer}
+        if of_base is not None:
+            found[f"the tokenizer of {self.record['model']['name']}"] = of_base
+        for what, tokenizer in found.items():
+            check_tokenizer(golden, self.task, tokenizer, max_length=length, what=what)
+
+    def check_logits(self, model: nn.Module, compute: torch.dtype | None = None) -> None:
+        """Raise `CheckFailed` where a model does not answer as the trained one did.
+
+        `compute`: the dtype of its arithmetic; fp32 by default.
+        """
+        import torch
+
+        from peftlab.pipeline.golden import check_logits
+
+        golden = self.record.get("golden")
+        if golden is None:
+            return
+        check_logits(
+            golden, self.task, model, self._own_tokenizer,
+            compute=compute or torch.float32, what=f"the model of {self.folder}",
+        )  # fmt: skip
+
+    @cached_property
+    def _own_tokenizer(self) -> Any:
+        from peftlab.model.loading import load_tokenizer
+
+        return load_tokenizer(
+            str(self.folder / "tokenizer"), trust_remote_code=self.config.model.trust_remote_code
+        )
 
     def _check_base(self) -> None:
         from peftlab.pipeline.exporting import check_base

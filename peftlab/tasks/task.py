@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 IGNORED = -100
 """Label of a position that is not trained on."""
 
+_MODEL_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "decoder_input_ids"})
+
 Batch = dict[str, Any]
 RowScores = dict[str, "np.ndarray[Any, Any]"]
 
@@ -132,6 +134,10 @@ class Task(ABC):
     @abstractmethod
     def count_items(self, batch: Batch) -> int:
         """How many items `loss_sum` sums over: rows, or tokens that are predicted."""
+
+    def model_inputs(self, batch: Batch) -> Batch:
+        """What of a batch the model is called with for its logits, which are its first output."""
+        return {name: value for name, value in batch.items() if name in _MODEL_INPUTS}
 
     @abstractmethod
     def score(self, model: nn.Module, batch: Batch) -> RowScores:

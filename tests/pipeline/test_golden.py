@@ -1,0 +1,176 @@
+"""What a run was trained as is what answers, or nothing does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftlab import pipeline
+from peftlab.config import config_from_mapping
+from peftlab.errors import CheckFailed
+
+torch = pytest.importorskip("torch")
+
+TASKS = {"bert": "text-classification", "llama": "causal-lm"}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Any
+) -> tuple[Path, Path]:
+    """A run and the folder of its base, made once for a family."""
+    family = request.param
+    folder = tmp_path_factory.mktemp(family)
+    kind = "classification" if family == "bert" else "causal"
+    base = shutil.copytree(tiny_checkpoint(family, kind), folder / "base")
+    rows = [
+        {"text": f"a {'good' if i % 2 else 'bad'} film number {i}", "label": i % 2}
+        if family == "bert"
+        else {"prompt": f"number {i} is", "completion": f"a good film , {i} ."}
+        for i in range(40)
+    ]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = config_from_mapping({
+        "model": {"name": str(base), "dtype": "float32"},
+        "task": TASKS[family],
+        "data": {"source": str(folder / "train.jsonl")},
+        "method": {"name": "lora", "r": 4},
+        "train": {"max_steps": 6, "global_batch_size": 8, "learning_rate": 2e-2,
+                  "save_every": "never"},
+        "eval": {} if family == "bert" else {"generation": {"max_new_tokens": 4}},
+        "output": {"dir": str(folder / "run"), "plots": False},
+    })  # fmt: skip
+    return pipeline.train(config).folder, base
+
+
+@pytest.fixture
+def copied(trained: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of both to tamper with; the run knows its base by the copy's path."""
+    run, base = (shutil.copytree(folder, tmp_path / folder.name) for folder in trained)
+    for name in ("peftlab.json", "config.yaml", "adapter/adapter_config.json"):
+        file = run / name
+        file.write_text(file.read_text().replace(str(trained[1]), str(base)))
+    return run, base
+
+
+def swap_words(folder: Path) -> None:
+    """Two words of the tokenizer change their ids."""
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    words = content["model"]["vocab"]
+    words["number"], words["cat"] = words["cat"], words["number"]
+    file.write_text(json.dumps(content))
+
+
+def change_settings(folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": "left"}))
+
+
+def change_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+
+
+def scale_adapter(run: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = run / "adapter" / "adapter_model.safetensors"
+    state = load_file(file)
+    save_file({n: t * (1.5 if "lora_B" in n else 1) for n, t in state.items()}, file,
+              metadata={"format": "pt"})  # fmt: skip
+
+
+def asked(run: pipeline.Run) -> Any:
+    return run.predict(["a good film"])
+
+
+USES: dict[str, Callable[[pipeline.Run, Path], Any]] = {
+    "eval": lambda run, _: run.evaluate("validation"),
+    "predict": lambda run, _: asked(run),
+    "export": lambda run, out: run.export(out),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_an_untouched_run_is_used(use: str, copied: tuple[Path, Path], tmp_path: Path) -> None:
+    run = pipeline.open_run(copied[0])
+    golden = run.record["golden"]
+    assert len(golden["examples"]) == 3
+    assert golden["examples"][0]["encoded"]["input_ids"]
+    assert USES[use](run, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "said"),
+    [
+        (swap_words, r"reads the golden example '.*' otherwise .*: input_ids at position \d+ was"),
+        (change_settings, "its padding_side was 'right' and is 'left'"),
+        (change_template, "its chat_template was None and is '"),
+    ],
+)
+@pytest.mark.parametrize("use", USES)
+def test_the_runs_tokenizer_has_changed(
+    use: str, tamper: Any, said: str, copied: tuple[Path, Path], tmp_path: Path
+) -> None:
+    tamper(copied[0] / "tokenizer")
+    out = tmp_path / "out"
+    with pytest.raises(CheckFailed, match=rf"the tokenizer in .*tokenizer .*{said}") as refused:
+        USES[use](pipeline.open_run(copied[0]), out)
+    assert refused.value.exit_code == 3
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("use", ["eval", "predict"])
+def test_the_bases_tokenizer_has_changed(use: str, copied: tuple[Path, Path]) -> None:
+    swap_words(copied[1])
+    with pytest.raises(CheckFailed, match=rf"the tokenizer of {copied[1]} reads the golden"):
+        USES[use](pipeline.open_run(copied[0]), Path())
+
+
+@pytest.mark.parametrize("use", USES)
+def test_the_trained_part_has_changed(use: str, copied: tuple[Path, Path], tmp_path: Path) -> None:
+    scale_adapter(copied[0])
+    out = tmp_path / "out"
+    with pytest.raises(CheckFailed, match=r"answers the golden example '.*' otherwise .*: logit"):
+        USES[use](pipeline.open_run(copied[0]), out)
+    assert not out.exists()
+
+
+def test_the_command_line_says_so_and_stops(
+    copied: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    from peftlab.cli import main
+
+    scale_adapter(copied[0])
+    assert main(["predict", str(copied[0]), "a film"]) == 3
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "otherwise than after training" in said.err
+    assert "Traceback" not in said.err
+
+
+def test_a_run_from_before_golden_examples_opens(copied: tuple[Path, Path]) -> None:
+    file = copied[0] / "peftlab.json"
+    record = json.loads(file.read_text())
+    for name in ("golden", "data_format"):
+        del record[name]
+    record["task"]["state"].pop("problem", None)
+    file.write_text(json.dumps(record))
+    config = copied[0] / "config.yaml"
+    text = config.read_text()
+    name = record["task"]["name"]
+    lines = [
+        line for line in text.splitlines() if not line.startswith(("  problem:", "  class_we"))
+    ]
+    config.write_text("\n".join(lines).replace(f"task:\n  name: {name}", f"task: {name}"))
+    assert f"\ntask: {name}\n" in config.read_text()
+    run = pipeline.open_run(copied[0])
+    assert asked(run)
+    assert run.evaluate("validation")["loss"] == pytest.approx(
+        run.metrics["validation"]["loss"], rel=1e-5
+    )
