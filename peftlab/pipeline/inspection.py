@@ -44,6 +44,9 @@ def _run(folder: Path) -> dict[str, Any]:
         **record,
         "metrics": run_folder.read_json(folder / run_folder.METRICS),
     }
+    if golden := record.get("golden"):
+        # How many, not what they say: the rest is for machines to compare.
+        found["golden"] = {**golden, "examples": len(golden["examples"])}
     if (folder / "adapter").is_dir():
         found["adapter"] = _adapter(folder / "adapter")
     elif (folder / "trained").is_dir():

@@ -91,7 +91,7 @@ IN_FILE = {
     ),
     "generation for a classifier": (
         "eval:\n  generation:\n    num_beams: 2\n",
-        ["run.yaml:6: eval.generation is read by task causal-lm only, and task is text-class"],
+        ["run.yaml:6: eval.generation is read by task causal-lm", "only, and task is text-class"],
     ),
     "bench method": (
         "bench: {methods: [head, lorra]}\n",
@@ -138,11 +138,21 @@ BY_OVERRIDE = {
     "method.dropout=1": ["method.dropout is 1", "at least 0 and below 1"],
     "method.target_modules=[]": ["method.target_modules is the list []"],
     "task=text-clasification": [
-        "task.name is 'text-clasification'; allowed: text-classification, causal-lm",
+        "task.name is 'text-clasification'; allowed: text-classification, ",
         "did you mean text-classification?",
     ],
-    "data.packing=true": ["data.packing is read by task causal-lm only"],
-    "data.packing=false": ["data.packing is read by task causal-lm only"],
+    "task.problem=regresion": [
+        "override task.problem=regresion: task.problem is 'regresion'",
+        "did you mean regression?",
+    ],
+    "task.class_weight=balanced": ["task.class_weight is unknown; did you mean task.class_weights"],
+    "task={name: causal-lm, problem: auto}": [
+        "task.problem is read by task text-classification, not by causal-lm"
+    ],
+    "data.format=squad": ["data.format is 'squad'; text-classification takes pair, text-label"],
+    "data.format=text-lable": ["data.format is 'text-lable'", "did you mean text-label?"],
+    "data.packing=true": ["data.packing is read by task causal-lm"],
+    "data.packing=false": ["data.packing is read by task causal-lm"],
     "data.columns.txt=a": ["data.columns.txt is no role; did you mean data.columns.text?"],
     "data.splits.validation=1.5": ["data.splits.validation is 1.5", "above 0 and below 1"],
     "data.splits={train: a, dev: b}": ["data.splits.dev is unknown", "train, validation, test"],
