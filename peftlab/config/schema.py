@@ -100,8 +100,11 @@ class DataConfig(Section):
     packing: Annotated[bool, ReadBy("data.packing")] = Field(
         False, description="Plain text only: join rows into blocks of max_length tokens."
     )
+    streaming: bool = Field(
+        False, description="Read rows one by one, no more than train.max_steps needs; keep on disk."
+    )
     max_train_samples: Count | None = Field(
-        None, description="Keep so many training rows, drawn by seed."
+        None, description="Keep so many training rows, drawn by seed; of a stream, the first."
     )
     max_eval_samples: Count | None = Field(
         None, description="Keep so many validation and test rows each."

@@ -6,22 +6,32 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from peftlab.data.raw_splits import RawSplit, from_dataset
+from peftlab.data.raw_splits import RawSplit, from_dataset, from_stream
 from peftlab.errors import DataError
 
 
-def load_hub_splits(name: str, subset: str | None) -> dict[str, RawSplit]:
-    """Every split of a hub data set. Raises `DataError` with the library's reason."""
+def load_hub_splits(
+    name: str, subset: str | None, *, streaming: bool = False
+) -> dict[str, RawSplit]:
+    """Every split of a hub data set; of `streaming`, nothing is fetched before it is read.
+
+    Raises `DataError` with the library's reason.
+    """
     import datasets
 
     with _quiet():
         try:
-            loaded = datasets.load_dataset(name, subset)
+            loaded = datasets.load_dataset(
+                name, subset, **({"streaming": True} if streaming else {})
+            )
         except Exception as error:  # the library and its HTTP client raise two dozen kinds
             raise DataError(_explain(name, subset, error)) from None
-    if not isinstance(loaded, datasets.DatasetDict):
+    if not isinstance(loaded, dict):
         loaded = {"train": loaded}
-    return {split: from_dataset(rows, f"{name} [{split}]") for split, rows in loaded.items()}
+    return {
+        split: (from_stream if streaming else from_dataset)(rows, f"{name} [{split}]")
+        for split, rows in loaded.items()
+    }
 
 
 def _explain(name: str, subset: str | None, error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,12 @@ class RawSplit:
     counts_lines: bool = False
     all_text: bool = False
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def head(self, limit: int | None) -> RawSplit:
+        """The first `limit` rows; what follows is never read."""
+        if limit is None:
+            return self
+        return replace(self, rows=lambda columns: islice(self.rows(columns), limit))
 
     def location(self, number: int) -> str:
         return f"{self.where}:{number}" if self.counts_lines else f"{self.where}, row {number}"
@@ -151,6 +157,27 @@ def class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         if isinstance(inner, ClassLabel) and inner.names:
             found[column] = tuple(inner.names)
     return found
+
+
+def from_stream(rows: Any, where: str) -> RawSplit:
+    """A split that `datasets` streams: rows are fetched as they are read."""
+    try:
+        first = next(iter(rows), None)
+    except Exception as error:  # the library and its HTTP client raise two dozen kinds
+        raise DataError(f"{where} cannot be read: {_first_line(error)}.") from None
+    if first is None:
+        raise DataError(f"{where} has no rows.")
+
+    def iterate(columns: Sequence[str]) -> Numbered:
+        try:
+            for number, row in enumerate(rows, start=1):
+                yield number, {name: row[name] for name in columns if name in row}
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"{where} cannot be read on: {_first_line(error)}.") from None
+
+    return RawSplit(where, tuple(first), iterate, class_names=class_names(rows.features or {}))
 
 
 def from_dataset(rows: Any, where: str) -> RawSplit:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from peftlab.data.column_file import Columns, new_columns
 from peftlab.data.columns import Layout
 from peftlab.data.formats.cells import Cells, arrow_type
 from peftlab.data.label_values import LabelKind, LabelValues
@@ -82,12 +83,11 @@ def check_rows(
     numbers and nested values where text belongs, what the format finds wrong, labels of several
     types or with fractions.
     """
-    import pyarrow as pa
 
     form, problems = layout.format, Problems(raw)
     role = form.labels if form.labels in columns else None
     kinds = dict(form.gives)
-    chunks: dict[str, list[pa.Array]] = {}
+    gathered_columns = new_columns()
     labels = LabelValues(raw, columns[role], label_kind) if role is not None else None
     numbers = array("q")
     for batch in _batches(raw, columns):
@@ -105,7 +105,7 @@ def check_rows(
                 for name, value in row.items():
                     gathered.setdefault(name, []).append(value)
         if not problems.found:
-            _add(chunks, gathered, kinds, len(batch), raw)
+            _add(gathered_columns, gathered, kinds, len(batch), raw)
     if labels is not None:
         if may_lack_labels and labels.all_missing():
             return None
@@ -115,7 +115,7 @@ def check_rows(
         raise DataError(f"{raw.where} has no rows.")
     return CheckedSplit(
         raw,
-        {name: pa.chunked_array(parts, arrow_type(kinds[name])) for name, parts in chunks.items()},
+        gathered_columns.finish(),
         None if labels is None else labels.values,
         "one" if labels is None else labels.kind,
         role == "tags",
@@ -125,7 +125,7 @@ def check_rows(
 
 
 def _add(
-    chunks: dict[str, list[pyarrow.Array]],
+    columns: Columns,
     gathered: Mapping[str, list[Any]],
     kinds: Mapping[str, Any],
     count: int,
@@ -136,7 +136,7 @@ def _add(
     for name, values in gathered.items():
         if len(values) != count:
             raise DataError(f"{raw.where}: some rows have {name}, and others have not.")
-        chunks.setdefault(name, []).append(pa.array(values, arrow_type(kinds[name])))
+    columns.add({n: pa.array(values, arrow_type(kinds[n])) for n, values in gathered.items()})
 
 
 def _batches(

@@ -6,9 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from peftlab.data.column_file import columns_on_disk
 from peftlab.data.columns import choose_layout, columns_of_split
 from peftlab.data.discover import (
     check_one_format,
@@ -80,12 +84,15 @@ def load_splits(
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     seed: int = 42,
+    streaming: bool = False,
 ) -> Splits:
     """Load and check a local file, a folder of split files, or a hub data set.
 
     `formats` are those that the rows may have, tried in this order; `roles` the column roles that
     the task reads of them; `label_kind` what a row's label is. `validation` is a split's
     name, a fraction of train (0: none), or "auto": the split if there, else a tenth of train.
+    Of `streaming`, rows are read one by one and kept in files; the samples are the first rows, and
+    what comes after them is never read.
     Raises `DataError` naming file, row or column, `ConfigError` for settings that contradict.
     """
     if isinstance(validation, int | float) and not 0 <= validation < 1:
@@ -93,9 +100,17 @@ def load_splits(
             f"data.splits.validation={validation} is no fraction of train; give a number between "
             "0 and 1, or a split's name."
         )
-    raw, declared, label_origin = _open(source, subset)
+    raw, declared, label_origin = _open(source, subset, streaming=streaming)
     chosen = _choose(raw, source, train, validation, test)
     opened = {split: raw[name]() for split, name in chosen.items()}
+    limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
+    fraction = DEFAULT_VALIDATION_FRACTION if isinstance(validation, str) else validation
+    if streaming:
+        # What validation takes of train comes on top of what training wants.
+        taken = 0.0 if "validation" in opened else fraction
+        wanted = None if max_train_samples is None else ceil(max_train_samples / (1 - taken))
+        first_rows = limits | {"train": wanted}
+        opened = {split: part.head(first_rows[split]) for split, part in opened.items()}
     train_part = opened["train"]
     layout = choose_layout(
         train_part.columns, columns or {}, formats, train_part.where, roles=roles,
@@ -107,10 +122,11 @@ def load_splits(
     for split, part in opened.items():
         own = columns_of_split(layout, part.columns, part.where)
         mapping |= {role: column for role, column in own.items() if role not in mapping}
-        rows = check_rows(
-            part, layout, own, label_kind=kind,
-            may_lack_labels=split == "test" and test == "auto",
-        )  # fmt: skip
+        with columns_on_disk(streaming):
+            rows = check_rows(
+                part, layout, own, label_kind=kind,
+                may_lack_labels=split == "test" and test == "auto",
+            )  # fmt: skip
         if rows is None:
             logger.warning("%s: no row has a label; there will be no test split", part.where)
         else:
@@ -126,10 +142,8 @@ def load_splits(
         if declared_here is not None:
             declared, label_origin = declared_here, "the ClassLabel column"
         label_names, labels = name_labels(checked, declared, label_origin)
-    limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
     keep: dict[str, Indices | None] = dict.fromkeys(checked)
     names = {split: rows.raw.where for split, rows in checked.items()}
-    fraction = DEFAULT_VALIDATION_FRACTION if isinstance(validation, str) else validation
     if "validation" not in checked and fraction > 0:
         keep["train"], keep["validation"] = split_fraction(
             checked["train"].count, fraction, seed, labels.get("train") if kind == "one" else None
@@ -168,11 +182,11 @@ def _one_kind(checked: Mapping[str, CheckedSplit]) -> LabelKind:
 
 
 def _open(
-    source: str, subset: str | None
+    source: str, subset: str | None, *, streaming: bool
 ) -> tuple[Mapping[str, Opener], tuple[str, ...] | None, str]:
     """Every split unopened, label names declared beside the data, and where those stand."""
     if not is_local(source):
-        loaded = load_hub_splits(source, subset)
+        loaded = load_hub_splits(source, subset, streaming=streaming)
         return {name: Opener(name, (), part) for name, part in loaded.items()}, None, ""
     if subset is not None:
         raise ConfigError(
@@ -240,13 +254,13 @@ def _build(
     if labels is not None and role is not None:
         kinds: dict[LabelKind, Kind] = {"one": "text", "many": "texts", "number": "number"}
         columns[role] = pa.array(labels, arrow_type(kinds[rows.kind]))
-    table = pa.table(columns)
-    if keep is not None:
-        table = table.take(keep)
-    drawn = sample(table.num_rows, limit, seed, stream)
-    if drawn is not None:
-        table = table.take(drawn)
-    return datasets.Dataset.from_dict({name: table[name] for name in table.column_names})
+    whole = datasets.Dataset.from_dict(columns)
+    if keep is None and (limit is None or limit >= len(whole)):
+        return whole
+    kept = np.arange(len(whole)) if keep is None else keep
+    drawn = sample(len(kept), limit, seed, stream)
+    # By their numbers: columns that lie in a file stay there.
+    return whole.select(kept if drawn is None else kept[drawn])
 
 
 def _check_train(rows: datasets.Dataset, where: str) -> None:

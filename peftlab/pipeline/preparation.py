@@ -68,13 +68,22 @@ def check(config: RunConfig) -> Checked:
         train=data.splits.train,
         validation=0.0 if data.splits.validation is None else data.splits.validation,
         test=data.splits.test,
-        max_train_samples=data.max_train_samples,
+        max_train_samples=_training_rows(config),
         max_eval_samples=data.max_eval_samples,
         seed=data.seed,
+        streaming=data.streaming,
     )
     task = task_class(config.task.name).from_splits(splits, config.task)
     _check_metrics(config, task)
     return Checked(config, splits, with_settings(task, config))
+
+
+def _training_rows(config: RunConfig) -> int | None:
+    """Training rows to keep: as set, or of a stream as many as the steps take; None: all."""
+    data, train = config.data, config.train
+    if data.streaming and data.max_train_samples is None and train.max_steps is not None:
+        return train.max_steps * train.global_batch_size
+    return data.max_train_samples
 
 
 def _check_metrics(config: RunConfig, task: Task) -> None:
@@ -147,6 +156,7 @@ def encode(
     checked: Checked, tokenizer: Any, max_length: int, splits: Sequence[str]
 ) -> dict[str, Encoded]:
     """Encode the named splits that exist, and act on `data.truncation`."""
+    from peftlab.data.column_file import columns_on_disk
     from peftlab.tasks.encoding import check_truncation
 
     data = checked.config.data
@@ -156,7 +166,10 @@ def encode(
         if rows is None:
             continue
         packing = data.packing if "data.packing" in checked.config.task.reads else False
-        encoded[name] = checked.task.encode(rows, tokenizer, max_length=max_length, packing=packing)
+        with columns_on_disk(data.streaming):
+            encoded[name] = checked.task.encode(
+                rows, tokenizer, max_length=max_length, packing=packing
+            )
         check_truncation(
             encoded[name].statistics, split=name, max_length=max_length, policy=data.truncation
         )

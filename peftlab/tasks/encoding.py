@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from peftlab.data.column_file import new_columns
 from peftlab.errors import DataError
 from peftlab.tasks.task import IGNORED, Encoded, TokenStatistics
 
@@ -53,22 +54,11 @@ def _stored(values: Sequence[Any]) -> Any:
     return None
 
 
-def _chunked(parts: Sequence[Any]) -> Any:
-    """One column of the batches' arrays; lists that were empty take the others' type."""
-    import pyarrow as pa
-
-    plain = pa.list_(pa.int32())
-    kind = next((part.type for part in parts if part.type != plain), plain)
-    # Arrow casts no list of numbers, be it empty, to a list of objects.
-    same = (part if part.type == kind else pa.array(part.to_pylist(), kind) for part in parts)
-    return pa.chunked_array(list(same))
-
-
 class Gathered:
     """Collects encoded rows as compact Arrow columns, and counts as it goes."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[Any]] = {}
+        self._columns = new_columns()
         self._lengths: list[int] = []
         self._rows = self._tokens = self.trained = self.truncated = 0
 
@@ -83,8 +73,7 @@ class Gathered:
         """One batch. `whole_lengths` are lengths before truncation; `trained` counts items."""
         import pyarrow as pa
 
-        for name, values in columns.items():
-            self._columns.setdefault(name, []).append(pa.array(values, _stored(values)))
+        self._columns.add({n: pa.array(values, _stored(values)) for n, values in columns.items()})
         ids = columns["input_ids"]
         self._rows += len(ids)
         self._tokens += sum(map(len, ids))
@@ -95,9 +84,7 @@ class Gathered:
     def encoded(self) -> Encoded:
         import datasets
 
-        rows = datasets.Dataset.from_dict(
-            {name: _chunked(parts) for name, parts in self._columns.items()}
-        )
+        rows = datasets.Dataset.from_dict(self._columns.finish())
         lengths = np.asarray(self._lengths)
         p50, p95 = np.percentile(lengths, [50, 95], method="higher")
         statistics = TokenStatistics(
