@@ -25,9 +25,11 @@ _AMONG = 200
 """Rows that the examples are the shortest of: the record stays small."""
 _POSITIONS = 3
 _TOP = 5
-# Shares of the largest logit, which counts as the second number at least: kernels, threads and
-# devices sum in other orders, and 16 and 8 bits round.
-_TOLERANCES = {"float32": (2e-3, 0.05), "bfloat16": (0.1, 1.0)}
+# Shares of the largest logit, which counts as the second number at least.
+_SAME = 2e-3, 0.05
+"""Of fp32 arithmetic on the same kind of device: threads and kernels sum in other orders."""
+_ROUNDED = 0.1, 1.0
+"""Of 16-bit arithmetic, or on another kind of device than the run was trained on."""
 _SETTINGS = (
     "bos_token", "bos_token_id", "eos_token", "eos_token_id", "pad_token", "pad_token_id",
     "padding_side", "truncation_side",
@@ -71,7 +73,7 @@ def record_golden(
             break
     return {
         "tokenizer": policy(tokenizer),
-        "tolerance": list(_TOLERANCES[str(compute).removeprefix("torch.")]),
+        "computed": _computed(model, compute),
         "examples": examples,
     }
 
@@ -110,7 +112,9 @@ def check_logits(
     what: str,
 ) -> None:
     """Raise `CheckFailed` where a model, `what`, answers otherwise than the run's did."""
-    share, floor = golden["tolerance"]
+    now_computed = _computed(model, compute)
+    exact = golden["computed"] == now_computed and now_computed["compute"] == "float32"
+    share, floor = _SAME if exact else _ROUNDED
     for example in golden["examples"]:
         logits = _logits(task, model, tokenizer, example["encoded"], compute)
         for kept in example["logits"]:
@@ -149,9 +153,7 @@ def _logits(
 
     from peftlab.tasks.prediction import evaluating
 
-    place = next(model.parameters()).device
-    # A model that is streamed rests nowhere.
-    place = torch.device("cpu") if place.type == "meta" else place
+    place = _place(model)
     batch = {
         name: value.to(place) if isinstance(value, torch.Tensor) else value
         for name, value in task.collator(tokenizer)([dict(encoded)]).items()
@@ -162,6 +164,18 @@ def _logits(
     first = found[0] if isinstance(found, tuple) else next(iter(found.values()))
     logits: torch.Tensor = first[0].float().cpu()
     return logits if logits.ndim > 1 else logits[None]
+
+
+def _place(model: nn.Module) -> torch.device:
+    """Where a model computes; one that is streamed rests nowhere, and computes on the CPU."""
+    import torch
+
+    place = next(model.parameters()).device
+    return torch.device("cpu") if place.type == "meta" else place
+
+
+def _computed(model: nn.Module, compute: torch.dtype) -> dict[str, str]:
+    return {"device": _place(model).type, "compute": str(compute).removeprefix("torch.")}
 
 
 def _top(logits: torch.Tensor) -> list[dict[str, Any]]:

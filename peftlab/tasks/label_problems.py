@@ -270,7 +270,7 @@ class Regression(LabelProblem):
         return {"label": label, "prediction": prediction, "loss": (label - prediction) ** 2}
 
     def answer(self, logits: torch.Tensor) -> dict[str, Any]:
-        return {"value": float(logits.squeeze(-1))}
+        return {"value": logits.squeeze(-1).item()}
 
 
 PROBLEMS: Mapping[str, type[LabelProblem]] = {

@@ -76,12 +76,12 @@ def change_template(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
 
 
-def scale_adapter(run: Path) -> None:
+def scale_adapter(run: Path, by: float = 1.5) -> None:
     from safetensors.torch import load_file, save_file
 
     file = run / "adapter" / "adapter_model.safetensors"
     state = load_file(file)
-    save_file({n: t * (1.5 if "lora_B" in n else 1) for n, t in state.items()}, file,
+    save_file({n: t * (by if "lora_B" in n else 1) for n, t in state.items()}, file,
               metadata={"format": "pt"})  # fmt: skip
 
 
@@ -139,6 +139,19 @@ def test_the_trained_part_has_changed(use: str, copied: tuple[Path, Path], tmp_p
     with pytest.raises(CheckFailed, match=r"answers the golden example '.*' otherwise .*: logit"):
         USES[use](pipeline.open_run(copied[0]), out)
     assert not out.exists()
+
+
+def test_other_devices_round_otherwise(copied: tuple[Path, Path]) -> None:
+    """What is drift where the run was trained is rounding where another device computes."""
+    scale_adapter(copied[0], by=1.05)
+    with pytest.raises(CheckFailed, match="otherwise than after training"):
+        asked(pipeline.open_run(copied[0]))
+    file = copied[0] / "peftlab.json"
+    record = json.loads(file.read_text())
+    assert record["golden"]["computed"] == {"device": "cpu", "compute": "float32"}
+    record["golden"]["computed"]["device"] = "cuda"
+    file.write_text(json.dumps(record))
+    assert asked(pipeline.open_run(copied[0]))
 
 
 def test_the_command_line_says_so_and_stops(
