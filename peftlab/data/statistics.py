@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 def label_histogram(rows: datasets.Dataset, label_names: tuple[str, ...]) -> dict[str, int]:
     """Rows (of tags: tokens) of each label, in the labels' order, zeros included."""
-    labels = rows["tags" if "tags" in rows.column_names else "label"]
+    column = "tags" if "tags" in rows.column_names else "label"
+    labels = rows.select_columns(column)[:][column]
     counts = Counter(
         name for label in labels for name in ((label,) if isinstance(label, str) else label)
     )
