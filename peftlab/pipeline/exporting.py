@@ -157,8 +157,8 @@ def nearest(run: Run, source: Source) -> Source:
 
 def _sample(run: Run) -> Mapping[str, Any]:
     """A batch of the run's held-out rows, as its model reads them."""
-    checked = preparation.check(run.config)
     ready = run.answering
+    checked = replace(preparation.check(run.config), task=run.task)
     split = "validation" if checked.splits.validation is not None else "train"
     encoded = preparation.encode(checked, ready.tokenizer, int(run.record["max_length"]), (split,))
     rows = encoded[split].rows
