@@ -29,8 +29,9 @@ from peftlab_kernels.triton.configurations import (
     configurations,
     padded_rank,
 )
-from peftlab_kernels.triton.lora_backward import add_masked, cross, dy_pass
+from peftlab_kernels.triton.lora_backward import cross, dy_pass
 from peftlab_kernels.triton.lora_forward import down_project
+from peftlab_kernels.triton.masked_addition import add_masked
 from peftlab_kernels.triton.partials import Sum, add_up
 from peftlab_kernels.triton.philox import NO_DROPOUT
 from peftlab_kernels.triton.product import product

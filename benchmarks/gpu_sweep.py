@@ -36,8 +36,9 @@ from peftlab_kernels.triton.configurations import Strip, Target, Tile, target_of
 from peftlab_kernels.triton.int8_configurations import Row
 from peftlab_kernels.triton.int8_product import int8_product
 from peftlab_kernels.triton.int8_weight import dequantize, transpose
-from peftlab_kernels.triton.lora_backward import add_masked, cross, dy_pass
+from peftlab_kernels.triton.lora_backward import cross, dy_pass
 from peftlab_kernels.triton.lora_forward import down_project
+from peftlab_kernels.triton.masked_addition import add_masked
 from peftlab_kernels.triton.philox import NO_DROPOUT, dropout_of
 from peftlab_kernels.triton.product import product
 from peftlab_kernels.triton.quantize import quantize_rows

@@ -16,8 +16,9 @@ from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
 from peftlab_kernels.triton.configurations import Target, target_of
 from peftlab_kernels.triton.dot import interpreting
 from peftlab_kernels.triton.int8_weight import dequantize
-from peftlab_kernels.triton.lora_backward import add_masked, cross, dy_side
+from peftlab_kernels.triton.lora_backward import cross, dy_side
 from peftlab_kernels.triton.lora_forward import down_project
+from peftlab_kernels.triton.masked_addition import add_masked
 from peftlab_kernels.triton.operands import (
     forward_of_nothing,
     gradients_of_nothing,

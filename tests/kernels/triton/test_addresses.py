@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from peftlab_kernels.int8_format import Int8Rows, Int8Weight, int8_quantize
-from peftlab_kernels.triton import lora_backward, lora_forward
+from peftlab_kernels.triton import lora_backward, lora_forward, masked_addition
 from peftlab_kernels.triton.configurations import Strip, Target, Tile
 from peftlab_kernels.triton.dot import interpreting
 from peftlab_kernels.triton.int8_product import int8_product
@@ -127,7 +127,7 @@ def test_adding_in_place() -> None:
     dx = far(torch.zeros(ROWS, 24, dtype=torch.float16))
     g, a = normal(ROWS, 16, dtype=torch.float16), normal(3, 24)
     dropout = dropout_of(torch.tensor([5]), 0.0)
-    lora_backward.add_masked_kernel[(9, 2)](
+    masked_addition.add_masked_kernel[(9, 2)](
         g, a, dx, ROWS, 24, 3, 16, 24, APART, dropout.seed_low, dropout.seed_high,
         dropout.threshold, RANK=16, CHUNK=16, BM=16, BK=16, PRECISION="ieee",
         UPCAST=interpreting(),

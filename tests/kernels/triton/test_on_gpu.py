@@ -15,8 +15,9 @@ pytest.importorskip("triton")
 from peftlab_kernels.protocol import Needs
 from peftlab_kernels.triton.backend import TritonKernels
 from peftlab_kernels.triton.configurations import configurations, target_of
-from peftlab_kernels.triton.lora_backward import add_masked, cross, dy_pass
+from peftlab_kernels.triton.lora_backward import cross, dy_pass
 from peftlab_kernels.triton.lora_forward import down_project
+from peftlab_kernels.triton.masked_addition import add_masked
 from peftlab_kernels.triton.philox import dropout_of, write_mask
 from peftlab_kernels.triton.product import product
 from tests.kernels.triton.layers import BOUND, Layer, error, normal

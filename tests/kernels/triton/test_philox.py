@@ -12,8 +12,9 @@ from torch import Tensor
 
 from peftlab_kernels.triton import configurations as tables
 from peftlab_kernels.triton.configurations import Strip, Target, Tile, configurations
-from peftlab_kernels.triton.lora_backward import add_masked, cross
+from peftlab_kernels.triton.lora_backward import cross
 from peftlab_kernels.triton.lora_forward import down_project
+from peftlab_kernels.triton.masked_addition import add_masked
 from peftlab_kernels.triton.philox import Dropout, draw_seed, dropout_of, write_mask
 from peftlab_kernels.triton.product import product
 
