@@ -147,7 +147,7 @@ def feature_head(applied: Applied) -> tuple[FeatureHead | None, str]:
 
 def _features(model: nn.Module, head: FeatureHead, batch: Row) -> torch.Tensor:
     """What the head is given for a batch: [B, H], or [B, T, H] for a language model."""
-    inputs = {name: value for name, value in batch.items() if name not in {"labels", "tokens"}}
+    inputs = _inputs(batch)
     if isinstance(model, PooledClassifier):
         return model.features(**inputs)
     if head.kind == "causal":
@@ -163,9 +163,15 @@ def _features(model: nn.Module, head: FeatureHead, batch: Row) -> torch.Tensor:
     return given[0]
 
 
+def _inputs(batch: Row) -> Row:
+    """What the base reads; packed rows (`position_ids`) are kept apart without attention mask."""
+    left_out = {"labels", "tokens"} | ({"attention_mask"} if "position_ids" in batch else set())
+    return {name: value for name, value in batch.items() if name not in left_out}
+
+
 def _equal(model: nn.Module, head: FeatureHead, batch: Row, features: torch.Tensor) -> bool:
     """Whether both ways give the same logits."""
-    inputs = {name: value for name, value in batch.items() if name not in {"labels", "tokens"}}
+    inputs = _inputs(batch)
     whole = model(**inputs).logits.float()
     kept = head(features=features).logits.float()
     if whole.shape != kept.shape:

@@ -59,9 +59,14 @@ class Row:
 
 
 def encode_pairs(
-    rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, separator: str, max_length: int
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    separator: str,
+    max_length: int,
+    *,
+    all_tokens: bool = False,
 ) -> Encoded:
-    """Prompt and completion rows, with labels on the completion and its EOS only."""
+    """Prompt and completion rows, with labels on the completion and its EOS only, or on all."""
     marks = Marks.of(tokenizer)
     gathered = Gathered()
     for batch in batches_of(rows):
@@ -70,7 +75,13 @@ def encode_pairs(
         add_rows(
             gathered,
             [
-                _join(marks.opened(prompt), marks.closed(completion), len(marks.start), max_length)
+                _join(
+                    marks.opened(prompt),
+                    marks.closed(completion),
+                    len(marks.start),
+                    max_length,
+                    all_tokens,
+                )
                 for prompt, completion in zip(prompts, completions, strict=True)
             ],
             max_length,
@@ -78,7 +89,9 @@ def encode_pairs(
     return finished(gathered, max_length)
 
 
-def _join(prompt: list[int], completion: list[int], opening: int, max_length: int) -> Row:
+def _join(
+    prompt: list[int], completion: list[int], opening: int, max_length: int, all_tokens: bool
+) -> Row:
     """Too long together, the prompt loses its oldest tokens first, down to half of the room.
 
     What is left over is cut from the completion's end, so some completion always remains.
@@ -90,7 +103,7 @@ def _join(prompt: list[int], completion: list[int], opening: int, max_length: in
         kept = min(len(prompt), max(room - len(completion), room // 2))
         prompt = start + prompt[len(prompt) - kept :]
         completion = completion[: max_length - len(prompt)]
-    return _row(prompt + completion, len(prompt), whole)
+    return _row(prompt + completion, 0 if all_tokens else len(prompt), whole)
 
 
 def _row(ids: list[int], untrained: int, whole_length: int) -> Row:
@@ -100,13 +113,25 @@ def _row(ids: list[int], untrained: int, whole_length: int) -> Row:
 
 
 def encode_text(
-    rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    in_pieces: bool = False,
 ) -> Encoded:
-    """Plain text, one sequence a row, every token trained."""
+    """Plain text, one sequence a row, every token trained; `in_pieces`: what is cut is no loss."""
     marks = Marks.of(tokenizer)
     gathered = Gathered()
     for batch in batches_of(rows):
         whole = [marks.closed(marks.opened(ids)) for ids in token_ids(tokenizer, batch["text"])]
+        if in_pieces:
+            pieces = [
+                ids[start : start + max_length]
+                for ids in whole
+                for start in range(0, len(ids), max_length)
+            ]
+            add_rows(gathered, [_row(ids, 0, len(ids)) for ids in pieces], max_length)
+            continue
         add_rows(gathered, [_row(ids[:max_length], 0, len(ids)) for ids in whole], max_length)
     return finished(gathered, max_length)
 

@@ -94,9 +94,7 @@ def read_template(file: str) -> str:
     return text
 
 
-def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, prompt: bool
-) -> str:
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, prompt: bool) -> str:
     """The conversation as text; `prompt`: up to where the assistant goes on.
 
     Raises `Unrenderable` where the template refuses the conversation.
@@ -137,13 +135,14 @@ def generation_spans(
         return None
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    _, found = render_jinja_template(
+    special: Any = tokenizer.special_tokens_map
+    rendered: Any = render_jinja_template(
         conversations=[[dict(message) for message in messages]],
         chat_template=template,
         return_assistant_tokens_mask=True,
-        **tokenizer.special_tokens_map,
+        **special,
     )
-    spans = [(int(start), int(end)) for start, end in found[0]]
+    spans = [(int(start), int(end)) for start, end in rendered[1][0]]
     answers = sum(message["role"] == "assistant" for message in messages)
     if len(spans) != answers:
         raise Unrenderable(

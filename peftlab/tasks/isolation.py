@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -11,9 +11,26 @@ from torch import nn
 from peftlab.errors import CheckFailed
 from peftlab.tasks.prediction import evaluating
 
+if TYPE_CHECKING:
+    import datasets
+
+_TOKENS = 32
 _EXACT, _ROUNDED = 1e-4, 3e-2
 _SHARE = 0.25
 """Of what the row before would change: rounding is far below, a leak is all of it."""
+
+
+def check_packed(model: nn.Module | None, rows: datasets.Dataset) -> None:
+    """`require_isolation` by the first two rows that were packed together, if any were."""
+    if model is None:
+        return
+    for row in rows:
+        borders = [at for at, position in enumerate(row["position_ids"]) if position == 0 and at]
+        if borders:
+            ids, at = row["input_ids"], borders[0]
+            end = borders[1] if len(borders) > 1 else len(ids)
+            require_isolation(model, ids[:at][:_TOKENS], ids[at:end][:_TOKENS])
+            return
 
 
 def require_isolation(model: nn.Module, first: Sequence[int], second: Sequence[int]) -> None:
@@ -42,7 +59,9 @@ def require_isolation(model: nn.Module, first: Sequence[int], second: Sequence[i
     if off <= _EXACT or (off <= _ROUNDED and off <= _SHARE * leak):
         return
     raise CheckFailed(
-        _refusal(name, f"the logits of a packed row differ from those of the row alone by {off:.1%}")
+        _refusal(
+            name, f"the logits of a packed row differ from those of the row alone by {off:.1%}"
+        )
     )
 
 
