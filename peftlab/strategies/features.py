@@ -152,7 +152,7 @@ def _features(model: nn.Module, head: FeatureHead, batch: Row) -> torch.Tensor:
         return model.features(**inputs)
     if head.kind == "causal":
         decoder: Any = model.get_decoder()  # type: ignore[operator]
-        hidden: torch.Tensor = decoder(**inputs, use_cache=False).last_hidden_state
+        hidden: torch.Tensor = decoder(**inputs | {"use_cache": False}).last_hidden_state
         return hidden
     given: list[torch.Tensor] = []
     handle = head.head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
@@ -164,9 +164,11 @@ def _features(model: nn.Module, head: FeatureHead, batch: Row) -> torch.Tensor:
 
 
 def _inputs(batch: Row) -> Row:
-    """What the base reads; packed rows (`position_ids`) are kept apart without attention mask."""
-    left_out = {"labels", "tokens"} | ({"attention_mask"} if "position_ids" in batch else set())
-    return {name: value for name, value in batch.items() if name not in left_out}
+    """What the base reads; packed rows are kept apart where there is neither mask nor cache."""
+    inputs = {name: value for name, value in batch.items() if name not in {"labels", "tokens"}}
+    if "position_ids" in inputs:
+        inputs = {**inputs, "attention_mask": None, "use_cache": False}
+    return inputs
 
 
 def _equal(model: nn.Module, head: FeatureHead, batch: Row, features: torch.Tensor) -> bool:
