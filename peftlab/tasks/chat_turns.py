@@ -144,6 +144,8 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Rendered]) -
 
     There the text after the prompt is tokenised apart, and so on from prompt to prompt.
     """
+    if not rendered:
+        return []
     cuts = [
         sorted({*row.borders, *(at for turn in row.turns for at in (turn.start, turn.end))})
         for row in rendered

@@ -73,7 +73,7 @@ def tokenizer_of(family: str, *, bos: bool = True) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([CORPUS] * 3, trainer)
+    tokenizer.train_from_iterator([CORPUS, "story st ory"] * 3, trainer)
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", 1)]

@@ -17,7 +17,7 @@ from peftlab.tasks.chunked_loss import model_inputs
 from peftlab.tasks.isolation import check_packed, require_isolation
 from peftlab.tasks.packing import best_fit, pack
 
-from .chat_tokenizers import tokenizer_of
+from tests.tasks.chat_tokenizers import tokenizer_of
 
 datasets = pytest.importorskip("datasets")
 
