@@ -143,7 +143,8 @@ def test_loss_on() -> None:
     tokenizer = tokenizer_of("chatml")
     ended = [*TALK, user("And?")]
     decoded = lambda rows, talk, **more: [  # noqa: E731
-        tokenizer.decode(run) for run in trained(encoded(rows, tokenizer, [talk], **more)[1].rows[0])
+        tokenizer.decode(run)
+        for run in trained(encoded(rows, tokenizer, [talk], **more)[1].rows[0])
     ]
     both, last = ["Two.<|im_end|>", "Four is more.<|im_end|>"], ["Four is more.<|im_end|>"]
     assert decoded(Chats("assistant"), ended) == both
@@ -207,9 +208,10 @@ def test_oldest_turns_go_first() -> None:
         (without_one - 1, [talk[0], *talk[5:]]),
     ):
         task, found = encoded(Chats(), tokenizer, [talk, TALK[:2]], max_length=room)
-        assert found.rows[0]["input_ids"] == encoded(Chats(), tokenizer, [kept])[1].rows[0][
-            "input_ids"
-        ]
+        assert (
+            found.rows[0]["input_ids"]
+            == encoded(Chats(), tokenizer, [kept])[1].rows[0]["input_ids"]
+        )
         assert found.statistics.truncated == (kept is not talk)
         assert found.statistics.longest == whole
         # Served with the same room, the same turns are forgotten.
