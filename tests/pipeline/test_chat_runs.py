@@ -74,14 +74,14 @@ def config_of(model: Path, source: Path, out: Path, **changes: Any) -> dict[str,
 
 @pytest.fixture(scope="session")
 def speaking(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Random models of 128 positions, with a tokenizer that knows every character."""
+    """Random models of 256 positions, with a tokenizer that knows every character."""
     made: dict[str, Path] = {}
 
     def make(family: str) -> Path:
         if family not in made:
             positions = {"gpt2": "n_positions", "llama": "max_position_embeddings"}[family]
             folder = tmp_path_factory.mktemp(f"speaking-{family}")
-            write_checkpoint(folder, family, "causal", **{positions: 128, "vocab_size": 400})
+            write_checkpoint(folder, family, "causal", **{positions: 256, "vocab_size": 400})
             tokenizer_of("plain").save_pretrained(folder)
             made[family] = folder
         return made[family]
@@ -94,16 +94,24 @@ def speaking(tmp_path_factory: pytest.TempPathFactory) -> Any:
 )
 @pytest.mark.parametrize("form", ROWS)
 def test_eight_rows_are_learnt_and_come_back(
-    form: str, family: str, packing: bool, speaking: Any, tmp_path: Path
+    form: str,
+    family: str,
+    packing: bool,
+    speaking: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     source = write(tmp_path / "rows", ROWS[form])
     model = speaking(family)
     config = config_of(model, source, tmp_path / "run", data__packing=packing)
     if packing:
-        config["data"]["max_length"] = 100
+        config["data"]["max_length"] = 200
         config["task"]["packing"] = "isolated"
     untuned = _untuned_loss(config, tmp_path)
-    run = peftlab.train(config)
+    with caplog.at_level("INFO", "peftlab"):
+        run = peftlab.train(config)
+    assert ("8 rows packed into" in caplog.text) == packing
+    assert "packed into 8 sequences" not in caplog.text
     loss = run.metrics["test"]["loss"]
     assert loss < untuned / 2
     again = peftlab.load_run(run.folder)
@@ -189,7 +197,7 @@ def test_head_alone_on_packed_conversations(speaking: Any, tmp_path: Path) -> No
     losses = []
     for packing in (False, True):
         config = config_of(model, source, tmp_path / f"run-{packing}", data__packing=packing)
-        config["data"]["max_length"] = 100
+        config["data"]["max_length"] = 200
         config["method"] = {"name": "head"}
         # One step over all rows at once: packed or not, it is the same step.
         config["train"] |= {"max_steps": 3, "weight_decay": 0.0}
