@@ -64,8 +64,6 @@ class PlainText:
     ) -> Encoded:
         """Isolated rows that are too long are packed in pieces, so that no token is lost."""
         if not packing:
-            if self.packing == "isolated":
-                raise ConfigError("task.packing is isolated, but data.packing is false: set it.")
             return encode_text(rows, tokenizer, max_length)
         if self.packing == "wrapped":
             return pack_text(rows, tokenizer, max_length)

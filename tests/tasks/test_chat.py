@@ -131,7 +131,7 @@ def test_tokens_do_not_lie_across_the_border() -> None:
     )
     talk = [user("Tell"), assistant("ory of a dog"), user("and"), assistant("ory")]
     whole = tokenizer.apply_chat_template(talk, return_dict=False)
-    task, found = encoded(Chats(), tokenizer, [talk])
+    _, found = encoded(Chats(), tokenizer, [talk])
     row = found.rows[0]
     assert row["input_ids"] != whole, "otherwise nothing is tested"
     assert tokenizer.decode(row["input_ids"]) == tokenizer.decode(whole)
