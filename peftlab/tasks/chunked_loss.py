@@ -47,11 +47,8 @@ class Selected:
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
-    """The batch without its labels, so that the model forms no loss of its own.
-
-    Packed rows (`position_ids`) are kept apart by models that are given no attention mask and
-    no cache; their padding is on the right, where no other token sees it.
-    """
+    """The batch without its labels, so that the model forms no loss of its own."""
+    # Packed rows are kept apart where there is neither mask nor cache; padding is on their right.
     left_out = {"labels", "attention_mask"} if "position_ids" in batch else {"labels"}
     return {name: value for name, value in batch.items() if name not in left_out}
 
