@@ -140,6 +140,9 @@ class CausalLM(Task):
         if earlier:
             row, answer = earlier[-1]
             messages = [*row["messages"], {"role": "assistant", "content": answer["text"]}]
+            if not answer["text"].strip():
+                # Nothing was said: no template has such a turn.
+                messages = messages[:-2]
         return {"messages": [*messages, {"role": "user", "content": text}]}
 
     def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -250,6 +250,8 @@ def test_a_talk_goes_on() -> None:
     assert second == {"messages": TALK[:3]}
     third = task.asked("?", [(first, {"text": "Two."}), (second, {"text": "Four is more."})])
     assert third == {"messages": [*TALK, user("?")]}
+    silent = [(first, {"text": "Two."}), (second, {"text": " \n"})]
+    assert task.asked("?", silent) == {"messages": [*TALK[:2], user("?")]}
     assert CausalLM(PlainText()).asked("a", [({"text": "b"}, {"text": "c"})]) == {"text": "a"}
 
 
