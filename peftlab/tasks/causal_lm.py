@@ -146,9 +146,8 @@ class CausalLM(Task):
         return {"messages": [*messages, {"role": "user", "content": text}]}
 
     def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """Adds `loss_mask` to the base's: the text with what is trained in brackets."""
-        # Zero-argument super() does not know the class that slots make anew.
-        return {**Task.preview(self, row, tokenizer), **shown_mask(row, tokenizer)}
+        """The text has brackets around what is trained."""
+        return shown_mask(row, tokenizer)
 
     def untuned(self, splits: Splits) -> RowScores | None:
         """None: what a language model knows untuned is the base model's own to tell."""

@@ -15,9 +15,9 @@ _OPEN, _CLOSE, _BORDER = "\u27e6", "\u27e7", " \u2502 "
 
 
 def shown_mask(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """`loss_mask`: the text with brackets around what is trained, packed rows told apart.
+    """`text` with brackets around what is trained, packed rows told apart, and what is in them.
 
-    And `trained_tokens`, how many they are; `packed_rows`, where rows were packed.
+    Also `tokens` and `trained_tokens`, how many there are; `packed_rows`, where rows were packed.
     """
     ids, labels = list(row["input_ids"]), list(row["labels"])
     positions = row.get("position_ids")
@@ -32,7 +32,9 @@ def shown_mask(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> di
             text += f"{_OPEN}{piece}{_CLOSE}" if trained else piece
         parts.append(text)
     found: dict[str, Any] = {
-        "loss_mask": _BORDER.join(parts),
+        "tokens": len(ids),
+        "text": _BORDER.join(parts),
+        "trained": tokenizer.decode([label for label in labels if label != IGNORED]),
         "trained_tokens": sum(label != IGNORED for label in labels),
     }
     if positions is not None:

@@ -271,11 +271,14 @@ def test_preview_shows_the_mask() -> None:
     tokenizer = tokenizer_of("chatml")
     task, found = encoded(Chats(), tokenizer, [TALK])
     shown = task.preview(found.rows[0], tokenizer)
-    assert "assistant\n⟦Two.<|im_end|>⟧\n<|im_start|>user" in shown["loss_mask"]
-    assert shown["loss_mask"].replace("⟦", "").replace("⟧", "") == shown["text"]
+    assert "assistant\n⟦Two.<|im_end|>⟧\n<|im_start|>user" in shown["text"]
+    assert shown["text"].replace("⟦", "").replace("⟧", "") == tokenizer.decode(
+        found.rows[0]["input_ids"]
+    )
+    assert shown["trained"] == "Two.<|im_end|>Four is more.<|im_end|>"
     assert shown["trained_tokens"] == found.statistics.trained_tokens
     data = datasets.Dataset.from_list([{"messages": TALK, "prompt_messages": 0}] * 2)
     packed = task.encode(data, tokenizer, max_length=400, packing=True)
     shown = task.preview(packed.rows[0], tokenizer)
     assert shown["packed_rows"] == 2
-    assert shown["loss_mask"].count("│") == 1
+    assert shown["text"].count("│") == 1
