@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from peftlab.errors import ConfigError, DataError
 from peftlab.tasks.causal_encoding import encode_pairs, encode_text, pack_text, prompt_ids
 from peftlab.tasks.chat_encoding import LossOn, chat_prompt_ids, encode_chats
-from peftlab.tasks.chat_template import default_template, own_template, read_template
+from peftlab.tasks.chat_template import dated, default_template, own_template, read_template
 from peftlab.tasks.chat_turns import turn_end_ids
 from peftlab.tasks.packing import pack
 from peftlab.tasks.prediction import check_rows
@@ -149,6 +149,7 @@ class Chats:
         if template is None:
             template = default_template(tokenizer)
             logger.info("the tokenizer has no chat template; a plain one is used, and kept with it")
+        template = dated(template)
         if own_template(tokenizer) != template:
             tokenizer.chat_template = template
         return replace(self, template=template, stops=turn_end_ids(tokenizer))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ _HEADINGS = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '\\n\\n### Assistant:\\n' }}{% endif %}"
 )
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -69,6 +71,17 @@ def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     if isinstance(found, Mapping):
         found = found.get("default")
     return found if isinstance(found, str) else None
+
+
+def dated(template: str) -> str:
+    """The template with today's date in it where it asks for the date of the day.
+
+    Else a prompt would be another one every day, and none what was trained.
+    """
+    found, count = _TODAY.subn(lambda asked: repr(datetime.now().strftime(asked[2])), template)
+    if count:
+        logger.info("the chat template asks for the date: today's is kept with the run")
+    return found
 
 
 def read_template(file: str) -> str:

@@ -59,6 +59,21 @@ def test_of_several_templates_the_default_is_used() -> None:
     assert isinstance(tokenizer.chat_template, str)
 
 
+def test_the_date_of_training_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tokenizer_of("chatml")
+    tokenizer.chat_template = "{% set day = strftime_now('%Y') %}Year {{ day }}\n" + CHATML
+    task = CausalLM(Chats()).attach(tokenizer, None)
+    asked = task.asked("What is two?")
+    then = task.rows.prompts([asked], tokenizer, 99)
+    assert "Year 2" in tokenizer.decode(then[0])
+    monkeypatch.setattr(
+        "transformers.utils.chat_template_utils.datetime", None
+    )  # whoever asks for the date now fails
+    again = CausalLM.from_state(task.state()).attach(tokenizer_of("chatml"), None)
+    assert again == task
+    assert again.rows.prompts([asked], tokenizer, 99) == then
+
+
 def test_thoughts_that_are_forgotten() -> None:
     tokenizer = tokenizer_of("chatml")
     tokenizer.chat_template = FORGETFUL
