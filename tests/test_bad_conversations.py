@@ -161,6 +161,7 @@ def test_a_run_that_talks(
     (bare,) = json.loads(call("name", "--json"))
     assert first["text"] == second["text"] == bare["text"]
     assert bare["text"].strip() in call("name")
+    assert "user: name\nassistant: a dog\n" in call("--file", str(question))
     for bad, words in (
         (talk(SAY), "begins with the assistant"),
         (talk(turn("system", "Be brief.")), "the conversation asks the assistant nothing"),
