@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from peftlab.data.column_file import new_columns
 from peftlab.tasks.encoding import IGNORED
 from peftlab.tasks.task import Encoded
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger("peftlab")
+
+_BATCH = 1000
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -67,26 +70,35 @@ def pack(encoded: Encoded, max_length: int) -> Encoded:
     labels, _ = _flat(encoded.rows, "labels")
     lengths = np.diff(starts)
     bins = best_fit(lengths.tolist(), max_length)
-    order = np.fromiter((row for rows in bins for row in rows), np.int64, len(lengths))
-    taken = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in order])
-    firsts = np.concatenate([[0], np.cumsum(lengths[order])[:-1]])
-    positions = np.arange(len(taken)) - np.repeat(firsts, lengths[order])
-    new_labels = labels[taken]
-    new_labels[firsts] = IGNORED
-    sizes = [int(lengths[rows].sum()) for rows in bins]
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    columns = {"input_ids": ids[taken], "labels": new_labels, "position_ids": positions}
+    columns = new_columns()
+    for first in range(0, len(bins), _BATCH):
+        batch = bins[first : first + _BATCH]
+        rows = [row for members in batch for row in members]
+        joined = {
+            "input_ids": _joined(ids, starts, rows),
+            "labels": _joined(labels, starts, rows),
+            "position_ids": np.concatenate([np.arange(lengths[row]) for row in rows]),
+        }
+        joined["labels"][joined["position_ids"] == 0] = IGNORED
+        ends = np.cumsum([0, *(lengths[members].sum() for members in batch)])
+        offsets = pa.array(ends, pa.int32())
+        columns.add(
+            {
+                name: pa.ListArray.from_arrays(offsets, pa.array(values, pa.int32()))
+                for name, values in joined.items()
+            }
+        )
     logger.info(
         "%d rows packed into %d sequences, %.1f %% full",
-        len(lengths), len(bins), 100 * len(taken) / (len(bins) * max_length),
+        len(lengths), len(bins), 100 * len(ids) / (len(bins) * max_length),
     )  # fmt: skip
-    rows = datasets.Dataset.from_dict(
-        {
-            name: pa.chunked_array(_lists(values.astype(np.int32), offsets))
-            for name, values in columns.items()
-        }
-    )
-    return replace(encoded, rows=rows)
+    return replace(encoded, rows=datasets.Dataset.from_dict(columns.finish()))
+
+
+def _joined(
+    values: np.ndarray[Any, Any], starts: np.ndarray[Any, Any], rows: Sequence[int]
+) -> np.ndarray[Any, Any]:
+    return np.concatenate([values[starts[row] : starts[row + 1]] for row in rows])
 
 
 def _flat(rows: datasets.Dataset, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -95,17 +107,3 @@ def _flat(rows: datasets.Dataset, name: str) -> tuple[np.ndarray[Any, Any], np.n
     values = column.flatten().to_numpy(zero_copy_only=False)
     lengths = column.value_lengths().to_numpy(zero_copy_only=False)
     return values, np.concatenate([[0], np.cumsum(lengths)])
-
-
-_CHUNK = 1000
-
-
-def _lists(values: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> Iterator[Any]:
-    """Arrow lists in chunks, so that no chunk's offsets leave 32 bits."""
-    import pyarrow as pa
-
-    for first in range(0, len(offsets) - 1, _CHUNK):
-        part = offsets[first : first + _CHUNK + 1]
-        yield pa.ListArray.from_arrays(
-            pa.array(part - part[0], pa.int32()), pa.array(values[part[0] : part[-1]])
-        )
