@@ -136,7 +136,15 @@ def show_answers(
 
 
 def _asked(row: Any) -> str:
-    return " | ".join(map(shown, row.values())) if isinstance(row, Mapping) else str(row)
+    return " | ".join(map(_said, row.values())) if isinstance(row, Mapping) else str(row)
+
+
+def _said(value: Any) -> str:
+    """One column of what was asked; turns of a conversation a line each."""
+    turns: list[Any] = value if isinstance(value, list) and value else [None]
+    if not all(isinstance(turn, Mapping) and len(turn) == 2 for turn in turns):
+        return shown(value)
+    return "\n".join(": ".join(map(shown, turn.values())) for turn in turns)
 
 
 def show_environment(screen: Screen, found: Mapping[str, Any]) -> None:

@@ -98,7 +98,7 @@ class DataConfig(Section):
         "warn", description="What to do about longer rows."
     )
     packing: Annotated[bool, ReadBy("data.packing")] = Field(
-        False, description="Plain text only: join rows into blocks of max_length tokens."
+        False, description="Join rows into sequences of max_length tokens; see task.packing."
     )
     streaming: bool = Field(
         False, description="Read rows one by one, no more than train.max_steps needs; keep on disk."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,29 @@ def describe(source: Source, built: Skeleton, plan: Outline, folder: Path) -> No
         done = set(source.quantised(built.model)) if source.quantised else set()
         config["quantization_config"] = eight_bit_config(n for n in kept if n not in done).to_dict()
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if (there / "generation_config.json").is_file():
-        shutil.copyfile(there / "generation_config.json", folder / "generation_config.json")
+    _generation(there, folder, source.stops, config.get("eos_token_id"))
     origin = source.tokenizer or there
     for pattern in _TOKENIZER:
         for file in sorted(origin.glob(pattern)):
             if file.is_file() and not (folder / file.name).exists():
                 shutil.copyfile(file, folder / file.name)
     (folder / "README.md").write_text(_card(source, plan), encoding="utf-8")
+
+
+def _generation(there: Path, folder: Path, stops: Sequence[int], end: Any) -> None:
+    """The base's settings, which other tools generate by; with the stops that were learnt."""
+    name = "generation_config.json"
+    if not stops:
+        if (there / name).is_file():
+            shutil.copyfile(there / name, folder / name)
+        return
+    settings: dict[str, Any] = {}
+    if (there / name).is_file():
+        settings = json.loads((there / name).read_text(encoding="utf-8"))
+    known = settings.get("eos_token_id", end)
+    ids = known if isinstance(known, list) else [] if known is None else [known]
+    settings["eos_token_id"] = list(dict.fromkeys([*ids, *stops]))
+    (folder / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _card(source: Source, plan: Outline) -> str:

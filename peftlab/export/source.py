@@ -18,8 +18,9 @@ class Source:
 
     `auto_class` and `config` are those of its head, `auto_class` None for the base's own;
     `quantised` tells which linear layers were in 8 bits, given the model on meta, and `requantise`
-    that they are to be so again; `tokenizer` is a folder that has one. `replay`
-    is called with the model as it was trained, in fp32, and raises where it is not that.
+    that they are to be so again; `tokenizer` is a folder that has one; `stops` are ids at which the
+    model learnt to stop, beside those that its base stops at. `replay` is called with the model as
+    it was trained, in fp32, and raises where it is not that.
     """
 
     changes: Changes
@@ -30,5 +31,6 @@ class Source:
     quantised: Callable[[torch.nn.Module], tuple[str, ...]] | None = None
     requantise: bool = False
     tokenizer: Path | None = None
+    stops: tuple[int, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     replay: Callable[[torch.nn.Module], None] | None = None

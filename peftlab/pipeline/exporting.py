@@ -124,6 +124,7 @@ def source_of(run: Run, base: str | None = None) -> Source:
         auto_class=head.auto_class,
         config=dict(head.config),
         tokenizer=run.folder / "tokenizer",
+        stops=run.task.stops,
         provenance={
             "method": run.config.method.name,
             "task": run.config.task.name,

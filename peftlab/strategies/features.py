@@ -147,12 +147,12 @@ def feature_head(applied: Applied) -> tuple[FeatureHead | None, str]:
 
 def _features(model: nn.Module, head: FeatureHead, batch: Row) -> torch.Tensor:
     """What the head is given for a batch: [B, H], or [B, T, H] for a language model."""
-    inputs = {name: value for name, value in batch.items() if name not in {"labels", "tokens"}}
+    inputs = _inputs(batch)
     if isinstance(model, PooledClassifier):
         return model.features(**inputs)
     if head.kind == "causal":
         decoder: Any = model.get_decoder()  # type: ignore[operator]
-        hidden: torch.Tensor = decoder(**inputs, use_cache=False).last_hidden_state
+        hidden: torch.Tensor = decoder(**inputs | {"use_cache": False}).last_hidden_state
         return hidden
     given: list[torch.Tensor] = []
     handle = head.head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
@@ -163,9 +163,17 @@ def _features(model: nn.Module, head: FeatureHead, batch: Row) -> torch.Tensor:
     return given[0]
 
 
+def _inputs(batch: Row) -> Row:
+    """What the base reads; packed rows are kept apart where there is neither mask nor cache."""
+    inputs = {name: value for name, value in batch.items() if name not in {"labels", "tokens"}}
+    if "position_ids" in inputs:
+        inputs = {**inputs, "attention_mask": None, "use_cache": False}
+    return inputs
+
+
 def _equal(model: nn.Module, head: FeatureHead, batch: Row, features: torch.Tensor) -> bool:
     """Whether both ways give the same logits."""
-    inputs = {name: value for name, value in batch.items() if name not in {"labels", "tokens"}}
+    inputs = _inputs(batch)
     whole = model(**inputs).logits.float()
     kept = head(features=features).logits.float()
     if whole.shape != kept.shape:

@@ -45,37 +45,53 @@ class Marks:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
+    """Ids [T], labels [T], and how long the row was before it was cut."""
+
     ids: list[int]
     labels: list[int]
     whole_length: int
 
     @property
     def trained(self) -> int:
+        """How many tokens are predicted."""
         return sum(label != IGNORED for label in self.labels)
 
 
 def encode_pairs(
-    rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, separator: str, max_length: int
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    separator: str,
+    max_length: int,
+    *,
+    all_tokens: bool = False,
 ) -> Encoded:
-    """Prompt and completion rows, with labels on the completion and its EOS only."""
+    """Prompt and completion rows, with labels on the completion and its EOS only, or on all."""
     marks = Marks.of(tokenizer)
     gathered = Gathered()
     for batch in batches_of(rows):
         prompts = token_ids(tokenizer, [prompt + separator for prompt in batch["prompt"]])
         completions = token_ids(tokenizer, batch["completion"])
-        _add(
+        add_rows(
             gathered,
             [
-                _join(marks.opened(prompt), marks.closed(completion), len(marks.start), max_length)
+                _join(
+                    marks.opened(prompt),
+                    marks.closed(completion),
+                    len(marks.start),
+                    max_length,
+                    all_tokens,
+                )
                 for prompt, completion in zip(prompts, completions, strict=True)
             ],
             max_length,
         )
-    return _finished(gathered, max_length)
+    return finished(gathered, max_length)
 
 
-def _join(prompt: list[int], completion: list[int], opening: int, max_length: int) -> _Row:
+def _join(
+    prompt: list[int], completion: list[int], opening: int, max_length: int, all_tokens: bool
+) -> Row:
     """Too long together, the prompt loses its oldest tokens first, down to half of the room.
 
     What is left over is cut from the completion's end, so some completion always remains.
@@ -87,25 +103,37 @@ def _join(prompt: list[int], completion: list[int], opening: int, max_length: in
         kept = min(len(prompt), max(room - len(completion), room // 2))
         prompt = start + prompt[len(prompt) - kept :]
         completion = completion[: max_length - len(prompt)]
-    return _row(prompt + completion, len(prompt), whole)
+    return _row(prompt + completion, 0 if all_tokens else len(prompt), whole)
 
 
-def _row(ids: list[int], untrained: int, whole_length: int) -> _Row:
+def _row(ids: list[int], untrained: int, whole_length: int) -> Row:
     # Nothing comes before the first token, so it is never predicted.
     untrained = max(untrained, 1)
-    return _Row(ids, [IGNORED] * len(ids[:untrained]) + ids[untrained:], whole_length)
+    return Row(ids, [IGNORED] * len(ids[:untrained]) + ids[untrained:], whole_length)
 
 
 def encode_text(
-    rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    in_pieces: bool = False,
 ) -> Encoded:
-    """Plain text, one sequence a row, every token trained."""
+    """Plain text, one sequence a row, every token trained; `in_pieces`: what is cut is no loss."""
     marks = Marks.of(tokenizer)
     gathered = Gathered()
     for batch in batches_of(rows):
         whole = [marks.closed(marks.opened(ids)) for ids in token_ids(tokenizer, batch["text"])]
-        _add(gathered, [_row(ids[:max_length], 0, len(ids)) for ids in whole], max_length)
-    return _finished(gathered, max_length)
+        if in_pieces:
+            pieces = [
+                ids[start : start + max_length]
+                for ids in whole
+                for start in range(0, len(ids), max_length)
+            ]
+            add_rows(gathered, [_row(ids, 0, len(ids)) for ids in pieces], max_length)
+            continue
+        add_rows(gathered, [_row(ids[:max_length], 0, len(ids)) for ids in whole], max_length)
+    return finished(gathered, max_length)
 
 
 def pack_text(
@@ -124,14 +152,15 @@ def pack_text(
             stream += marks.closed(marks.opened(ids))
         full = len(stream) // max_length * max_length
         blocks = [stream[start : start + max_length] for start in range(0, full, max_length)]
-        _add(gathered, [_row(block, 0, len(block)) for block in blocks], max_length)
+        add_rows(gathered, [_row(block, 0, len(block)) for block in blocks], max_length)
         stream = stream[full:]
     if len(stream) > 1:
-        _add(gathered, [_row(stream, 0, len(stream))], max_length)
-    return _finished(gathered, max_length)
+        add_rows(gathered, [_row(stream, 0, len(stream))], max_length)
+    return finished(gathered, max_length)
 
 
-def _add(gathered: Gathered, rows: Sequence[_Row], max_length: int) -> None:
+def add_rows(gathered: Gathered, rows: Sequence[Row], max_length: int) -> None:
+    """Gather rows, counting those that were longer than `max_length`."""
     if rows:
         gathered.add(
             {"input_ids": [row.ids for row in rows], "labels": [row.labels for row in rows]},
@@ -141,7 +170,8 @@ def _add(gathered: Gathered, rows: Sequence[_Row], max_length: int) -> None:
         )
 
 
-def _finished(gathered: Gathered, max_length: int) -> Encoded:
+def finished(gathered: Gathered, max_length: int) -> Encoded:
+    """What was gathered. Raises `DataError` where nothing of it would be trained on."""
     if gathered.trained == 0:
         raise DataError(
             f"no row has a token to train on after truncation to data.max_length={max_length}: "

@@ -1,8 +1,8 @@
-"""Causal language modelling: completions of prompts, or plain text."""
+"""Causal language modelling: plain text, completions of prompts, answers in conversations."""
 
 from __future__ import annotations
 
-import logging
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -15,11 +15,13 @@ from peftlab.config.tasks.causal_lm import CausalLMOptions
 from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec
 from peftlab.tasks import intervals
-from peftlab.tasks.causal_encoding import encode_pairs, encode_text, pack_text, prompt_ids
+from peftlab.tasks.causal_preview import shown_mask
+from peftlab.tasks.causal_rows import Chats, Rows, rows_from_state, rows_of
 from peftlab.tasks.chunked_loss import CausalLoss, LossMode, targets
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
 from peftlab.tasks.generation import generate, generation_config, prompt_room
-from peftlab.tasks.prediction import check_rows, evaluating
+from peftlab.tasks.isolation import check_packed
+from peftlab.tasks.prediction import evaluating
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
 
 if TYPE_CHECKING:
@@ -28,26 +30,22 @@ if TYPE_CHECKING:
 
     from peftlab.data.sources import Splits
 
-logger = logging.getLogger("peftlab")
-
 _LARGEST_EXPONENT = 700.0
 
 
 @dataclass(frozen=True, slots=True)
 class CausalLM(Task):
-    """Next-token cross-entropy, on the completion only where rows have a prompt.
+    """Next-token cross-entropy on the tokens that `rows` says are learnt.
 
-    `separator` stands between prompt and completion: a line break, unless the data brings white
-    space of its own there. `loss` is auto, plain or chunked (`with_settings`); it does not belong
-    to `state`.
+    `loss` is auto, plain or chunked (`with_settings`); it does not belong to `state`.
     """
 
     options: ClassVar[type[CausalLMOptions]] = CausalLMOptions
 
-    paired: bool
-    separator: str = ""
+    rows: Rows
     loss: LossMode = "auto"
     _computed: CausalLoss = field(init=False, repr=False, compare=False)
+    _model: Any = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_computed", CausalLoss(self.loss))
@@ -55,21 +53,23 @@ class CausalLM(Task):
     def with_settings(self, *, loss: LossMode, generation: Mapping[str, Any] | None) -> Self:
         return replace(self, loss=loss)
 
+    def attach(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None) -> Self:
+        attached = replace(self, rows=self.rows.attach(tokenizer))
+        if model is not None:
+            # Asked when rows are packed, which is known only then.
+            object.__setattr__(attached, "_model", weakref.ref(model))
+        return attached
+
     @classmethod
     def from_splits(cls, splits: Splits, options: CausalLMOptions) -> Self:
-        if "completion" not in splits.columns:
-            return cls(paired=False)
-        if _has_boundary(splits.train):
-            return cls(paired=True)
-        logger.info("prompt and completion are separated by a line break, which the data lacks")
-        return cls(paired=True, separator="\n")
+        return cls(rows_of(splits, options))
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        return cls(bool(state["paired"]), str(state["separator"]))
+        return cls(rows_from_state(state))
 
     def state(self) -> dict[str, Any]:
-        return {"paired": self.paired, "separator": self.separator}
+        return self.rows.state()
 
     def head(self) -> HeadSpec:
         return HeadSpec("AutoModelForCausalLM")
@@ -82,14 +82,10 @@ class CausalLM(Task):
         max_length: int,
         packing: bool = False,
     ) -> Encoded:
-        if self.paired:
-            if packing:
-                raise ConfigError(
-                    "data.packing joins plain text; these rows are prompts with completions. "
-                    "Set data.packing=false."
-                )
-            return encode_pairs(rows, tokenizer, self.separator, max_length)
-        return (pack_text if packing else encode_text)(rows, tokenizer, max_length)
+        encoded = self.rows.encode(rows, tokenizer, max_length, packing)
+        if "position_ids" in encoded.rows.column_names and self._model is not None:
+            check_packed(self._model(), encoded.rows)
+        return encoded
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Batch]], Batch]:
         return PaddingCollator(pad_id_of(tokenizer))
@@ -129,7 +125,29 @@ class CausalLM(Task):
 
     @property
     def asked_role(self) -> str:
-        return "prompt" if self.paired else "text"
+        return self.rows.asked_role
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        return self.rows.stops
+
+    def asked(
+        self, text: str, earlier: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
+    ) -> dict[str, Any]:
+        if not isinstance(self.rows, Chats):
+            return {self.asked_role: text}
+        messages: list[Any] = []
+        if earlier:
+            row, answer = earlier[-1]
+            messages = [*row["messages"], {"role": "assistant", "content": answer["text"]}]
+            if not answer["text"].strip():
+                # Nothing was said: no template has such a turn.
+                messages = messages[:-2]
+        return {"messages": [*messages, {"role": "user", "content": text}]}
+
+    def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """The text has brackets around what is trained."""
+        return shown_mask(row, tokenizer)
 
     def untuned(self, splits: Splits) -> RowScores | None:
         """None: what a language model knows untuned is the base model's own to tell."""
@@ -145,12 +163,14 @@ class CausalLM(Task):
         batch_size: int,
         generation: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """`{"text", "finished"}` for each row's `prompt` (or, of plain text, `text`)."""
-        role = self.asked_role
-        check_rows(rows, (role,))
-        config = generation_config(model, tokenizer, generation)
+        """`{"text", "finished"}` for each row: what the model goes on with, and whether it ended.
+
+        A conversation is answered as one; answers at its end are left out, and asked for.
+        """
+        self.rows.check(rows)
+        config = generation_config(model, tokenizer, generation, self.stops)
         room = prompt_room(model, max_length, int(config.max_new_tokens))
-        prompts = prompt_ids(tokenizer, [row[role] for row in rows], self.separator, room)
+        prompts = self.rows.prompts(rows, tokenizer, room)
         answers: list[dict[str, Any]] = []
         with evaluating(model):
             for start in range(0, len(prompts), batch_size):
@@ -160,13 +180,3 @@ class CausalLM(Task):
 
 def _perplexity(loss: Any) -> Any:
     return np.exp(np.minimum(loss, _LARGEST_EXPONENT))
-
-
-def _has_boundary(rows: datasets.Dataset) -> bool:
-    """Whether white space already parts prompt and completion, in nine rows of ten."""
-    first = rows[:1000]
-    parted = [
-        prompt[-1:].isspace() or completion[:1].isspace()
-        for prompt, completion in zip(first["prompt"], first["completion"], strict=True)
-    ]
-    return bool(sum(parted) >= 0.9 * len(parted))

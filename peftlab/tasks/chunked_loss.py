@@ -48,7 +48,9 @@ class Selected:
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
     """The batch without its labels, so that the model forms no loss of its own."""
-    return {name: value for name, value in batch.items() if name != "labels"}
+    # Packed rows are kept apart where there is neither mask nor cache; padding is on their right.
+    left_out = {"labels", "attention_mask"} if "position_ids" in batch else {"labels"}
+    return {name: value for name, value in batch.items() if name not in left_out}
 
 
 def targets(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

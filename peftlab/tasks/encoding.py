@@ -81,6 +81,12 @@ class Gathered:
         self.trained += trained
         self.truncated += truncated
 
+    def leave_out(self, whole_lengths: Sequence[int]) -> None:
+        """Count rows of these lengths that were too long to keep anything of."""
+        self._rows += len(whole_lengths)
+        self._lengths.extend(whole_lengths)
+        self.truncated += len(whole_lengths)
+
     def encoded(self) -> Encoded:
         import datasets
 

@@ -21,9 +21,12 @@ _DEFAULT_NEW_TOKENS = 64
 
 
 def generation_config(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any] | None
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Mapping[str, Any] | None,
+    also_stops: Sequence[int] = (),
 ) -> GenerationConfig:
-    """The checkpoint's own settings under `settings`; it also stops at the tokenizer's EOS.
+    """The checkpoint's own settings under `settings`; it also stops at EOS and at `also_stops`.
 
     Without `do_sample` the result is greedy (or beam) search, whatever the checkpoint samples by.
     """
@@ -34,8 +37,8 @@ def generation_config(
     config.update(max_length=None, pad_token_id=pad_id_of(tokenizer), use_cache=True)
     stops = config.eos_token_id
     stops = [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
-    if isinstance(tokenizer.eos_token_id, int) and tokenizer.eos_token_id not in stops:
-        stops.append(tokenizer.eos_token_id)
+    stops += [stop for stop in (tokenizer.eos_token_id, *also_stops) if isinstance(stop, int)]
+    stops = list(dict.fromkeys(stops))
     config.eos_token_id = stops or None
     return config  # type: ignore[no-any-return]
 

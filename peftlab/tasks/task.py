@@ -170,6 +170,11 @@ class Task(ABC):
     def asked_role(self) -> str:
         """The column that a bare text given to `predict` stands for."""
 
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Tokens, beside the tokenizer's own end token, at which the trained model stops."""
+        return ()
+
     def asked(
         self, text: str, earlier: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
     ) -> dict[str, Any]:

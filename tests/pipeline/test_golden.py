@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -172,15 +173,16 @@ def test_a_run_from_before_golden_examples_opens(copied: tuple[Path, Path]) -> N
     record = json.loads(file.read_text())
     for name in ("golden", "data_format"):
         del record[name]
-    record["task"]["state"].pop("problem", None)
+    state = record["task"]["state"]
+    state.pop("problem", None)
+    if state.pop("rows", None) is not None:
+        record["task"]["state"] = {"paired": True, "separator": state["separator"]}
     file.write_text(json.dumps(record))
     config = copied[0] / "config.yaml"
-    text = config.read_text()
     name = record["task"]["name"]
-    lines = [
-        line for line in text.splitlines() if not line.startswith(("  problem:", "  class_we"))
-    ]
-    config.write_text("\n".join(lines).replace(f"task:\n  name: {name}", f"task: {name}"))
+    config.write_text(
+        re.sub(r"^task:\n(  .*\n)+", f"task: {name}\n", config.read_text(), flags=re.M)
+    )
     assert f"\ntask: {name}\n" in config.read_text()
     run = pipeline.open_run(copied[0])
     assert asked(run)

@@ -13,12 +13,13 @@ from peftlab.data.sources import load_splits
 from peftlab.errors import ConfigError, DataError
 from peftlab.tasks.causal_encoding import Marks
 from peftlab.tasks.causal_lm import CausalLM
+from peftlab.tasks.causal_rows import Pairs, PlainText
 
 datasets = pytest.importorskip("datasets")
 
 OPTIONS = CausalLM.options(name="causal-lm")
 READS: dict[str, Any] = {"formats": OPTIONS.formats, "roles": OPTIONS.roles}
-PAIRED, PLAIN = CausalLM(paired=True), CausalLM(paired=False)
+PAIRED, PLAIN = CausalLM(Pairs()), CausalLM(PlainText())
 BOS, EOS = 1, 2
 
 
@@ -112,8 +113,6 @@ def test_packing_joins_rows_with_their_ends() -> None:
     assert [len(block) for block in blocks] == [6, 6, 4]
     assert encoded.statistics.trained_tokens == len(stream) - 3
     assert encoded.statistics.truncated == 0
-    with pytest.raises(ConfigError, match=r"data\.packing"):
-        PAIRED.encode(pairs(("a", "b")), characters(), max_length=6, packing=True)
 
 
 def test_nothing_to_train_on() -> None:
@@ -129,9 +128,9 @@ def test_line_break_only_where_the_data_has_no_white_space(tmp_path: Path) -> No
         path = tmp_path / f"{name}.csv"
         path.write_text("prompt,completion\n" + f"{row}\n" * 4)
         task = CausalLM.from_splits(load_splits(str(path), **READS), OPTIONS)
-        assert task == CausalLM(True, "\n" if name == "bare" else "")
+        assert task == CausalLM(Pairs("\n" if name == "bare" else ""))
         assert CausalLM.from_state(json.loads(json.dumps(task.state()))) == task
-    row = CausalLM(True, "\n").encode(pairs(("a", "b")), characters(), max_length=9).rows[0]
+    row = CausalLM(Pairs("\n")).encode(pairs(("a", "b")), characters(), max_length=9).rows[0]
     assert row["input_ids"] == [BOS, *ids("a\nb"), EOS]
     assert row["labels"][:3] == [-100] * 3
 
@@ -226,8 +225,8 @@ def test_long_prompts_keep_their_end_and_their_start_mark() -> None:
 
 
 def test_loss_mode() -> None:
-    task = CausalLM(True, "\n").with_settings(loss="chunked", generation=None)
-    assert (task.loss, task.separator, task.paired) == ("chunked", "\n", True)
+    task = CausalLM(Pairs("\n")).with_settings(loss="chunked", generation=None)
+    assert (task.loss, task.rows) == ("chunked", Pairs("\n"))
     assert task._computed.mode == "chunked"
     assert "loss" not in task.state()
 

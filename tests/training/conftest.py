@@ -121,8 +121,9 @@ def make_task() -> Callable[[str], Any]:
     def make(head: str) -> Any:
         if head.endswith("causal"):
             from peftlab.tasks.causal_lm import CausalLM
+            from peftlab.tasks.causal_rows import Pairs
 
-            return CausalLM(paired=True, loss="plain")
+            return CausalLM(Pairs(), loss="plain")
         return TextClassification(SingleLabel(tuple("abc")))
 
     return make

@@ -13,6 +13,7 @@ from torch import nn
 
 from peftlab.config.schema import TrainConfig
 from peftlab.tasks.causal_lm import CausalLM
+from peftlab.tasks.causal_rows import Pairs
 from peftlab.training.trainer import train
 
 HEAD = "llama-causal"
@@ -36,7 +37,7 @@ def first_gradients(
     )
     train(
         model,
-        CausalLM(paired=True, loss=loss),
+        CausalLM(Pairs(), loss=loss),
         rows,
         collator=collator,
         settings=settings,

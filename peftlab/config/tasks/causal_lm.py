@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,10 +11,32 @@ from peftlab.config.tasks.options import FormatName, TaskOptions
 
 
 class CausalLMOptions(TaskOptions):
-    name: Literal["causal-lm"] = Field(description="The next token of text or of a completion.")
+    name: Literal["causal-lm"] = Field(
+        description="The next token of text, of a completion, or of an answer in a conversation."
+    )
+    loss_on: Literal["auto", "completion", "assistant", "all"] = Field(
+        "auto",
+        description="What is learnt: the last answer, every answer, or every token; auto: answers.",
+    )
+    chat_template: Annotated[str, Field(min_length=1)] = Field(
+        "auto",
+        description="A Jinja file for conversations; auto: the tokenizer's own, else a plain one.",
+    )
+    system: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="A system turn for conversations that have none."
+    )
+    packing: Literal["auto", "isolated", "wrapped"] = Field(
+        "auto",
+        description="How data.packing joins rows: apart, or plain text as one stream (auto there).",
+    )
 
-    formats: ClassVar[tuple[FormatName, ...]] = ("prompt-completion", "text")
-    roles: ClassVar[tuple[str, ...]] = ("text", "prompt", "completion")
+    formats: ClassVar[tuple[FormatName, ...]] = (
+        "messages", "sharegpt", "alpaca", "prompt-completion", "text",
+    )  # fmt: skip
+    roles: ClassVar[tuple[str, ...]] = (
+        "text", "prompt", "completion", "messages", "conversations", "instruction", "input",
+        "output",
+    )  # fmt: skip
     example_roles: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     metrics: ClassVar[Mapping[str, bool]] = {
         "perplexity": False, "token_accuracy": True, "loss": False,

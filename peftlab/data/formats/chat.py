@@ -11,8 +11,9 @@ from peftlab.data.formats.row_format import Row, RowFormat, by_usual_name
 _SPEAKERS = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant",
     "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+    "tool": "tool", "observation": "tool",
 }  # fmt: skip
-_ROLES = ("system", "user", "assistant")
+_ROLES = ("system", "user", "assistant", "tool")
 
 
 class Messages(RowFormat):
@@ -152,6 +153,9 @@ def _row(cells: Cells, turns: list[dict[str, str]], prompt: int) -> Row:
     if not cells.problems:
         if not turns:
             cells.wrong("the conversation has no turn")
+        elif next((turn["role"] for turn in turns if turn["role"] != "system"), "") == "assistant":
+            cells.wrong("the conversation begins with the assistant, which nothing was asked; put "
+                        "a turn of the user in front, or leave that turn out")  # fmt: skip
         elif any(turn["role"] == "system" for turn in turns[1:]):
             cells.wrong("a system turn stands after the first turn")
         elif not cells.asked and all(turn["role"] != "assistant" for turn in turns):

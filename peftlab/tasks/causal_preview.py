@@ -1,0 +1,42 @@
+"""Encoded rows of a language model as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any
+
+from peftlab.tasks.task import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_OPEN, _CLOSE, _BORDER = "\u27e6", "\u27e7", " \u2502 "
+
+
+def shown_mask(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """`text` with brackets around what is trained, packed rows told apart, and what is in them.
+
+    Also `tokens` and `trained_tokens`, how many there are; `packed_rows`, where rows were packed.
+    """
+    ids, labels = list(row["input_ids"]), list(row["labels"])
+    positions = row.get("position_ids")
+    starts = [0, len(ids)]
+    if positions is not None:
+        starts = [at for at, position in enumerate(positions) if position == 0] + [len(ids)]
+    parts = []
+    for start, end in pairwise(starts):
+        text = ""
+        for trained, run in groupby(range(start, end), lambda at: labels[at] != IGNORED):
+            piece = str(tokenizer.decode([ids[at] for at in run]))
+            text += f"{_OPEN}{piece}{_CLOSE}" if trained else piece
+        parts.append(text)
+    found: dict[str, Any] = {
+        "tokens": len(ids),
+        "text": _BORDER.join(parts),
+        "trained": tokenizer.decode([label for label in labels if label != IGNORED]),
+        "trained_tokens": sum(label != IGNORED for label in labels),
+    }
+    if positions is not None:
+        found["packed_rows"] = len(parts)
+    return found
