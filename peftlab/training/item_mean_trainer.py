@@ -128,13 +128,15 @@ class ItemMeanTrainer(Trainer):
         if loss - loss != 0.0:
             raise CheckFailed(f"Step {step}: the loss is {loss}. {advice}")
         if not torch.isfinite(norm):
-            broken = next(
+            broken = [
                 name
                 for name, p in self.module.named_parameters()
                 if p.grad is not None and not torch.isfinite(p.grad).all()
-            )
+            ]
+            # Finite entries can have a norm beyond fp32.
+            whose = broken[0] if broken else "all parameters together"
             raise CheckFailed(
-                f"Step {step}: the gradient of {broken} is not finite, while the loss is "
+                f"Step {step}: the gradient of {whose} is not finite, while the loss is "
                 f"{loss / max(self._step_items, 1):.4g}. {advice}"
             )
         self.ledger.add(loss, self._step_items, penalty)
