@@ -31,7 +31,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -80,13 +81,14 @@ class Regularizer:
         For after the last backward pass of an optimizer step and before clipping: what is clipped
         is the gradient of L without its L1 term.
         """
-        values = [self._absolute()]
-        for value, gradients in (*self._squares(), *self._distances()):
-            values.append(value)
-            for parameter, gradient in gradients:
+        values = list(self._absolutes())
+        # One after the other: all gradients at once would be as large as what trains.
+        for term in chain(self._squares(), self._distances()):
+            values.append(term.value)
+            for parameter, direction in term.directions:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-                parameter.grad.add_(gradient)
+                parameter.grad.add_(direction, alpha=term.strength)
         return _total(values)
 
     @torch.no_grad()
@@ -108,11 +110,11 @@ class Regularizer:
         """Omega's terms of the strengths that are set: `l1`, `l2`, `l2_sp`, and `total`."""
         found: dict[str, float] = {}
         if self.settings.l1:
-            found["l1"] = float(self._absolute())
+            found["l1"] = _total(self._absolutes())
         if self.settings.l2:
-            found["l2"] = _total(value for value, _ in self._squares())
+            found["l2"] = _total(term.value for term in self._squares())
         if self.settings.l2_sp:
-            found["l2_sp"] = _total(value for value, _ in self._distances())
+            found["l2_sp"] = _total(term.value for term in self._distances())
         return found | {"total": sum(found.values())}
 
     @torch.no_grad()
@@ -158,16 +160,14 @@ class Regularizer:
             told.append(f"l2_sp {settings.l2_sp:g} on {', '.join(part for part in parts if part)}")
         return f"penalised: {'; '.join(told)}"
 
-    def _absolute(self) -> torch.Tensor:
-        if not self.settings.l1:
-            return torch.zeros(())
-        norms = [torch.linalg.vector_norm(p, ord=1) for p in self.matrices]
-        return self.settings.l1 * torch.stack(norms).sum()
+    def _absolutes(self) -> Iterator[torch.Tensor]:
+        for parameter in self.matrices if self.settings.l1 else ():
+            yield self.settings.l1 * torch.linalg.vector_norm(parameter, ord=1)
 
     def _squares(self) -> Iterator[_Term]:
         strength = self.settings.l2
         for parameter in self.matrices if strength else ():
-            yield _half_square(parameter, strength), ((parameter, strength * parameter),)
+            yield _Term(_half_square(parameter, strength), strength, ((parameter, parameter),))
 
     def _distances(self) -> Iterator[_Term]:
         strength = self.settings.l2_sp
@@ -175,16 +175,21 @@ class Regularizer:
             return
         for entry in self.anchored:
             distance = entry.distance()
-            yield _half_square(distance, strength), ((entry.parameter, strength * distance),)
+            value = _half_square(distance, strength)
+            yield _Term(value, strength, ((entry.parameter, distance),))
         for change in self.changes:
             a, b, factor = change.a, change.b, strength * change.scaling**2
             gram_a, gram_b = a @ a.T, b.T @ b
             value = factor / 2 * (gram_a * gram_b).sum()
-            yield value, ((a, factor * (gram_b @ a)), (b, factor * (b @ gram_a)))
+            yield _Term(value, factor, ((a, gram_b @ a), (b, b @ gram_a)))
 
 
-_Term = tuple[torch.Tensor, tuple[tuple[nn.Parameter, torch.Tensor], ...]]
-"""A penalty's value and its gradient by parameter."""
+class _Term(NamedTuple):
+    """A penalty's value, and its gradient: `strength` times a direction for each parameter."""
+
+    value: torch.Tensor
+    strength: float
+    directions: tuple[tuple[nn.Parameter, torch.Tensor], ...]
 
 
 def _half_square(distance: torch.Tensor, strength: float) -> torch.Tensor:
@@ -193,5 +198,5 @@ def _half_square(distance: torch.Tensor, strength: float) -> torch.Tensor:
 
 
 def _total(values: Iterable[torch.Tensor]) -> float:
-    found = [value.cpu() for value in values]
-    return float(torch.stack(found).sum()) if found else 0.0
+    """The sum of scalars of one device, read back once."""
+    return torch.stack(list(values)).sum().item()
