@@ -97,9 +97,22 @@ def show_run(screen: Screen, found: Mapping[str, Any], example: str) -> None:
     if (trained := train.get("trained_parameters")) is not None:
         parts.append(f"{trained:,} parameters trained")
     screen.line(f"Run in {found['folder']}: {', '.join(parts) or 'done'}")
+    if penalties := train.get("regularization"):
+        _penalties(screen, penalties)
     held_out = {name: metrics[name] for name in ("validation", "test") if metrics.get(name)}
     show_metrics(screen, held_out)
     screen.line(f"\nNext: peftlab predict {shlex.quote(found['folder'])} {example}")
+
+
+def _penalties(screen: Screen, found: Mapping[str, Any]) -> None:
+    """The penalties at the kept weights, and how many weights L1 has set to zero."""
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in found["penalty"].items())
+    screen.line(f"Penalties beside the loss: {terms}")
+    if "sparsity" in found:
+        screen.line(
+            f"L1 left {found['zeros']:,} of {found['penalised']:,} weights at exactly zero "
+            f"({found['sparsity']:.1%})"
+        )
 
 
 def show_metrics(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:

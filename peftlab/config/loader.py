@@ -18,6 +18,7 @@ from peftlab.config.reading import (
     check_format,
     check_metrics,
     check_roles,
+    check_scope,
     check_validation,
     unread,
 )
@@ -78,6 +79,7 @@ def _load(
         *check_metrics(config),
         *check_validation(config),
         *check_format(config),
+        *check_scope(config),
         *check_roles(config),
         *check_bench(config),
     ]

@@ -73,6 +73,15 @@ def check_validation(config: RunConfig) -> Iterator[Problem]:
         )
 
 
+def check_scope(config: RunConfig) -> Iterator[Problem]:
+    """A problem for penalising the adapter of a method that has none."""
+    if config.regularization.scope == "adapter" and config.method.name not in ("lora", "qlora"):
+        yield Problem(
+            ("regularization", "scope"),
+            f"is adapter, which method {config.method.name} has not; allowed: head, trainable",
+        )
+
+
 def check_roles(config: RunConfig) -> Iterator[Problem]:
     """A problem for each role in `data.columns` that the task does not know."""
     known = config.task.roles

@@ -46,6 +46,7 @@ __all__ = [
     "OutputConfig",
     "QLoraMethod",
     "ReadBy",
+    "RegularizationConfig",
     "RunConfig",
     "Section",
     "SplitsConfig",
@@ -110,6 +111,36 @@ class DataConfig(Section):
         None, description="Keep so many validation and test rows each."
     )
     seed: Seed = Field(42, description="Seed of splitting and sampling; apart from train.seed.")
+
+
+class RegularizationConfig(Section):
+    l1: float = Field(
+        0.0, ge=0, description="Sparsity: after each step weights shrink by rate * l1, to exact 0."
+    )
+    l2: float = Field(
+        0.0, ge=0, description="l2/2 * |W|^2 in the loss; train.weight_decay is apart from it."
+    )
+    l2_sp: float = Field(
+        0.0,
+        ge=0,
+        description="l2_sp/2 * |change|^2 in the loss: towards the checkpoint; what is new, to 0.",
+    )
+    scope: Literal["head", "adapter", "trainable"] = Field(
+        "trainable", description="Of what trains: the task's head, the adapter, or all."
+    )
+
+    @model_validator(mode="after")
+    def _something_to_scope(self) -> Self:
+        if self.scope != "trainable" and not self.penalises:
+            raise problem_at(
+                "scope", f"is {self.scope}, but l1, l2 and l2_sp are 0: nothing is penalised"
+            )
+        return self
+
+    @property
+    def penalises(self) -> bool:
+        """Whether any strength is set."""
+        return bool(self.l1 or self.l2 or self.l2_sp)
 
 
 class TrainConfig(Section):
@@ -266,6 +297,9 @@ class RunConfig(Section):
     task: TaskConfig = Field(description="What the model learns to do.")
     data: DataConfig = Field(description="Rows to train and evaluate on.")
     method: MethodConfig = Field(description="Which parameters are trained.")
+    regularization: RegularizationConfig = Field(
+        default_factory=RegularizationConfig, description="Penalties on what trains."
+    )
     train: TrainConfig = Field(default_factory=TrainConfig, description="The training loop.")
     eval: EvalConfig = Field(default_factory=EvalConfig, description="What is measured and when.")
     output: OutputConfig = Field(default_factory=OutputConfig, description="What a run leaves.")

@@ -76,6 +76,7 @@ def plan(config: RunConfig) -> Plan:
     steps = config.train.max_steps or math.ceil(config.train.num_train_epochs * per_epoch)
     model = prepared.applied.model
     parameters = dict(model.named_parameters())
+    penalties = () if prepared.regularizer is None else (prepared.regularizer.describe(),)
     return Plan(
         config=resolved_mapping(config),
         output=str(final),
@@ -95,7 +96,7 @@ def plan(config: RunConfig) -> Plan:
             "compute": str(prepared.loaded.compute).removeprefix("torch."),
         },
         fusion=prepared.fusion,
-        notes=prepared.loaded.notes,
+        notes=(*prepared.loaded.notes, *penalties),
     )
 
 

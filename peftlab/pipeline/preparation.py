@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from peftlab.fusion import FusionReport
     from peftlab.model.loading import LoadedModel
     from peftlab.strategies.apply import Applied
+    from peftlab.strategies.regularization import Regularizer
     from peftlab.tasks.task import Batch, Encoded, Task
 
 logger = logging.getLogger("peftlab")
@@ -50,6 +51,7 @@ class Prepared:
     collator: Callable[[Sequence[Batch]], Batch]
     max_length: int
     learning_rate: float
+    regularizer: Regularizer | None
 
 
 def check(config: RunConfig) -> Checked:
@@ -110,7 +112,7 @@ def with_settings(task: Task, config: RunConfig) -> Task:
 
 def check_settings(checked: Checked) -> None:
     """Refuse what Trainer does not know or this process cannot do. Raises `ConfigError`."""
-    from peftlab.training.choices import check_choices
+    from peftlab.training.choices import check_choices, check_penalised
     from peftlab.training.process import refuse_many_processes
 
     config = checked.config
@@ -121,6 +123,8 @@ def check_settings(checked: Checked) -> None:
         report_to=config.output.report_to,
         evaluates=config.eval.every != "never" and checked.splits.validation is not None,
     )
+    if config.regularization.penalises:
+        check_penalised(config.train.optim, l1=config.regularization.l1)
 
 
 def base_arguments(config: RunConfig) -> dict[str, Any]:
@@ -187,6 +191,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     from peftlab.pipeline.fusing import fuse_for
     from peftlab.strategies.apply import apply_strategy
     from peftlab.strategies.learning_rate import default_learning_rate
+    from peftlab.strategies.penalised import regularizer
 
     config = checked.config
     # The seed comes before loading: a fresh head is drawn there, the adapter right after.
@@ -212,6 +217,8 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
         collator=checked.task.collator(loaded.tokenizer),
         max_length=max_length,
         learning_rate=rate,
+        # Of the model as it will train, fused layers and all.
+        regularizer=regularizer(applied, config.regularization),
     )
 
 

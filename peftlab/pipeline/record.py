@@ -131,6 +131,7 @@ def _training_figures(
         "tokens": result.tokens,
         "tokens_per_second": result.tokens / max(seconds, 1e-9),
         "learning_rate": prepared.learning_rate,
+        "regularization": result.regularization,
         "trained_parameters": sum(parameters[n].numel() for n in prepared.applied.trainable),
         "total_parameters": sum(scalars(p) for p in parameters.values()),
         "peak_memory": asdict(_memory(prepared, result, memory)),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from peftlab.pipeline.preparation import Prepared
     from peftlab.run_folder import Staging
 
-COMPARED = frozenset({"model", "task", "data", "method"})
+COMPARED = frozenset({"model", "task", "data", "method", "regularization"})
 """Sections that the weights depend on, but for `train`, which every checkpoint holds itself."""
 
 

@@ -140,5 +140,6 @@ def _train_on(
         greater_is_better=task.greater_is_better[metric],
         compute_dtype=compute,
         report_to=config.output.report_to,
+        regularizer=prepared.regularizer,
         resume=staging.resume,
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
-from peftlab.config.schema import TrainConfig
+from peftlab.config.schema import RegularizationConfig, TrainConfig
 from peftlab.errors import ConfigError
 from peftlab.training.choices import schedule_arguments
 
@@ -39,6 +39,7 @@ def recorded_settings(
     rows: int,
     best_metric: str,
     greater_is_better: bool,
+    regularization: RegularizationConfig | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint remembers of the settings, to compare on resume; JSON values.
 
@@ -50,6 +51,9 @@ def recorded_settings(
         "eval.best": best_metric,
         "the better value of eval.best": "greater" if greater_is_better else "smaller",
     }
+    if regularization is not None:
+        penalties = regularization.model_dump(mode="json")
+        named |= {f"regularization.{key}": value for key, value in penalties.items()}
     restored: dict[str, Any] = json.loads(json.dumps(named))
     return restored
 

@@ -54,6 +54,20 @@ def check_choices(
         _warn_unpaged(optim)
 
 
+def check_penalised(optim: str, *, l1: float) -> None:
+    """Raise `ConfigError` for an optimizer whose steps penalties cannot join."""
+    if "lomo" in optim or optim.endswith("_layerwise"):
+        raise ConfigError(
+            f"train.optim is {optim}, which steps inside the backward pass, before a penalty of "
+            "regularization could join the gradient; choose another, such as adamw_torch."
+        )
+    if l1 and optim.startswith("schedule_free"):
+        raise ConfigError(
+            f"train.optim is {optim}, whose weights are averages of others, which "
+            "regularization.l1 cannot set to zero; choose another, such as adamw_torch."
+        )
+
+
 def _warn_unpaged(optim: str) -> None:
     import torch
 

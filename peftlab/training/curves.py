@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_FIRST = ("step", "epoch", "loss", "learning_rate", "grad_norm")
+_FIRST = ("step", "epoch", "loss", "penalty", "sparsity", "learning_rate", "grad_norm")
 
 # Distinguishable in both colour blindness and grey; readable on white and on black.
 _TRAINING, _VALIDATION, _METRIC = "#4C78A8", "#E45756", "#54A24B"

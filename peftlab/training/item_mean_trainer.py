@@ -19,6 +19,7 @@ from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
 from peftlab.errors import CheckFailed, ConfigError
+from peftlab.strategies.regularization import Regularizer
 from peftlab.tasks.task import Batch, Task
 from peftlab.training import checkpoint
 from peftlab.training.ledger import Ledger
@@ -32,6 +33,8 @@ class ItemMeanTrainer(Trainer):
     """Trainer with `task.loss_sum` over an optimizer step divided by `task.count_items` over it.
 
     `evaluate` takes the place of Trainer's evaluation. `ledger` is counted up as training goes.
+    Penalties join once an optimizer step, beside the task's loss and not in it: their gradient
+    before clipping, L1's proximal step after the optimizer's.
     """
 
     loss_is_scaled_for_ga = True
@@ -45,6 +48,7 @@ class ItemMeanTrainer(Trainer):
         best_metric: str,
         patience: int | None,
         compute_dtype: torch.dtype,
+        regularizer: Regularizer | None,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
@@ -58,6 +62,7 @@ class ItemMeanTrainer(Trainer):
         self._best_metric = best_metric
         self._patience = patience
         self._compute_dtype = compute_dtype
+        self._regularizer = regularizer
         self._staging = Path(str(self.args.output_dir))
         # Their order never changes; asking 200 modules for them every step would cost as much as
         # a small layer.
@@ -114,6 +119,7 @@ class ItemMeanTrainer(Trainer):
         """
         step = self.state.global_step + 1
         loss = self._step_loss.item()
+        penalty = 0.0 if self._regularizer is None else self._regularizer.add_gradient()
         norm = get_total_norm([p.grad for p in self._trained if p.grad is not None])
         advice = (
             "No weight was updated by this step. Lower train.learning_rate, lengthen "
@@ -122,37 +128,55 @@ class ItemMeanTrainer(Trainer):
         if loss - loss != 0.0:
             raise CheckFailed(f"Step {step}: the loss is {loss}. {advice}")
         if not torch.isfinite(norm):
-            broken = next(
+            broken = [
                 name
                 for name, p in self.module.named_parameters()
                 if p.grad is not None and not torch.isfinite(p.grad).all()
-            )
+            ]
+            # Finite entries can have a norm beyond fp32.
+            whose = broken[0] if broken else "all parameters together"
             raise CheckFailed(
-                f"Step {step}: the gradient of {broken} is not finite, while the loss is "
+                f"Step {step}: the gradient of {whose} is not finite, while the loss is "
                 f"{loss / max(self._step_items, 1):.4g}. {advice}"
             )
-        self.ledger.add(loss, self._step_items)
+        self.ledger.add(loss, self._step_items, penalty)
         return norm
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's optimizer. Raises `ConfigError` where it cannot be had here."""
         try:
-            return super().create_optimizer(model)
+            optimizer = super().create_optimizer(model)
         except (ImportError, ValueError, RuntimeError) as error:
             name = OptimizerNames(self.args.optim).value
             raise ConfigError(
                 f"train.optim is {name}, which cannot be used here: {error} "
                 "adamw_torch works everywhere."
             ) from error
+        if self._regularizer is not None:
+            optimizer.register_step_post_hook(self._shrink)
+        return optimizer
+
+    def _shrink(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """L1's proximal step, at the learning rates that the optimizer's step has just used."""
+        assert self._regularizer is not None
+        self._regularizer.shrink(
+            (parameter, float(group["lr"]))
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        )
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """Not counted: it walks through all parameters every micro-batch, for nobody."""
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with losses as means over items instead of means over steps."""
+        """Log, with losses as means over items instead of means over steps, and penalties apart."""
         if "loss" in logs:
             logs["loss"] = self.ledger.close_window()
+            if self._regularizer is not None:
+                logs["penalty"] = self.ledger.close_penalties()
+                if (sparsity := self._regularizer.sparsity) is not None:
+                    logs["sparsity"] = sparsity
         if "train_loss" in logs:
             logs["train_loss"] = self.ledger.mean_loss
         super().log(logs, start_time)

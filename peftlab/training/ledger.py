@@ -17,7 +17,8 @@ class Ledger:
     """Sums over items, tokens and seconds; the best evaluation; how the run was set up.
 
     `loss` and `items` cover the whole run, `window_loss` and `window_items` what has come since
-    the last logged point. `training_seconds` leaves out evaluating and saving, `seconds` nothing.
+    the last logged point, `window_penalty` the penalties of its `window_steps` steps, which no loss
+    includes. `training_seconds` leaves out evaluating and saving, `seconds` nothing.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -25,6 +26,8 @@ class Ledger:
     items: int = 0
     window_loss: float = 0.0
     window_items: int = 0
+    window_penalty: float = 0.0
+    window_steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
     training_seconds: float = 0.0
@@ -68,10 +71,18 @@ class Ledger:
             self.read_clock()
             self._training_since = self._since
 
-    def add(self, loss: float, items: int) -> None:
-        """Add an optimizer step's loss, summed over its items."""
+    def add(self, loss: float, items: int, penalty: float = 0.0) -> None:
+        """Add an optimizer step's loss, summed over its items, and the penalty at its weights."""
         self.window_loss += loss
         self.window_items += items
+        self.window_penalty += penalty
+        self.window_steps += 1
+
+    def close_penalties(self) -> float:
+        """The mean penalty over the steps since the last call; NaN where there were none."""
+        mean = self.window_penalty / self.window_steps if self.window_steps else math.nan
+        self.window_penalty, self.window_steps = 0.0, 0
+        return mean
 
     def close_window(self) -> float:
         """The mean loss over the items since the last call; NaN where there were none."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -18,10 +18,11 @@ from transformers import PrinterCallback
 from peftlab.config.schema import TrainConfig
 from peftlab.errors import Interrupted
 from peftlab.measure.memory import gradient_bytes, optimizer_bytes
+from peftlab.strategies.regularization import Regularizer
 from peftlab.tasks.task import Batch, Task
 from peftlab.training import checkpoint, surroundings
 from peftlab.training.arguments import check_sizes, recorded_settings, training_arguments
-from peftlab.training.choices import check_choices
+from peftlab.training.choices import check_choices, check_penalised
 from peftlab.training.flow import Flow, ProgressBar
 from peftlab.training.item_mean_trainer import Evaluate, ItemMeanTrainer
 from peftlab.training.ledger import Ledger
@@ -41,8 +42,11 @@ class TrainResult:
     `loss` is the mean over all items trained on. `metrics` are validation's at the kept weights
     (empty without evaluation), `best_step` and `best_epoch` where they were taken. `history` has
     one entry a logged point, as Trainer's: `step`, `epoch` and either `loss`, `grad_norm`,
-    `learning_rate` or `eval_METRIC`. `seconds` is the whole, `training_seconds` without evaluating
-    and saving; `tokens_per_second` counts over the latter. A resumed run counts from its start.
+    `learning_rate` or `eval_METRIC`; where there are penalties also `penalty`, their mean over the
+    steps since the point before, of which `loss` has nothing, and with l1 `sparsity`.
+    `regularization` is `Regularizer.report` at the kept weights. `seconds` is the whole,
+    `training_seconds` without evaluating and saving; `tokens_per_second` counts over the latter. A
+    resumed run counts from its start.
     """
 
     steps: int
@@ -59,6 +63,7 @@ class TrainResult:
     tokens_per_second: float
     gradient_bytes: int
     optimizer_bytes: int
+    regularization: Mapping[str, Any] | None = None
 
 
 def train(
@@ -78,14 +83,16 @@ def train(
     greater_is_better: bool = False,
     compute_dtype: torch.dtype = torch.float32,
     report_to: Sequence[str] = (),
+    regularizer: Regularizer | None = None,
     resume: Path | None = None,
 ) -> TrainResult:
     """Train the tensors that require a gradient, and leave the best of them in the model.
 
     `learning_rate` and `micro_batch_size` are those of `settings` with auto spelled out.
     `evaluate` returns validation metrics; `best_metric` among them chooses the weights. Activations
-    are bf16 where `compute_dtype` is. Files go to `staging` alone: checkpoints and reporters' logs.
-    The device is Trainer's choice: CUDA where there is one.
+    are bf16 where `compute_dtype` is. `regularizer` penalises parameters of this model. Files go to
+    `staging` alone: checkpoints and reporters' logs. The device is Trainer's choice: CUDA where
+    there is one.
 
     Raises `ConfigError` for settings that cannot be met, `CheckFailed` where the loss or a gradient
     is not finite (naming the step), `Interrupted` after a signal, with a checkpoint saved.
@@ -98,6 +105,8 @@ def train(
         report_to=report_to,
         evaluates=evaluates,
     )
+    if regularizer is not None:
+        check_penalised(settings.optim, l1=regularizer.settings.l1)
     check_sizes(settings.global_batch_size, micro_batch_size, compute_dtype)
     steps_per_epoch = math.ceil(len(rows) / settings.global_batch_size)
     recorded = recorded_settings(
@@ -106,6 +115,7 @@ def train(
         rows=len(rows),
         best_metric=best_metric,
         greater_is_better=greater_is_better,
+        regularization=None if regularizer is None else regularizer.settings,
     )
     ledger = Ledger(settings=recorded)
     if resume is not None:
@@ -146,11 +156,12 @@ def train(
             best_metric=best_metric,
             patience=early_stopping_patience,
             compute_dtype=compute_dtype,
+            regularizer=regularizer,
         )
         trainer.remove_callback(PrinterCallback)
         _run(trainer, signals, resume)
         _keep_best(trainer, staging)
-        result = _result(trainer)
+        result = _result(trainer, regularizer)
         # Optimizer and data loader hang in cycles; what follows (a test split, a merge) wants
         # their room.
         del trainer
@@ -196,7 +207,7 @@ def _keep_best(trainer: ItemMeanTrainer, staging: Path) -> None:
     best.unlink(missing_ok=True)
 
 
-def _result(trainer: ItemMeanTrainer) -> TrainResult:
+def _result(trainer: ItemMeanTrainer, regularizer: Regularizer | None) -> TrainResult:
     ledger, state = trainer.ledger, trainer.state
     return TrainResult(
         steps=state.global_step,
@@ -213,4 +224,5 @@ def _result(trainer: ItemMeanTrainer) -> TrainResult:
         tokens_per_second=ledger.tokens / max(ledger.training_seconds, 1e-9),
         gradient_bytes=gradient_bytes(trainer.module),
         optimizer_bytes=optimizer_bytes(trainer.optimizer) if trainer.optimizer else 0,
+        regularization=None if regularizer is None else regularizer.report(),
     )

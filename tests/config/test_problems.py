@@ -79,6 +79,24 @@ IN_FILE = {
         "train: {warmup_steps: 50, max_steps: 10}\n",
         ["warmup_steps is 50, more than max_steps 10"],
     ),
+    "negative penalty": (
+        "regularization: {l2: -0.1}\n",
+        ["run.yaml:5: regularization.l2 is -0.1", "at least 0"],
+    ),
+    "infinite penalty": ("regularization: {l1: .inf}\n", ["regularization.l1 is inf"]),
+    "penalty in words": ("regularization: {l2_sp: strong}\n", ["l2_sp is 'strong'", "a number"]),
+    "misspelt scope": (
+        "regularization: {l1: 0.1, scope: adaptor}\n",
+        ["regularization.scope is 'adaptor'", "did you mean adapter?"],
+    ),
+    "scope of nothing": (
+        "regularization: {scope: head}\n",
+        ["regularization.scope is head, but l1, l2 and l2_sp are 0"],
+    ),
+    "weight decay among the penalties": (
+        "regularization: {weight_decay: 0.1}\n",
+        ["regularization.weight_decay is unknown; did you mean train.weight_decay?"],
+    ),
     "another task's key": ("data2: {}\n", ["data2 is unknown; did you mean data?"]),
     "another task's metric": (
         "eval: {best: perplexity}\n",
@@ -181,6 +199,11 @@ def test_a_key_that_only_another_method_reads(refusal: Refusal) -> None:
     assert "cache_limit is '3x'; allowed: a size such as 500MB or 2GiB" in refusal(
         "", "method=head", "method.cache_limit=3x"
     )
+
+
+def test_a_scope_that_the_method_has_not(refusal: Refusal) -> None:
+    said = refusal("regularization: {l1: 0.1, scope: adapter}\n", "method=full")
+    assert said.startswith("run.yaml:5: regularization.scope is adapter, which method full has not")
 
 
 def test_stopping_without_validation_rows(refusal: Refusal) -> None:

@@ -76,6 +76,11 @@ TRAIN = some(
     allocator=st.sampled_from(["auto", "off"]),
     seed=st.integers(0, 2**32 - 1),
 )
+PENALTIES = some(l1=AMOUNT, l2=AMOUNT, l2_sp=AMOUNT).flatmap(
+    lambda found: (
+        some(scope=st.sampled_from(["head", "trainable"])) if any(found.values()) else some()
+    ).map(lambda scope: found | scope)
+)
 OUTPUT = some(dir=TEXT, overwrite=st.booleans(), report_to=st.lists(TEXT), plots=st.booleans())
 BENCH = some(
     methods=st.lists(
@@ -111,6 +116,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
             )
         ),
         "method": draw(methods(task)),
+        "regularization": draw(PENALTIES),
         "train": draw(TRAIN),
         "eval": draw(
             some(
