@@ -14,6 +14,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import RawIOBase
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,19 @@ def stored_tensors(file: Path) -> dict[str, Stored]:
         for name, tensor in found.items():
             scalars = math.prod(tensor.shape)
             known = DTYPES.get(tensor.dtype)
-            if tensor.stop > size or tensor.size < 0:
+            if tensor.stop > size or tensor.size < 0 or tensor.start < 8 + length:
                 raise ValueError(f"{name} lies beyond its end")
             if known is not None and tensor.size != scalars * known.itemsize:
                 raise ValueError(f"{name} has other bytes than its shape")
+            if any(length < 0 for length in tensor.shape):
+                raise ValueError(f"{name} has other bytes than its shape")
+        in_order = sorted(found.items(), key=lambda entry: (entry[1].start, entry[1].stop))
+        for (name, tensor), (following, other) in pairwise(in_order):
+            if other.start < tensor.stop:
+                raise ValueError(f"{name} and {following} overlap")
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise CheckFailed(f"{file} is not a whole safetensors file ({error}).") from None
-    return dict(sorted(found.items(), key=lambda entry: entry[1].start))
+    return dict(in_order)
 
 
 def stored_in(files: Iterable[Path]) -> dict[str, Stored]:

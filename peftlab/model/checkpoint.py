@@ -194,11 +194,13 @@ def _local_weights(folder: Path, name: str, cached: bool) -> tuple[Path, ...]:
         outside = [p for p in found if p.parent != folder or ".." in p.parts]
         if outside:
             raise CheckFailed(f"{folder / INDEX} names {outside[0]}, which lies outside {folder}.")
+        _refuse_links(found, folder)
         missing = [p.name for p in found if not p.is_file()]
         if missing and not cached:
             raise CheckFailed(f"{name} lacks {len(missing)} of its files, {missing[0]} first.")
         return () if missing else found
     if (folder / SINGLE).is_file():
+        _refuse_links((folder / SINGLE,), folder)
         return (folder / SINGLE,)
     if cached:
         return ()
@@ -210,6 +212,23 @@ def _local_weights(folder: Path, name: str, cached: bool) -> tuple[Path, ...]:
             "safetensors), or choose a revision with model.safetensors."
         )
     raise CheckFailed(f"{name} has no {SINGLE}; give a folder that save_pretrained wrote.")
+
+
+def _refuse_links(files: tuple[Path, ...], folder: Path) -> None:
+    """Weights are the folder's own: a checkpoint from elsewhere must not name files of ours.
+
+    Raises `CheckFailed`. In the hub's cache every file is a link, to the blobs beside it.
+    """
+    real = folder.resolve()
+    blobs = real.parent.parent / "blobs" if real.parent.name == "snapshots" else None
+    for file in files:
+        if not file.is_symlink():
+            continue
+        target = file.resolve()
+        if target.parent not in (real, blobs):
+            raise CheckFailed(
+                f"{file} is a link to {target}, which lies outside {folder}; copy the file there."
+            )
 
 
 def tensor_shapes(files: tuple[Path, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
