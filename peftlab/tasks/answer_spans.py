@@ -35,7 +35,9 @@ def best_spans(
         return []
     distance = last[None, :] - first[:, None]
     scores = np.where(
-        (distance >= 0) & (distance < longest), starts[first][:, None] + ends[last][None, :], -np.inf
+        (distance >= 0) & (distance < longest),
+        starts[first][:, None] + ends[last][None, :],
+        -np.inf,
     ).ravel()
     kept = min(n_best, len(scores))
     best = np.argpartition(-scores, kept - 1)[:kept]

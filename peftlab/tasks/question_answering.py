@@ -133,11 +133,9 @@ class QuestionAnswering(Task):
         return tuple(
             logits.float().masked_fill(padding, torch.finfo(torch.float32).min)
             for logits in (found.start_logits, found.end_logits)
-        )  # type: ignore[return-value]
+        )
 
-    def _losses(
-        self, starts: torch.Tensor, ends: torch.Tensor, batch: Batch
-    ) -> torch.Tensor:
+    def _losses(self, starts: torch.Tensor, ends: torch.Tensor, batch: Batch) -> torch.Tensor:
         first, last = (batch[f"{end}_positions"].to(starts.device) for end in ("start", "end"))
         losses: torch.Tensor = F.cross_entropy(starts, first, reduction="none")
         return (losses + F.cross_entropy(ends, last, reduction="none")) / 2
@@ -209,7 +207,10 @@ class QuestionAnswering(Task):
         )
 
     def metrics(self, scores: RowScores) -> dict[str, float]:
-        return {**squad_metrics.metrics(*self._judged(scores)), "loss": float(scores["loss"].mean())}
+        return {
+            **squad_metrics.metrics(*self._judged(scores)),
+            "loss": float(scores["loss"].mean()),
+        }
 
     def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
         if metric == "loss":
@@ -266,7 +267,7 @@ class QuestionAnswering(Task):
     def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """With `answer`, the tokens that are the answer."""
         first, last = row["start_positions"], row["end_positions"]
-        answer = tokenizer.decode(row["input_ids"][first : last + 1]).strip()
+        answer = str(tokenizer.decode(row["input_ids"][first : last + 1])).strip()
         shown = Task.preview(self, row, tokenizer)
         return {**shown, "answer": "(none here)" if first == row["null"] else answer}
 

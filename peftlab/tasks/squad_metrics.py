@@ -63,9 +63,7 @@ def metrics(exacts: NDArray[Any], f1s: NDArray[Any], answerable: NDArray[Any]) -
     return found
 
 
-def best_threshold(
-    leads: NDArray[Any], answered: NDArray[Any], unanswered: NDArray[Any]
-) -> float:
+def best_threshold(leads: NDArray[Any], answered: NDArray[Any], unanswered: NDArray[Any]) -> float:
     """The threshold on `leads` with the greatest mean score, nearest to 0 of equally good ones.
 
     All [questions]: by how much no answer leads over the best span, the score if the question is

@@ -115,9 +115,7 @@ class TokenClassification(Task):
             )  # fmt: skip
             done += len(tags)
             trained = sum(label != IGNORED for row in found.columns["labels"] for label in row)
-            gathered.add(
-                found.columns, whole_lengths=found.lengths, truncated=0, trained=trained
-            )
+            gathered.add(found.columns, whole_lengths=found.lengths, truncated=0, trained=trained)
         if gathered.trained == 0:
             raise DataError("the tokenizer makes no piece of any word: every label is masked.")
         return gathered.encoded()
@@ -218,7 +216,7 @@ class TokenClassification(Task):
         """The pieces that bear a tag, each with it."""
         shown = Task.preview(self, row, tokenizer)
         shown["trained"] = " ".join(
-            f"{tokenizer.decode([index]).strip()}/{self.tags[label]}"
+            f"{str(tokenizer.decode([index])).strip()}/{self.tags[label]}"
             for index, label in zip(row["input_ids"], row["labels"], strict=True)
             if label != IGNORED
         )
@@ -288,5 +286,3 @@ def _words(row: Mapping[str, Any], number: int) -> Words:
         f"row {number} to predict has no 'tokens': a text, or a list of words none of which is "
         "empty."
     )
-
-

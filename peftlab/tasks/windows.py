@@ -55,9 +55,7 @@ def frame_of(tokenizer: PreTrainedTokenizerBase, *, pair: bool) -> Frame:
     kinds: list[int] = [0] * 5
     types = whole.get("token_type_ids") or [0] * len(whole["input_ids"])
     at = 0
-    for index, sequence, kind in zip(
-        whole["input_ids"], whole.sequence_ids(0), types, strict=True
-    ):
+    for index, sequence, kind in zip(whole["input_ids"], whole.sequence_ids(0), types, strict=True):
         if sequence is not None:
             at = 1 if sequence == 0 else 3
         elif at in (1, 3):

@@ -56,7 +56,7 @@ def words_of_pieces(words: Sequence[str], offsets: Sequence[Characters]) -> list
     found: list[int | None] = []
     for start, end in offsets:
         word = int(np.searchsorted(starts, end - 1, side="right")) - 1
-        inside = end > start and 0 <= word and end <= places[word][1]
+        inside = end > start and word >= 0 and end <= places[word][1]
         found.append(word if inside else None)
     return found
 
