@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from peftlab.errors import ConfigError
 from peftlab.tasks.task import IGNORED, Batch, RowScores
-from peftlab.tasks.windows import frame_of, owners, pieces, shared_tokens, windows
-from peftlab.tasks.word_pieces import Words, tagged_pieces, words_of_pieces
+from peftlab.tasks.windows import frame_of, owners, shared_tokens, windows
+from peftlab.tasks.word_pieces import Words, pieces_of_words, tagged_pieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,17 +60,17 @@ def encoded_rows(
     names = ["input_ids", "labels", "row", "words", "unread"]
     names += ["token_type_ids"] if frame.types is not None else []
     found = EncodedTags({name: [] for name in names}, [])
-    read = pieces(tokenizer, [words.as_read for words in rows])
-    for number, (words, (ids, offsets)) in enumerate(zip(rows, read, strict=True)):
-        if not ids and frame.size == 0:  # a model must be given something
-            ids, offsets = [tokenizer.eos_token_id or 0], [(0, 0)]
+    read = pieces_of_words(tokenizer, [words.words for words in rows])
+    for number, (words, (ids, of_piece)) in enumerate(zip(rows, read, strict=True)):
         count = len(words.words)
         labels = [0] * count if tags is None else tags[number]
-        bearers = tagged_pieces(words_of_pieces(words.words, offsets), count, which)
+        bearers = tagged_pieces(of_piece, count, which)
         word_at = {piece: word for word, piece in enumerate(bearers) if piece is not None}
         unread = [[w, labels[w]] for w, piece in enumerate(bearers) if piece is None]
         spans = windows(len(ids), room, shared)
         owner = owners(len(ids), spans)
+        if not ids and frame.size == 0:  # a model must be given something
+            ids, spans = [tokenizer.eos_token_id or 0], [(0, 1)]
         for index, (start, end) in enumerate(spans):
             owned = [p for p in range(start, end) if p in word_at and owner[p] == index]
             row_labels = [IGNORED] * (len(frame.before) + end - start + len(frame.after))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Characters = tuple[int, int]
 
@@ -39,34 +40,53 @@ class Words:
             at += len(word)
         return cls(text, tuple(words), tuple(places))
 
-    @property
-    def as_read(self) -> str:
-        """The text that the tokenizer is given: single spaces, however the words were given."""
-        return " ".join(self.words)
 
+def pieces_of_words(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[str]]
+) -> list[tuple[list[int], list[int]]]:
+    """Ids of each row of words without special tokens, and the word that each id is of.
 
-def words_of_pieces(words: Sequence[str], offsets: Sequence[Characters]) -> list[int | None]:
-    """The word each piece is of, as `word_ids` of a tokenizer given the words joined by spaces.
-
-    A piece is its last character's: some tokenizers count the space before a word to its first
-    piece. None where that is a space, or the piece has no character.
+    Each word is read alone, as `is_split_into_words` has it, but with the space before it that it
+    has in running text where the tokenizer would take it for another word without. A word spelt
+    [SEP] is text.
     """
-    places = Words.joined(words).places
-    starts = np.asarray([start for start, _ in places])
-    found: list[int | None] = []
-    for start, end in offsets:
-        word = int(np.searchsorted(starts, end - 1, side="right")) - 1
-        inside = end > start and word >= 0 and end <= places[word][1]
-        found.append(word if inside else None)
-    return found
+    lead = _lead(tokenizer)
+    unique = list(
+        dict.fromkeys(
+            (lead if at else "") + word for words in rows for at, word in enumerate(words)
+        )
+    )
+    found = dict(zip(unique, _ids(tokenizer, unique), strict=True))
+    read = []
+    for words in rows:
+        of_word = [found[(lead if at else "") + word] for at, word in enumerate(words)]
+        ids = [index for word in of_word for index in word]
+        read.append((ids, [at for at, word in enumerate(of_word) for _ in word]))
+    return read
+
+
+def _lead(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands before a word that is not the first."""
+    running, first, spaced = _ids(tokenizer, ["it is", "it", " is"])
+    return " " if running == first + spaced else ""
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    encoded = tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, split_special_tokens=True,
+        verbose=False,
+    )  # fmt: skip
+    return [list(ids) for ids in encoded["input_ids"]]
 
 
 def tagged_pieces(
-    of_piece: Sequence[int | None], words: int, which: Literal["first", "last"]
+    of_piece: Sequence[int], words: int, which: Literal["first", "last"]
 ) -> list[int | None]:
     """For each word the piece that bears its tag; None for a word that no piece is made of."""
     found: list[int | None] = [None] * words
     for piece, word in enumerate(of_piece):
-        if word is not None and (which == "last" or found[word] is None):
+        if which == "last" or found[word] is None:
             found[word] = piece
     return found

@@ -10,7 +10,7 @@ from peftlab.errors import ConfigError, DataError
 from peftlab.tasks import intervals
 from peftlab.tasks.tag_spans import SpanCounts, has_spans, span_types, spans_of
 from peftlab.tasks.windows import owners, shared_tokens, windows
-from peftlab.tasks.word_pieces import Words, tagged_pieces, words_of_pieces
+from peftlab.tasks.word_pieces import Words, pieces_of_words, tagged_pieces
 
 CASES: dict[str, tuple[list[list[str]], list[list[str]]]] = {
     "all right": ([["B-x", "I-x", "O"]], [["B-x", "I-x", "O"]]),
@@ -106,30 +106,42 @@ def test_words_keep_their_places() -> None:
     assert Words.joined(["a", "bc"]).places == ((0, 1), (2, 4))
 
 
-def test_pieces_belong_to_words() -> None:
-    # "ab cd e": pieces a, b, a lone space, " c" with its space, d, one of nothing, e.
-    offsets = [(0, 1), (1, 2), (2, 3), (2, 4), (4, 5), (5, 5), (6, 7)]
-    found = words_of_pieces(["ab", "cd", "e"], offsets)
-    assert found == [0, 0, None, 1, 1, None, 2]
-    assert tagged_pieces(found, 4, "first") == [0, 3, 6, None]
-    assert tagged_pieces(found, 4, "last") == [1, 4, 6, None]
+def test_the_piece_that_bears_a_tag() -> None:
+    assert tagged_pieces([0, 0, 1, 3], 5, "first") == [0, 2, None, 3, None]
+    assert tagged_pieces([0, 0, 1, 3], 5, "last") == [1, 2, None, 3, None]
 
 
 @pytest.mark.parametrize("kind", ["minilm", "model_tinystories656k", "model_stories260k"])
 def test_pieces_of_real_tokenizers(kind: str, shared_data: Any, request: Any) -> None:
     import transformers
 
-    from peftlab.tasks.windows import frame_of, pieces
+    from peftlab.tasks.windows import frame_of
 
     place = request.getfixturevalue("minilm") if kind == "minilm" else shared_data / kind
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-    words = ["Don't", "stop", "@Zoë", ":-)", "日本語", "naïve", "[SEP]", "https://t.co/x"]
-    ((ids, offsets),) = pieces(tokenizer, [" ".join(words)])
-    found = words_of_pieces(words, offsets)
-    assert {word for word in found if word is not None} == set(range(len(words)))
-    known = [word for word in found if word is not None]
-    assert known == sorted(known)
+    words = ["Don't", "stop", "@Zoë", ":-)", "naïve", "[SEP]", "https://t.co/x"]
+    ((ids, found), (empty, _)) = pieces_of_words(tokenizer, [words, []])
+    assert (set(found), empty) == (set(range(len(words))), [])
+    assert found == sorted(found)
     if kind == "minilm":
         whole = tokenizer(words, is_split_into_words=True, split_special_tokens=True)
         assert frame_of(tokenizer, pair=False).around(ids)["input_ids"] == whole["input_ids"]
         assert found == [word for word in whole.word_ids() if word is not None]
+    if kind == "model_stories260k":
+        plain = ["Once", "upon", "a", "time"]
+        ((ids, _),) = pieces_of_words(tokenizer, [plain])
+        assert ids == tokenizer(" ".join(plain), add_special_tokens=False)["input_ids"]
+
+
+def test_a_byte_tokenizer_reads_words_as_in_running_text() -> None:
+    import transformers
+    from tokenizers import ByteLevelBPETokenizer
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(["it is a film , is it"] * 9, vocab_size=300, show_progress=False)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer)
+    ((ids, found),) = pieces_of_words(tokenizer, [["it", "is", "a", "日", "film"]])
+    assert ids == tokenizer("it is a 日 film")["input_ids"]
+    assert found[0] == 0
+    assert found[1] == 1
+    assert found[-1] == 4
