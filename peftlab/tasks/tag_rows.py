@@ -97,8 +97,13 @@ class TagRows:
     predictions: list[list[int]]
 
     @staticmethod
-    def scores(labels: torch.Tensor, predictions: torch.Tensor, batch: Batch) -> RowScores:
-        """Of a batch of windows [B, T]: `tagged`, objects [B] of (word, true, predicted)."""
+    def scores(
+        labels: torch.Tensor, predictions: torch.Tensor, batch: Batch, *, unread: int
+    ) -> RowScores:
+        """Of a batch of windows [B, T]: `tagged`, objects [B] of (word, true, predicted).
+
+        `unread` is predicted for words without a piece.
+        """
         tagged = np.empty(len(labels), dtype=object)
         items = np.zeros(len(labels), dtype=np.int64)
         for i, (label, prediction) in enumerate(zip(labels, predictions, strict=True)):
@@ -108,7 +113,7 @@ class TagRows:
             tagged[i] = list(zip(words, label[kept].tolist(), prediction[kept].tolist(),
                                  strict=True))  # fmt: skip
             if batch["unread"][i]:
-                tagged[i] += [(w, tag, -1) for w, tag in json.loads(batch["unread"][i])]
+                tagged[i] += [(w, tag, unread) for w, tag in json.loads(batch["unread"][i])]
         return {"items": items, "row": batch["row"].cpu().numpy(), "tagged": tagged}
 
     def whole_scores(self) -> RowScores:

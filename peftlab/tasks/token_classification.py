@@ -127,6 +127,11 @@ class TokenClassification(Task):
             known = ", ".join(self.tags[:20])
             raise DataError(f"tag {tag!r} is not one the task knows ({known}).") from None
 
+    @property
+    def _outside(self) -> int:
+        """The number of `O`; -1 where the data has no such tag."""
+        return self.tags.index(OUTSIDE) if OUTSIDE in self.tags else -1
+
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Batch]], Batch]:
         return PaddingCollator(pad_id_of(tokenizer))
 
@@ -156,7 +161,7 @@ class TokenClassification(Task):
         labels = batch["labels"].to(logits.device)
         losses = self._losses(logits, labels, weighted=False).sum(dim=1)
         labels, predictions = labels.cpu(), logits.argmax(dim=-1).cpu()
-        rows = TagRows.scores(labels, predictions, batch)
+        rows = TagRows.scores(labels, predictions, batch, unread=self._outside)
         return {"loss": losses.cpu().double().numpy(), **rows}
 
     def metrics(self, scores: RowScores) -> dict[str, float]:
@@ -252,7 +257,7 @@ class TokenClassification(Task):
         batches = encoded.as_rows()
         collate = self.collator(tokenizer)
         device = next(model.parameters()).device
-        best = [[(-1, 1.0)] * len(words.words) for words in read]
+        best = [[(self._outside, 1.0)] * len(words.words) for words in read]
         with evaluating(model):
             for start in range(0, len(batches), batch_size):
                 part = batches[start : start + batch_size]

@@ -24,7 +24,10 @@ CASES: dict[str, tuple[list[list[str]], list[list[str]]]] = {
     "IOB1": ([["I-x", "I-x", "B-x", "O", "I-y"]], [["I-x", "I-x", "I-x", "O", "I-y"]]),
     "a type changes inside": ([["B-x", "I-x", "I-y"]], [["B-x", "I-y", "I-y"]]),
     "BIOES": ([["B-x", "I-x", "E-x", "S-y"]], [["B-x", "E-x", "O", "S-y"]]),
-    "several rows": ([["B-x"], ["O", "B-y"], ["B-x", "I-x"]], [["B-x"], ["B-y", "O"], ["B-x", "O"]]),
+    "several rows": (
+        [["B-x"], ["O", "B-y"], ["B-x", "I-x"]],
+        [["B-x"], ["B-y", "O"], ["B-x", "O"]],
+    ),
     "names with hyphens and letters of any kind": (
         [["B-creative-work", "I-creative-work", "B-größe"]],
         [["B-creative-work", "O", "B-größe"]],
