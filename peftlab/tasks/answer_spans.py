@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,3 +109,33 @@ class Ranked:
             return {"answer": "", **best, "no_answer": no_answer, "n_best": n_best}
         best = dict(n_best[0])
         return {"answer": best.pop("text"), **best, "no_answer": no_answer, "n_best": n_best}
+
+
+def ranked_questions(
+    scores: Mapping[str, Any], *, n_best: int
+) -> tuple[list[Ranked], list[list[str]]]:
+    """Questions from their windows' scores, in the order of their rows, and their true answers.
+
+    `scores` has arrays [windows]: row, spans and null, and context and answers (JSON) with the
+    first window of each question.
+    """
+    windows: dict[int, list[int]] = {}
+    for window, row in enumerate(scores["row"].tolist()):
+        windows.setdefault(row, []).append(window)
+    ranked, true = [], []
+    for row in sorted(windows):
+        own = windows[row]
+        spans = [scores["spans"][i] for i in own]
+        nulls = [float(scores["null"][i]) for i in own]
+        context = "".join(scores["context"][i] for i in own)
+        ranked.append(Ranked.of(context, spans, nulls, n_best=n_best))
+        true.append(json.loads("".join(scores["answers"][i] for i in own)))
+    return ranked, true
+
+
+def objects(values: Sequence[Any]) -> NDArray[Any]:
+    """An array of objects [len(values)], whatever they are."""
+    found = np.empty(len(values), dtype=object)
+    for index, value in enumerate(values):
+        found[index] = value
+    return found

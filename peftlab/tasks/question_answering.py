@@ -17,7 +17,7 @@ from peftlab.config.tasks.question_answering import QuestionAnsweringOptions
 from peftlab.errors import ConfigError
 from peftlab.model.head_spec import HeadSpec
 from peftlab.tasks import intervals, squad_metrics
-from peftlab.tasks.answer_spans import Ranked, best_spans
+from peftlab.tasks.answer_spans import Ranked, best_spans, objects, ranked_questions
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
 from peftlab.tasks.encoding import Gathered, batches_of
 from peftlab.tasks.prediction import check_rows, evaluating
@@ -72,7 +72,7 @@ class QuestionAnswering(Task):
         """
         if self.threshold is not None and not self.chosen:
             return self
-        ranked, true = self._ranked(scores)
+        ranked, true = ranked_questions(scores, n_best=self.n_best)
         if all(true):
             return self
         best = squad_metrics.best_threshold(
@@ -154,8 +154,8 @@ class QuestionAnswering(Task):
         return {
             "loss": losses.cpu().double().numpy(),
             "row": batch["row"].cpu().numpy(),
-            "context": _objects(batch["context"]),
-            "answers": _objects(batch["answers"]),
+            "context": objects(batch["context"]),
+            "answers": objects(batch["answers"]),
             **self._spans(starts, ends, batch),
         }
 
@@ -173,30 +173,11 @@ class QuestionAnswering(Task):
                     n_best=self.n_best, longest=self.max_answer_length,
                 )
             )  # fmt: skip
-        return {"spans": _objects(spans), "null": np.asarray(nulls)}
-
-    def _ranked(self, scores: RowScores) -> tuple[list[Ranked], list[list[str]]]:
-        """Questions in the order of their rows, and their true answers."""
-        windows: dict[int, list[int]] = {}
-        for window, row in enumerate(scores["row"].tolist()):
-            windows.setdefault(row, []).append(window)
-        ranked, true = [], []
-        for row in sorted(windows):
-            own = windows[row]
-            ranked.append(
-                Ranked.of(
-                    "".join(scores["context"][i] for i in own),
-                    [scores["spans"][i] for i in own],
-                    [float(scores["null"][i]) for i in own],
-                    n_best=self.n_best,
-                )
-            )
-            true.append(json.loads("".join(scores["answers"][i] for i in own)))
-        return ranked, true
+        return {"spans": objects(spans), "null": np.asarray(nulls)}
 
     def _judged(self, scores: RowScores) -> tuple[Any, Any, Any]:
         """Exact match, F1, and whether there is an answer: [questions] each."""
-        ranked, true = self._ranked(scores)
+        ranked, true = ranked_questions(scores, n_best=self.n_best)
         threshold = self.threshold or 0.0
         said = ["" if question.lead > threshold else question.text for question in ranked]
         pairs = list(zip(said, true, strict=True))
@@ -232,9 +213,9 @@ class QuestionAnswering(Task):
         return {
             "loss": np.log([1 + len(text.split()) for text in context]),
             "row": np.arange(count),
-            "context": _objects(context),
-            "answers": _objects([json.dumps(answer["text"]) for answer in answers]),
-            "spans": _objects([[] for _ in range(count)]),
+            "context": objects(context),
+            "answers": objects([json.dumps(answer["text"]) for answer in answers]),
+            "spans": objects([[] for _ in range(count)]),
             "null": np.zeros(count),
         }
 
@@ -305,10 +286,3 @@ class QuestionAnswering(Task):
             Ranked.of(context, own, null, n_best=self.n_best).answer(self.threshold or 0.0)
             for context, own, null in zip(contexts, spans, nulls, strict=True)
         ]
-
-
-def _objects(values: Sequence[Any]) -> np.ndarray[Any, Any]:
-    found = np.empty(len(values), dtype=object)
-    for index, value in enumerate(values):
-        found[index] = value
-    return found

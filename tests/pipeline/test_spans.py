@@ -143,7 +143,7 @@ def test_the_other_verbs(
     shown = capfd.readouterr().out
     assert ('"entities"' if task == "token-classification" else '"n_best"') in shown
     if task == "question-answering":
-        assert main(["predict", str(tmp_path / "run"), "loved?"]) == 1
+        assert main(["predict", str(tmp_path / "run"), "loved?"]) == 3
         assert "row 1 to predict has no 'context'" in capfd.readouterr().err
 
 

@@ -12,6 +12,7 @@ import transformers
 from peftlab.data.sources import load_splits
 from peftlab.errors import CheckFailed, ConfigError, DataError
 from peftlab.evaluation import evaluate
+from peftlab.tasks.answer_spans import ranked_questions
 from peftlab.tasks.question_answering import QuestionAnswering
 from peftlab.tasks.question_windows import QuestionFrame
 
@@ -124,7 +125,7 @@ def test_windows_of_a_long_context(tiny_checkpoint: Any) -> None:
     answered = [TASK.preview(one, tokenizer)["answer"] for one in own]
     assert set(answered) == {"cheap", "(none here)"}
     scores = evaluate(model, TASK, encoded.rows, TASK.collator(tokenizer), batch_size=4).scores
-    ranked, true = TASK._ranked(scores)
+    ranked, true = ranked_questions(scores, n_best=20)
     assert [question.context for question in ranked] == [
         r["context"] for r in (ROWS[0], long, ROWS[1])
     ]
