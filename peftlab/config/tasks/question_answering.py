@@ -31,5 +31,6 @@ class QuestionAnsweringOptions(TaskOptions):
         "no_answer_exact": True, "no_answer_f1": True, "loss": False,
     }  # fmt: skip
     best_metric: ClassVar[str] = "f1"
-    peft_type: ClassVar[str] = "QUESTION_ANS"
+    # QUESTION_ANS would be its name, but that wrapper of PEFT 0.21 drops the token types.
+    peft_type: ClassVar[str] = "FEATURE_EXTRACTION"
     predict_example: ClassVar[str] = '"Who lived in London? Ada Lovelace lived in London."'
