@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from peftlab.export.skeleton import Skeleton
 from peftlab.model.hush import hushed
+from peftlab.model.logits import logits_of
 
 Weights = Callable[[str], Tensor]
 """A parameter or persistent buffer of the model, by its name, in memory of its own."""
@@ -24,10 +26,8 @@ Layers = Mapping[str, Callable[[], nn.Module]]
 
 @torch.no_grad()
 def logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """A model's first output for the inputs, in fp32."""
-    found: Any = model(**inputs)
-    first: Tensor = found[0] if isinstance(found, tuple) else next(iter(found.values()))
-    return first.float()
+    """A model's logits for the inputs, in fp32."""
+    return logits_of(model(**inputs)).float()
 
 
 @contextmanager
@@ -58,11 +58,16 @@ def sample_inputs(built: Skeleton, *, rows: int = 3, length: int = 24) -> dict[s
     elif type(built.model).__name__.endswith("ForSequenceClassification"):
         # Without a padding token some heads take one row at a time.
         inputs = {name: tensor[:1] for name, tensor in inputs.items()}
-    if getattr(built.config, "is_encoder_decoder", False) and not type(
-        built.model
-    ).__name__.endswith("ForSequenceClassification"):
+    if _reads_targets(built.model) and not type(built.model).__name__.endswith(
+        "ForSequenceClassification"
+    ):
         inputs["decoder_input_ids"] = inputs["input_ids"][:, : max(2, tokens // 2)].clone()
     return inputs
+
+
+def _reads_targets(model: nn.Module) -> bool:
+    """Whether a model has a decoder that reads a text of its own."""
+    return "decoder_input_ids" in signature(model.forward).parameters
 
 
 def _with_buffers(built: Skeleton) -> Any:

@@ -151,6 +151,7 @@ def _logits(
     """Logits [positions, classes or vocabulary] of one encoded row, fp32; one position of a row."""
     import torch
 
+    from peftlab.model.logits import logits_of
     from peftlab.tasks.prediction import evaluating
 
     place = _place(model)
@@ -160,9 +161,7 @@ def _logits(
     }
     narrow = torch.autocast(place.type, torch.bfloat16, enabled=compute is torch.bfloat16)
     with evaluating(model), torch.no_grad(), narrow:
-        found: Any = model(**task.model_inputs(batch))
-    first = found[0] if isinstance(found, tuple) else next(iter(found.values()))
-    logits: torch.Tensor = first[0].float().cpu()
+        logits = logits_of(model(**task.model_inputs(batch)))[0].float().cpu()
     return logits if logits.ndim > 1 else logits[None]
 
 

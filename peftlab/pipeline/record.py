@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from peftlab import run_folder
 from peftlab.pipeline.run import best_metric, evaluation_batch, with_interval
 
 if TYPE_CHECKING:
+    from peftlab.evaluation import Evaluation
     from peftlab.measure.memory import MemoryParts, PeakMemory
     from peftlab.pipeline.preparation import Prepared
     from peftlab.training.trainer import TrainResult
@@ -46,13 +47,16 @@ def write_run(prepared: Prepared, trained: Trained, memory: PeakMemory, folder: 
     )
     environment = describe_environment()
     run_folder.write_json(folder / run_folder.ENVIRONMENT, environment)
+    metrics: dict[str, Any] = {"train": _training_figures(prepared, trained, memory, folder)}
+    if "validation" in prepared.encoded:
+        found = _held_out(prepared, "validation")
+        prepared = _settled(prepared, found)
+        metrics["validation"] = _reported(prepared, found)
     record = _record(prepared) | {"peftlab": environment["packages"].get("peftlab")}
     record["golden"] = _golden(prepared)
     run_folder.write_json(folder / run_folder.RECORD, record)
-    metrics: dict[str, Any] = {"train": _training_figures(prepared, trained, memory, folder)}
-    for split in ("validation", "test"):
-        if split in prepared.encoded:
-            metrics[split] = _held_out(prepared, split)
+    if "test" in prepared.encoded:
+        metrics["test"] = _reported(prepared, _held_out(prepared, "test"))
     run_folder.write_json(folder / run_folder.METRICS, metrics)
 
 
@@ -71,11 +75,24 @@ def _golden(prepared: Prepared) -> dict[str, Any]:
     )
 
 
-def _held_out(prepared: Prepared, split: str) -> dict[str, Any]:
+def _settled(prepared: Prepared, found: Evaluation) -> Prepared:
+    """With the task that has chosen on validation what is chosen there."""
+    task = prepared.checked.task.settled(found.scores)
+    return replace(prepared, checked=replace(prepared.checked, task=task))
+
+
+def _reported(prepared: Prepared, found: Evaluation) -> dict[str, Any]:
+    """Metrics of a split by the task as it is now."""
+    checked = prepared.checked
+    again = replace(found, metrics=checked.task.metrics(found.scores))
+    return with_interval(checked.task, again, checked.config)
+
+
+def _held_out(prepared: Prepared, split: str) -> Evaluation:
     from peftlab.evaluation import evaluate
 
     checked = prepared.checked
-    found = evaluate(
+    return evaluate(
         prepared.applied.model,
         checked.task,
         prepared.encoded[split].rows,
@@ -83,7 +100,6 @@ def _held_out(prepared: Prepared, split: str) -> dict[str, Any]:
         batch_size=evaluation_batch(checked.config),
         compute_dtype=prepared.loaded.compute,
     )
-    return with_interval(checked.task, found, checked.config)
 
 
 def _record(prepared: Prepared) -> dict[str, Any]:

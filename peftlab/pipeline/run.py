@@ -151,7 +151,7 @@ class Run:
         checked.splits.get(split)
         ready = self.answering
         checked = replace(checked, task=checked.task.attach(ready.tokenizer, None))
-        if checked.task.state() != self.task.state():
+        if checked.task.state() != self.task.unsettled().state():
             raise CheckFailed(
                 f"{self.config.data.source} has changed since the run was trained: the run knows "
                 f"{self.task.state()}, the data says {checked.task.state()}."

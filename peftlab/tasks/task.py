@@ -136,7 +136,7 @@ class Task(ABC):
         """How many items `loss_sum` sums over: rows, or tokens that are predicted."""
 
     def model_inputs(self, batch: Batch) -> Batch:
-        """What of a batch the model is called with for its logits, which are its first output."""
+        """What of a batch the model is called with for its logits."""
         return {name: value for name, value in batch.items() if name in _MODEL_INPUTS}
 
     @abstractmethod
@@ -151,6 +151,17 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, scores: RowScores) -> dict[str, float]:
         """Metrics over the concatenated scores of a split; always with `loss`."""
+
+    def settled(self, scores: RowScores) -> Self:
+        """The task with what is chosen on the scores of validation once training is over.
+
+        A threshold, for instance. It goes into `state`.
+        """
+        return self
+
+    def unsettled(self) -> Self:
+        """The task without what `settled` chose: as it is made from the data alone."""
+        return self
 
     @abstractmethod
     def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:

@@ -17,6 +17,8 @@ __all__ = ["TASKS", "FormatName", "LabelKind", "TaskConfig", "TaskOptions", "tas
 
 TASKS = (
     "text-classification",
+    "token-classification",
+    "question-answering",
     "causal-lm",
 )
 

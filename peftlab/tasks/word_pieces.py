@@ -1,0 +1,92 @@
+"""Words and the pieces a tokenizer makes of them: which piece bears the word's tag."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Characters = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words of a row with the text they stand in, and the characters of it that each is."""
+
+    text: str
+    words: tuple[str, ...]
+    places: tuple[Characters, ...]
+
+    @classmethod
+    def joined(cls, words: Sequence[str]) -> Words:
+        """Words that were given as a list, joined by spaces."""
+        starts = accumulate((len(word) + 1 for word in words), initial=0)
+        places = tuple((s, s + len(word)) for s, word in zip(starts, words, strict=False))
+        return cls(" ".join(words), tuple(words), places)
+
+    @classmethod
+    def split(cls, text: str) -> Words:
+        """The words of a text, which white space parts."""
+        words = text.split()
+        places: list[Characters] = []
+        at = 0
+        for word in words:
+            at = text.index(word, at)
+            places.append((at, at + len(word)))
+            at += len(word)
+        return cls(text, tuple(words), tuple(places))
+
+
+def pieces_of_words(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[str]]
+) -> list[tuple[list[int], list[int]]]:
+    """Ids of each row of words without special tokens, and the word that each id is of.
+
+    Each word is read alone, as `is_split_into_words` has it, but with the space before it that it
+    has in running text where the tokenizer would take it for another word without. A word spelt
+    [SEP] is text.
+    """
+    lead = _lead(tokenizer)
+    unique = list(
+        dict.fromkeys(
+            (lead if at else "") + word for words in rows for at, word in enumerate(words)
+        )
+    )
+    found = dict(zip(unique, _ids(tokenizer, unique), strict=True))
+    read = []
+    for words in rows:
+        of_word = [found[(lead if at else "") + word] for at, word in enumerate(words)]
+        ids = [index for word in of_word for index in word]
+        read.append((ids, [at for at, word in enumerate(of_word) for _ in word]))
+    return read
+
+
+def _lead(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands before a word that is not the first."""
+    running, first, spaced = _ids(tokenizer, ["it is", "it", " is"])
+    return " " if running == first + spaced else ""
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    encoded = tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, split_special_tokens=True,
+        verbose=False,
+    )  # fmt: skip
+    return [list(ids) for ids in encoded["input_ids"]]
+
+
+def tagged_pieces(
+    of_piece: Sequence[int], words: int, which: Literal["first", "last"]
+) -> list[int | None]:
+    """For each word the piece that bears its tag; None for a word that no piece is made of."""
+    found: list[int | None] = [None] * words
+    for piece, word in enumerate(of_piece):
+        if which == "last" or found[word] is None:
+            found[word] = piece
+    return found
