@@ -58,8 +58,12 @@ def row_of(digest: str) -> Row:
             row.pop("loop_shuffles", None)
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {str(error)[-400:]}"
-    row["failures"] = failures(row) if case.gated or "error" in row else []
-    return row
+    return judged(row, case)
+
+
+def judged(row: Row, case: Case) -> Row:
+    """The row with what the gate's rules of today hold against it."""
+    return row | {"failures": failures(row) if case.gated or "error" in row else []}
 
 
 def described(digest: str) -> Row:
@@ -163,8 +167,8 @@ def main() -> int:
         known = {}
     fresh = {row["digest"]: row for row in compile_all(stale, given.jobs)}
     rows = [
-        known[d] | described(d) if d in known else fresh[d]
-        for d in jobs()
+        judged(known[d] | described(d), case) if d in known else fresh[d]
+        for d, (case, _) in jobs().items()
         if d in known or d in fresh
     ]
     print(markdown(rows))

@@ -33,7 +33,9 @@ from peftlab_kernels.triton.quantize import quantize_rows
 PRODUCT = "int8 product"
 """The operator that must be of integer tensor cores, with no byte shuffles in its loop."""
 
-WITHOUT_PRODUCTS = frozenset({"quantize", "transpose", "dequantize", "sum of parts"})
+WITHOUT_PRODUCTS = frozenset(
+    {"quantize", "transpose", "dequantize", "sum of parts", "two sums of parts"}
+)
 """Operators that multiply no matrices."""
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """`metrics` of a split, and the `scores` they come from: arrays whose first axis is the rows,
-    in the rows' order."""
+    in the rows' order; where batches were of different width, an array of arrays."""
 
     metrics: dict[str, float]
     scores: RowScores
@@ -70,8 +70,18 @@ def evaluate(
             batch.pop("tokens", None)
             parts.append(task.score(model, _move(batch, place)))
     back = np.argsort(np.asarray(order))
-    scores = {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
+    scores = {name: _joined([part[name] for part in parts])[back] for name in parts[0]}
     return Evaluation(metrics=task.metrics(scores), scores=scores)
+
+
+def _joined(parts: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """The batches' arrays as one; of rows of objects where batches differ in width."""
+    if len({part.shape[1:] for part in parts}) == 1:
+        return np.concatenate(parts)
+    whole = np.empty(sum(map(len, parts)), dtype=object)
+    for index, row in enumerate(row for part in parts for row in part):
+        whole[index] = row
+    return whole
 
 
 def _longest_first(rows: datasets.Dataset | Sequence[Batch]) -> list[int]:

@@ -14,6 +14,7 @@ from torch import nn
 from peftlab.errors import DataError
 from peftlab.evaluation import evaluate
 from peftlab.tasks.collate import PaddingCollator
+from peftlab.tasks.encoding import Gathered
 from peftlab.tasks.text_classification import TextClassification
 
 datasets = pytest.importorskip("datasets")
@@ -173,3 +174,59 @@ def test_no_rows() -> None:
 def test_quiet_where_nobody_watches(rows: datasets.Dataset, capfd: Any) -> None:
     evaluate(classifier(), task(), rows, COLLATE, batch_size=8)
     assert capfd.readouterr() == ("", "")
+
+
+class Reader(TextClassification):
+    """Answers in text, and with as many numbers as its batch is wide."""
+
+    def score(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
+        ids = batch["input_ids"]
+        assert isinstance(batch["spelt"], list)
+        return {
+            "answer": np.array([f"{name}!" for name in batch["spelt"]], dtype=object),
+            "offsets": np.array([len(spans) for spans in batch["spans"]]),
+            "logits": ids.double().numpy(),
+            "loss": np.zeros(len(ids)),
+        }
+
+    def metrics(self, scores: dict[str, Any]) -> dict[str, float]:
+        return {"loss": float(scores["loss"].mean())}
+
+
+def test_scores_may_be_texts_and_rows_of_any_width() -> None:
+    gathered = Gathered()
+    for start in (0, 4, 8):
+        numbers = range(start, start + 4)
+        ids = [[7] * (1 + (5 * n) % 9) for n in numbers]
+        gathered.add(
+            {
+                "input_ids": ids,
+                "spelt": [f"row {n}" for n in numbers],
+                "spans": [[{"start": n}] * (n // 4) for n in numbers],
+                "notes": [["a"] * (n // 4) for n in numbers],
+            },
+            whole_lengths=map(len, ids), truncated=0, trained=4,
+        )  # fmt: skip
+    rows = gathered.encoded().rows
+    assert rows["notes"][3:5] == [[], ["a"]]
+    found = evaluate(classifier(), Reader(("a", "b")), rows, COLLATE, batch_size=3).scores
+    assert found["answer"].tolist() == [f"row {n}!" for n in range(12)]
+    assert found["offsets"].tolist() == [n // 4 for n in range(12)]
+    assert found["logits"].dtype == object
+    for n, row in enumerate(found["logits"]):
+        assert row.sum() == 7 * (1 + (5 * n) % 9)
+
+
+def test_a_batch_of_several_kinds_of_columns() -> None:
+    batch = COLLATE(
+        [
+            {"input_ids": [1, 2], "labels": [0.0, 1.0], "start": 3, "name": "a", "score": 0.5},
+            {"input_ids": [1], "labels": [1.0, 0.0], "start": 4, "name": "b", "score": 1.5},
+        ]
+    )
+    assert batch["labels"].tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    assert batch["labels"].dtype == torch.float32
+    assert batch["start"].tolist() == [3, 4]
+    assert batch["name"] == ["a", "b"]
+    assert batch["score"].tolist() == [0.5, 1.5]
+    assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]]

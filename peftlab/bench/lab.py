@@ -48,7 +48,7 @@ def run_bench(
     started = time.monotonic()
     result = BenchResult(
         model=config.model.name,
-        task=config.task,
+        task=config.task.name,
         data=config.data.source,
         metric="",
         split="test",

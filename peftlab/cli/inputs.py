@@ -35,7 +35,7 @@ def rows_to_answer(said: Sequence[str], file: str | None) -> list[Row]:
 
 
 def _from_file(path: Path) -> list[Row]:
-    from peftlab.data.formats import open_files
+    from peftlab.data.raw_splits import open_files
     from peftlab.data.text_files import read_txt
 
     try:

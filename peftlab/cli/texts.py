@@ -23,7 +23,7 @@ def show_plan(screen: Screen, plan: Mapping[str, Any]) -> None:
     """Data, targets and steps of a run that has not begun."""
     config = plan["config"]
     screen.line(
-        f"{config['method']['name']} on {config['model']['name']} for {config['task']}, "
+        f"{config['method']['name']} on {config['model']['name']} for {config['task']['name']}, "
         f"data {config['data']['source']}, into {plan['output']}"
     )
     _splits(screen, plan["data"])
@@ -80,8 +80,11 @@ def _labels(screen: Screen, labels: Mapping[str, int]) -> None:
     )
 
 
-def show_run(screen: Screen, found: Mapping[str, Any], task: str) -> None:
-    """A finished run: what it cost, how good it is, what to do with it."""
+def show_run(screen: Screen, found: Mapping[str, Any], example: str) -> None:
+    """A finished run: what it cost, how good it is, what to do with it.
+
+    `example` is what to ask it, as words of a command line.
+    """
     metrics = found["metrics"]
     train = metrics.get("train", {})
     parts = []
@@ -96,7 +99,6 @@ def show_run(screen: Screen, found: Mapping[str, Any], task: str) -> None:
     screen.line(f"Run in {found['folder']}: {', '.join(parts) or 'done'}")
     held_out = {name: metrics[name] for name in ("validation", "test") if metrics.get(name)}
     show_metrics(screen, held_out)
-    example = '"Once upon a time"' if task == "causal-lm" else '"a text of yours"'
     screen.line(f"\nNext: peftlab predict {shlex.quote(found['folder'])} {example}")
 
 
@@ -115,9 +117,11 @@ def show_metrics(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
         screen.table(["metric", "value", "95 % interval"], rows)
 
 
-def show_answers(screen: Screen, answers: Sequence[Mapping[str, Any]]) -> None:
-    """An answer a line, beside what was asked; generated text stands under its prompt."""
-    if all("label" in answer for answer in answers):
+def show_answers(
+    screen: Screen, answers: Sequence[Mapping[str, Any]], lines: Sequence[str]
+) -> None:
+    """Labels in a table beside what was asked; else what was asked, and its line below."""
+    if all({"label", "probability"} <= answer.keys() for answer in answers):
         screen.table(
             ["label", "probability", "text"],
             [
@@ -126,13 +130,13 @@ def show_answers(screen: Screen, answers: Sequence[Mapping[str, Any]]) -> None:
             ],
         )
         return
-    for answer in answers:
+    for answer, line in zip(answers, lines, strict=True):
         screen.heading(_asked(answer["input"]))
-        screen.line(str(answer.get("text", shown(dict(answer)))))
+        screen.line(line)
 
 
 def _asked(row: Any) -> str:
-    return " | ".join(map(str, row.values())) if isinstance(row, Mapping) else str(row)
+    return " | ".join(map(shown, row.values())) if isinstance(row, Mapping) else str(row)
 
 
 def show_environment(screen: Screen, found: Mapping[str, Any]) -> None:

@@ -109,7 +109,7 @@ def train(options: Namespace) -> Answer:
         resume = Path(resume)
     done = run(config, resume=resume)
     found = {"folder": str(done.folder), "metrics": dict(done.metrics)}
-    return Answer(found, lambda screen: texts.show_run(screen, found, config.task))
+    return Answer(found, lambda screen: texts.show_run(screen, found, config.task.predict_example))
 
 
 def evaluate(options: Namespace) -> Answer:
@@ -132,11 +132,11 @@ def predict(options: Namespace) -> Answer:
     rows = rows_to_answer(said, options.file)
     from peftlab.pipeline.run import open_run
 
-    found = [
-        {"input": row, **answer}
-        for row, answer in zip(rows, open_run(folder).predict(rows), strict=True)
-    ]
-    return Answer(found, lambda screen: texts.show_answers(screen, found))
+    run = open_run(folder)
+    answers = run.predict(rows)
+    found = [{"input": row, **answer} for row, answer in zip(rows, answers, strict=True)]
+    lines = [run.task.answer_text(answer) for answer in answers]
+    return Answer(found, lambda screen: texts.show_answers(screen, found, lines))
 
 
 def bench(options: Namespace) -> Answer:

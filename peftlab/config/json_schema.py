@@ -19,17 +19,17 @@ def json_schema() -> dict[str, Any]:
             written = next(s for s in spellings(name, field) if s in properties)
             for spelling in spellings(name, field):
                 properties.setdefault(spelling, properties[written])
-    # A bare name stands for the method with its defaults.
-    for definition in (schema, schema["$defs"]["BenchRow"]):
-        whole = definition["properties"]["method"]
-        names = [tag for s in _methods() if (tag := keys.tag_of(s))]
+    # A bare name stands for the method, or the task, with its defaults.
+    for key, definition in (
+        ("method", schema),
+        ("method", schema["$defs"]["BenchRow"]),
+        ("task", schema),
+    ):
+        whole = definition["properties"][key]
         description = {k: whole.pop(k) for k in ("description", "title") if k in whole}
-        definition["properties"]["method"] = description | {"anyOf": [{"enum": names}, whole]}
+        names = {"enum": keys.tags_at((key,), {})}
+        definition["properties"][key] = description | {"anyOf": [names, whole]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def _methods() -> list[type[Section]]:
-    return keys.sections_of(RunConfig.model_fields["method"].annotation)
 
 
 def _sections(section: type[Section], seen: set[type[Section]]) -> set[type[Section]]:

@@ -78,7 +78,7 @@ def sections_of(annotation: Any) -> list[type[Section]]:
 
 
 def tag_of(section: type[Section]) -> str | None:
-    """The method's name that a section is for, or None."""
+    """The name, of a method or a task, that a section is for, or None."""
     field = section.model_fields.get("name")
     if field is None or get_origin(field.annotation) is not Literal:
         return None
@@ -149,13 +149,13 @@ def child(values: Any, step: str | int) -> Any:
     return values[step] if has_child(values, step) else None
 
 
-def every_key(method: str | None) -> dict[str, FieldInfo]:
-    """All dotted keys under a method's name (None: under any), with every spelling."""
-    return dict(_keys(RunConfig, (), method))
+def every_key(tags: frozenset[str] | None) -> dict[str, FieldInfo]:
+    """All dotted keys under names of methods and tasks (None: under any), with every spelling."""
+    return dict(_keys(RunConfig, (), tags))
 
 
 def _keys(
-    section: type[Section], path: KeyPath, method: str | None
+    section: type[Section], path: KeyPath, tags: frozenset[str] | None
 ) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in section.model_fields.items():
         for spelling in spellings(name, field):
@@ -163,15 +163,22 @@ def _keys(
         if name == "methods":
             continue
         for inner in sections_of(field.annotation):
-            if method is None or tag_of(inner) in (None, method):
-                yield from _keys(inner, (*path, name), method)
+            if tags is None or (tag_of(inner) or "") in {"", *tags}:
+                yield from _keys(inner, (*path, name), tags)
 
 
-def methods_with(key: str) -> list[str]:
-    """The methods that have a key."""
+def tags_at(path: KeyPath, values: Any) -> list[str]:
+    """The names, of methods or of tasks, that may stand at a path."""
+    annotation, _ = at(path, values)
+    return [tag for section in sections_of(annotation) if (tag := tag_of(section)) is not None]
+
+
+def tags_with(path: KeyPath, values: Any, key: str) -> list[str]:
+    """The names at a path whose section has a key."""
+    annotation, _ = at(path, values)
     return [
         str(tag_of(section))
-        for section in sections_of(RunConfig.model_fields["method"].annotation)
+        for section in sections_of(annotation)
         if field_named(section, key) is not None
     ]
 
@@ -181,10 +188,10 @@ def keys_of(section: type[Section]) -> list[str]:
     return list(section.model_fields)
 
 
-def nearest_key(path: KeyPath, section: type[Section], method: str | None) -> str | None:
+def nearest_key(path: KeyPath, section: type[Section], tags: frozenset[str]) -> str | None:
     """The valid dotted key that a mistaken one most likely meant, or None."""
     *parent, name = path
-    known = every_key(method)
+    known = every_key(tags)
     here = [s for n, f in section.model_fields.items() for s in spellings(n, f)]
     if (found := _ELSEWHERE.get(str(name))) and found in known:
         return found

@@ -12,9 +12,15 @@ from pydantic import BaseModel, ValidationError
 
 from peftlab.config import keys
 from peftlab.config.bench_rows import check_bench
-from peftlab.config.overrides import Override, parse_override, plain, set_value
+from peftlab.config.overrides import TAGGED, Override, parse_override, plain, set_value
 from peftlab.config.problems import explain, path_of, raise_problems
-from peftlab.config.reading import check_metrics, check_roles, check_validation, unread
+from peftlab.config.reading import (
+    check_format,
+    check_metrics,
+    check_roles,
+    check_validation,
+    unread,
+)
 from peftlab.config.schema import RunConfig
 from peftlab.config.source import KeyPath, Source, read_yaml
 
@@ -71,6 +77,7 @@ def _load(
         *unread(config),
         *check_metrics(config),
         *check_validation(config),
+        *check_format(config),
         *check_roles(config),
         *check_bench(config),
     ]
@@ -79,10 +86,11 @@ def _load(
 
 
 def _tidy(source: Source) -> None:
-    """Bare method names become sections; sections with every key commented out are empty."""
+    """Bare names become sections; sections with every key commented out are empty."""
     values = source.values
-    if isinstance(values.get("method"), str):
-        values["method"] = {"name": values["method"]}
+    for tagged in TAGGED:
+        if isinstance(values.get(tagged), str):
+            values[tagged] = {"name": values[tagged]}
     for path in (
         *((name,) for name in RunConfig.model_fields),
         ("data", "splits"),

@@ -13,7 +13,7 @@ from peftlab.config.section import Count, Names, ReadBy, Section
 class HeadMethod(Section):
     name: Literal["head"]
     pooling: Annotated[
-        Literal["auto", "cls", "mean", "last", "model"], ReadBy("text-classification")
+        Literal["auto", "cls", "mean", "last", "model"], ReadBy("method.pooling")
     ] = Field("auto", description="Token features to one; auto reads the checkpoint's pooling.")
     cache_limit: Annotated[str, AfterValidator(check_bytes)] = Field(
         "2GiB", description="Memory for cached features; above it they live in a mapped file."

@@ -13,6 +13,9 @@ from peftlab.config.checks import spellings
 from peftlab.config.source import KeyPath, Source, parse_value
 from peftlab.errors import ConfigError
 
+TAGGED = frozenset({"method", "task"})
+"""Keys whose bare value is the name in a section: `task: causal-lm`."""
+
 _KEY = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 
 
@@ -63,7 +66,7 @@ def set_value(source: Source, override: Override) -> None:
     container: Any = source.values
     for depth, step in enumerate(path[:-1], start=1):
         inner = _inside(container, step, path[:depth], override)
-        if isinstance(inner, str) and step == "method":
+        if isinstance(inner, str) and step in TAGGED:
             inner = {"name": inner}
         if isinstance(path[depth], int) and not isinstance(inner, list):
             raise ConfigError(
@@ -114,7 +117,7 @@ def _drop_other_spellings(
 
 
 def overrides_of(sections: Mapping[str, Any]) -> list[Override]:
-    """Keyword arguments as overrides: a mapping sets its keys one by one, a method replaces."""
+    """Keyword arguments as overrides: a mapping sets key by key, one with a name replaces all."""
     found: list[Override] = []
     for name, value in sections.items():
         if isinstance(value, Mapping) and "name" not in value:

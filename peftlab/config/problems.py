@@ -86,13 +86,14 @@ def _explain(path: KeyPath, errors: list[ErrorDetails], values: Mapping[str, Any
     if kinds & {"missing", "union_tag_not_found"}:
         what = f" ({field.description.rstrip('.')})" if field and field.description else ""
         if "union_tag_not_found" in kinds:
-            what = f"; allowed: {', '.join(_tags())}"
+            what = f"; allowed: {', '.join(keys.tags_at(path[:-1], values))}"
         return Problem(path, f"is missing{what}")
     given = _value_at(path, values)
     if "union_tag_invalid" in kinds:
         if isinstance(bare := _value_at(path[:-1], values), str):
             given = bare
-        return Problem(path, mistaken(given, ", ".join(_tags()), _tags()))
+        tags = keys.tags_at(path[:-1], values)
+        return Problem(path, mistaken(given, ", ".join(tags), tags))
     if "size" in kinds:
         return Problem(path, mistaken(given, error["msg"], []))
     if annotation is None:
@@ -112,23 +113,21 @@ def _explain(path: KeyPath, errors: list[ErrorDetails], values: Mapping[str, Any
 
 
 def unknown(path: KeyPath, values: Mapping[str, Any]) -> str:
-    """What to say of a key that does not exist, or that another method has."""
+    """What to say of a key that does not exist, or that another method or task has."""
     *parent, name = path
     section = keys.section_at(tuple(parent), values)
     if section is None:
         return "is unknown"
     here = keys.dotted(tuple(parent)) or "a configuration"
     listed = f"the keys of {here} are {', '.join(keys.keys_of(section))}"
-    method = keys.tag_of(section)
-    if method is not None and (others := keys.methods_with(str(name))):
-        listed = f"the keys of {method} are {', '.join(keys.keys_of(section))}"
+    tag = keys.tag_of(section)
+    if tag is not None and (others := keys.tags_with(tuple(parent), values, str(name))):
+        listed = f"the keys of {tag} are {', '.join(keys.keys_of(section))}"
         near = get_close_matches(str(name), keys.keys_of(section), n=1, cutoff=0.5)
         hint = f"; the nearest is {keys.dotted((*parent, near[0]))}" if near else ""
-        return f"is read by method {' and '.join(others)}, not by {method}{hint}; {listed}"
-    chosen = values.get("method")
-    chosen = chosen.get("name") if isinstance(chosen, Mapping) else chosen
-    known = chosen if chosen in _tags() else None
-    near_key = keys.nearest_key(path, section, known)
+        kind = parent[-1] if parent else ""
+        return f"is read by {kind} {' and '.join(others)}, not by {tag}{hint}; {listed}"
+    near_key = keys.nearest_key(path, section, _chosen_tags(values))
     if near_key is None:
         return f"is unknown; {listed}"
     few = f" ({listed})" if len(keys.keys_of(section)) <= 12 else ""
@@ -170,7 +169,8 @@ def _not_a_section(path: KeyPath, given: Any, annotation: Any) -> str:
     sections = keys.sections_of(annotation)
     allowed = keys.describe(annotation)
     if all(keys.tag_of(section) for section in sections):
-        allowed = f"{', '.join(_tags())}, or a mapping with one of them as name"
+        tags = ", ".join(str(keys.tag_of(section)) for section in sections)
+        allowed = f"{tags}, or a mapping with one of them as name"
     hint = ""
     if len(sections) == 1 and isinstance(given, str):
         first = keys.keys_of(sections[0])[0]
@@ -178,9 +178,15 @@ def _not_a_section(path: KeyPath, given: Any, annotation: Any) -> str:
     return f"is {shown(given)}; allowed: {allowed}{hint}"
 
 
-def _tags() -> list[str]:
-    annotation, _ = keys.at(("method",), {})
-    return [str(keys.tag_of(section)) for section in keys.sections_of(annotation)]
+def _chosen_tags(values: Mapping[str, Any]) -> frozenset[str]:
+    """The method's and the task's name, as far as they are known; else every name there is."""
+    found: set[str] = set()
+    for key in ("method", "task"):
+        chosen = values.get(key)
+        chosen = chosen.get("name") if isinstance(chosen, Mapping) else chosen
+        known = keys.tags_at((key,), {})
+        found |= {chosen} if isinstance(chosen, str) and chosen in known else set(known)
+    return frozenset(found)
 
 
 def _value_at(path: KeyPath, values: Any) -> Any:

@@ -9,16 +9,7 @@ from typing import Any
 from peftlab.config.problems import Problem, shown
 from peftlab.config.schema import ReadBy, RunConfig, Section
 from peftlab.config.source import KeyPath
-
-# Kept apart from the tasks' classes, which need torch: a typing error should cost no ten seconds.
-METRICS: dict[str, tuple[str, ...]] = {
-    "text-classification": ("accuracy", "f1_macro", "f1_micro", "loss"),
-    "causal-lm": ("perplexity", "token_accuracy", "loss"),
-}
-ROLES: dict[str, tuple[str, ...]] = {
-    "text-classification": ("text", "text_pair", "label"),
-    "causal-lm": ("text", "prompt", "completion"),
-}
+from peftlab.config.tasks import TaskOptions, task_options
 
 
 def who_reads(section: type[Section], name: str) -> ReadBy | None:
@@ -27,10 +18,11 @@ def who_reads(section: type[Section], name: str) -> ReadBy | None:
     return next((mark for mark in metadata if isinstance(mark, ReadBy)), None)
 
 
-def why_unread(mark: ReadBy | None, task: str, method: str) -> str | None:
+def why_unread(mark: ReadBy | None, task: TaskOptions, method: str) -> str | None:
     """Why nothing would read a key, or None where it is read."""
-    if mark is not None and mark.tasks and task not in mark.tasks:
-        return f"is read by task {' and '.join(mark.tasks)} only, and task is {task}"
+    if mark is not None and mark.key is not None and mark.key not in task.reads:
+        readers = [name for name, kind in task_options().items() if mark.key in kind.reads]
+        return f"is read by task {' and '.join(readers)} only, and task is {task.name}"
     if mark is not None and mark.methods and method not in mark.methods:
         return f"is read by method {', '.join(mark.methods)} only, and method.name is {method}"
     return None
@@ -41,7 +33,7 @@ def unread(config: RunConfig) -> Iterator[Problem]:
     yield from _unread(config, (), config.task, config.method.name)
 
 
-def _unread(section: Section, path: KeyPath, task: str, method: str) -> Iterator[Problem]:
+def _unread(section: Section, path: KeyPath, task: TaskOptions, method: str) -> Iterator[Problem]:
     for name in type(section).model_fields:
         if name not in section.model_fields_set:
             continue
@@ -60,7 +52,7 @@ def _unread(section: Section, path: KeyPath, task: str, method: str) -> Iterator
 
 def check_metrics(config: RunConfig) -> Iterator[Problem]:
     """A problem for each metric that the task does not report."""
-    known = METRICS[config.task]
+    known = tuple(config.task.metrics)
     asked: list[tuple[KeyPath, str]] = []
     if config.eval.best != "auto":
         asked.append((("eval", "best"), config.eval.best))
@@ -68,7 +60,7 @@ def check_metrics(config: RunConfig) -> Iterator[Problem]:
         asked += [(("eval", "metrics", i), name) for i, name in enumerate(config.eval.metrics)]
     for path, name in asked:
         if name not in known:
-            yield Problem(path, _not_among(name, known, f"{config.task} reports"))
+            yield Problem(path, _not_among(name, known, f"{config.task.name} reports"))
 
 
 def check_validation(config: RunConfig) -> Iterator[Problem]:
@@ -83,13 +75,20 @@ def check_validation(config: RunConfig) -> Iterator[Problem]:
 
 def check_roles(config: RunConfig) -> Iterator[Problem]:
     """A problem for each role in `data.columns` that the task does not know."""
-    known = ROLES[config.task]
+    known = config.task.roles
     for role in config.data.columns:
         if role not in known:
             near = get_close_matches(role, known, n=1)
             hint = f"; did you mean data.columns.{near[0]}?" if near else ""
-            allowed = f"the roles of {config.task} are {', '.join(known)}"
+            allowed = f"the roles of {config.task.name} are {', '.join(known)}"
             yield Problem(("data", "columns", role), f"is no role{hint or ';'} {allowed}")
+
+
+def check_format(config: RunConfig) -> Iterator[Problem]:
+    """A problem for a format of rows that the task does not take."""
+    asked, taken = config.data.format, config.task.formats
+    if asked != "auto" and asked not in taken:
+        yield Problem(("data", "format"), _not_among(asked, taken, f"{config.task.name} takes"))
 
 
 def _not_among(name: str, known: tuple[str, ...], what: str) -> str:
@@ -98,7 +97,7 @@ def _not_among(name: str, known: tuple[str, ...], what: str) -> str:
     return f"is {shown(name)}; {hint}{what} {', '.join(known)}"
 
 
-def read_mapping(section: Section, task: str, method: str) -> dict[str, Any]:
+def read_mapping(section: Section, task: TaskOptions, method: str) -> dict[str, Any]:
     """A section as plain values, without the keys that nothing reads."""
     found: dict[str, Any] = {}
     for name in type(section).model_fields:
@@ -109,7 +108,7 @@ def read_mapping(section: Section, task: str, method: str) -> dict[str, Any]:
     return found
 
 
-def _plain(value: Any, task: str, method: str) -> Any:
+def _plain(value: Any, task: TaskOptions, method: str) -> Any:
     if isinstance(value, Section):
         return read_mapping(value, task, method)
     if isinstance(value, list):

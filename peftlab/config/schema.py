@@ -27,8 +27,8 @@ from peftlab.config.section import (
     ReadBy,
     Section,
     Seed,
-    TaskName,
 )
+from peftlab.config.tasks import FormatName, TaskConfig, TaskOptions
 
 __all__ = [
     "BenchConfig",
@@ -49,7 +49,8 @@ __all__ = [
     "RunConfig",
     "Section",
     "SplitsConfig",
-    "TaskName",
+    "TaskConfig",
+    "TaskOptions",
     "TrainConfig",
 ]
 
@@ -81,6 +82,9 @@ class DataConfig(Section):
         min_length=1, description="Hub id, a file, or a folder of train|validation|test files."
     )
     subset: str | None = Field(None, description="Name of the hub data set's configuration.")
+    format: Literal["auto"] | FormatName = Field(
+        "auto", description="What the rows are: text-label, squad, messages, ...; auto: found out."
+    )
     columns: dict[str, str] = Field(
         default_factory=dict, description="Role to column: text, text_pair, label; prompt, ..."
     )
@@ -93,7 +97,7 @@ class DataConfig(Section):
     truncation: Literal["warn", "error", "silent"] = Field(
         "warn", description="What to do about longer rows."
     )
-    packing: Annotated[bool, ReadBy("causal-lm")] = Field(
+    packing: Annotated[bool, ReadBy("data.packing")] = Field(
         False, description="Plain text only: join rows into blocks of max_length tokens."
     )
     max_train_samples: Count | None = Field(
@@ -138,7 +142,7 @@ class TrainConfig(Section):
     gradient_checkpointing: Annotated[bool, ReadBy(methods=("last_n", "lora", "qlora", "full"))] = (
         Field(False, description="Recompute activations in the backward pass: less memory.")
     )
-    loss: Annotated[Literal["auto", "plain", "chunked"], ReadBy("causal-lm")] = Field(
+    loss: Annotated[Literal["auto", "plain", "chunked"], ReadBy("train.loss")] = Field(
         "auto", description="chunked never forms the whole logits; auto: where it equals plain."
     )
     logging_steps: Count = Field(10, description="Steps between two entries of the loss curve.")
@@ -208,7 +212,7 @@ class EvalConfig(Section):
         None, description="Evaluations without gain before stopping."
     )
     batch_size: AutoCount = Field("auto", description="Rows a forward pass; auto: 32.")
-    generation: Annotated[GenerationConfig, ReadBy("causal-lm")] = Field(
+    generation: Annotated[GenerationConfig, ReadBy("eval.generation")] = Field(
         default_factory=GenerationConfig, description="How predict generates."
     )
 
@@ -256,7 +260,7 @@ class RunConfig(Section):
     """One run: what is trained, on what, how, and where the result goes."""
 
     model: ModelConfig = Field(description="The pretrained model.")
-    task: TaskName = Field(description="What the model learns to do.")
+    task: TaskConfig = Field(description="What the model learns to do.")
     data: DataConfig = Field(description="Rows to train and evaluate on.")
     method: MethodConfig = Field(description="Which parameters are trained.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="The training loop.")

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from peftlab.config.checks import refuse_both_spellings
 
-TaskName = Literal["text-classification", "causal-lm"]
 MethodName = Literal["head", "last_n", "lora", "qlora", "full"]
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -20,10 +19,13 @@ Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)
 
 
 class ReadBy:
-    """Marks a key that only some tasks, or methods, read; set under another it is an error."""
+    """Marks a key that only some tasks, or methods, read; set under another it is an error.
 
-    def __init__(self, *tasks: TaskName, methods: tuple[MethodName, ...] = ()) -> None:
-        self.tasks = tasks
+    `key` is the key's dotted name: a task that reads it lists it in its `TaskOptions.reads`.
+    """
+
+    def __init__(self, key: str | None = None, *, methods: tuple[MethodName, ...] = ()) -> None:
+        self.key = key
         self.methods = methods
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from peftlab.config.loader import config_from_mapping
-from peftlab.config.reading import ROLES, who_reads, why_unread
+from peftlab.config.reading import who_reads, why_unread
 from peftlab.config.resolved import dump_yaml
 from peftlab.config.schema import RunConfig, Section
 
@@ -54,18 +54,11 @@ def _section(name: str, section: Section, config: RunConfig, indent: str = "") -
         if isinstance(value, Section):
             yield from _section(key, value, config, inner)
         elif key == "columns":
-            roles = ", ".join(f"{role}: {role}" for role in _roles(config.task))
+            roles = ", ".join(f"{role}: {role}" for role in config.task.example_roles)
             yield _line(f"{inner}# {key}: {{{roles}}}", _comment(field))
         else:
             hidden = "" if key in section.model_fields_set else "# "
             yield _line(f"{inner}{hidden}{key}: {_scalar(value)}", _comment(field))
-
-
-def _roles(task: str) -> tuple[str, ...]:
-    """The roles of the plainest rows; not every role can be set at once."""
-    if task == "causal-lm":
-        return ("prompt", "completion")
-    return tuple(role for role in ROLES[task] if role != "text_pair")
 
 
 def _line(text: str, comment: str) -> str:

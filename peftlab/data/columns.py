@@ -1,49 +1,69 @@
-"""Which column plays which role: named by the user, else found by its usual names."""
+"""Which format rows have and which column plays which role: as said, else by the usual names."""
 
 from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from peftlab.data.formats import FORMATS, RowFormat
 from peftlab.errors import ConfigError, DataError
 
 logger = logging.getLogger("peftlab")
 
-_USUAL_PAIRS = (
-    ("sentence1", "sentence2"),
-    ("premise", "hypothesis"),
-    ("question1", "question2"),
-    ("text1", "text2"),
-    ("text_a", "text_b"),
-    ("text", "text_pair"),
-    ("question", "sentence"),
-    ("question", "passage"),
-)
-_USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
-    "text": (
-        "text", "sentence", "content", "review", "document", "body", "comment", "tweet", "story",
-        "sentence1", "premise", "question", "input",
-    ),
-    "label": (
-        "label", "labels", "class", "category", "target", "sentiment", "intent", "topic",
-        "coarse_label",
-    ),
-    "prompt": ("prompt", "instruction", "input", "question", "query", "source"),
-    "completion": ("completion", "output", "response", "answer", "target", "chosen"),
-}  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A format, the roles that the task reads, and the column of each that train has."""
+
+    format: RowFormat
+    roles: Sequence[str]
+    columns: Mapping[str, str]
 
 
-def resolve_columns(
-    available: Sequence[str], explicit: Mapping[str, str], roles: Mapping[str, bool], where: str
-) -> dict[str, str]:
-    """Role to column.
+def choose_layout(
+    available: Sequence[str],
+    explicit: Mapping[str, str],
+    formats: Sequence[str],
+    where: str,
+    *,
+    roles: Sequence[str],
+    first: Callable[[Sequence[str]], Mapping[str, Any]],
+) -> Layout:
+    """The first of `formats` that has its columns here, and whose first row looks like it.
 
-    `roles` maps each role to whether it is required. A task that reads both `text` and
-    `prompt`/`completion` gets one or the other: what the user named, else the pair where it is
-    there, else the text. Raises `ConfigError` for a role that is none, `DataError` for a column
-    that is not there.
+    `roles` are those that the task reads; `first` reads some columns of the first row. Raises
+    `ConfigError` for roles that no format has, `DataError` for columns that are not there.
     """
+    _check_explicit(available, explicit, roles, where)
+    known = [FORMATS[name] for name in formats]
+    candidates = [form for form in known if explicit.keys() <= form.roles.keys()]
+    if not candidates:
+        spoken = "; ".join(f"{name} has {', '.join(FORMATS[name].roles)}" for name in formats)
+        raise ConfigError(
+            f"data.columns names {' and '.join(explicit)}, which no one format has: {spoken}."
+        )
+    tried: list[tuple[RowFormat, dict[str, str]]] = []
+    for candidate in candidates:
+        found = candidate.find(available, explicit, where)
+        tried.append((candidate, found))
+        if candidate.lacking(found) is not None:
+            continue
+        values = first(list(found.values()))
+        by_role = {role: values.get(column) for role, column in found.items()}
+        if len(formats) == 1 or candidate.fits(by_role):
+            columns = {role: found[role] for role in candidate.roles if role in found}
+            columns = {role: name for role, name in columns.items() if role in roles}
+            _say(candidate, columns, explicit, where)
+            return Layout(candidate, roles, columns)
+    raise _nothing_fits(tried, available, where)
+
+
+def _check_explicit(
+    available: Sequence[str], explicit: Mapping[str, str], roles: Sequence[str], where: str
+) -> None:
     for role in explicit:
         if role not in roles:
             near = difflib.get_close_matches(role, roles, 1)
@@ -60,24 +80,62 @@ def resolve_columns(
     doubled = next((c for c in explicit.values() if list(explicit.values()).count(c) > 1), None)
     if doubled is not None:
         raise ConfigError(f"data.columns uses column {doubled!r} for two roles.")
-    chosen = dict(explicit)
-    if "completion" in roles:
-        _find_prompt_and_completion(chosen, available, where)
-    else:
-        _find_text_and_label(chosen, available, roles)
-    missing = [role for role, required in roles.items() if required and role not in chosen]
-    if missing:
-        role = missing[0]
-        raise DataError(
-            f"{where} has no column for {role!r}: none is called {', '.join(_USUAL_NAMES[role])}; "
-            + describe_available(role, available)
-            + f" Name it with data.columns.{role}=..."
+
+
+def _nothing_fits(
+    tried: Sequence[tuple[RowFormat, dict[str, str]]], available: Sequence[str], where: str
+) -> DataError:
+    """What is missing of the format that most columns are there of; the plainest of several."""
+    form, found = max(reversed(tried), key=lambda pair: len(pair[1]))
+    role = form.lacking(found)
+    if role is None:
+        named = ", ".join(f"{role} = {column!r}" for role, column in found.items())
+        return DataError(
+            f"{where}: the columns {named} are those of the format {form.name}, but the first row "
+            f"does not look like it. Name the format with data.format=..., or other columns with "
+            "data.columns.ROLE=..."
         )
-    guessed = {role: column for role, column in chosen.items() if role not in explicit}
-    if guessed:
+    others = [
+        f"{other.name} ({', '.join(role for role, needed in other.roles.items() if needed)})"
+        for other, _ in tried
+        if other is not form
+    ]
+    return DataError(
+        f"{where} has no column for {role!r}: none is called {', '.join(form.usual[role])}; "
+        + describe_available(role, available)
+        + f" Name it with data.columns.{role}=..."
+        + (f" Other formats that the task reads: {'; '.join(others)}." if others else "")
+    )
+
+
+def _say(
+    form: RowFormat, columns: Mapping[str, str], explicit: Mapping[str, str], where: str
+) -> None:
+    logger.info("data format: %s (columns %s)", form.name, ", ".join(columns.values()))
+    guessed = {role: column for role, column in columns.items() if role not in explicit}
+    if any(role != column for role, column in guessed.items()):
         spoken = ", ".join(f"{role} = {column!r}" for role, column in guessed.items())
         logger.info("columns found by name in %s: %s", where, spoken)
-    return {role: chosen[role] for role in roles if role in chosen}
+
+
+def columns_of_split(layout: Layout, available: Sequence[str], where: str) -> dict[str, str]:
+    """The layout's columns in another split; what not every row must have may be there or not.
+
+    Raises `DataError` for a column that every row must have.
+    """
+    found: dict[str, str] = {}
+    for role, column in layout.columns.items():
+        if column in available:
+            found[role] = column
+        elif layout.format.lacking({r: c for r, c in layout.columns.items() if r != role}):
+            raise DataError(
+                f"{where} has no column {column!r}, which train has as {role}; "
+                + describe_available(column, available)
+            )
+    for role, column in layout.format.find(available, found, where).items():
+        if role in layout.roles and not layout.format.roles[role]:
+            found.setdefault(role, column)
+    return found
 
 
 def describe_available(wanted: str, available: Sequence[str]) -> str:
@@ -87,69 +145,3 @@ def describe_available(wanted: str, available: Sequence[str]) -> str:
     nearest = f"nearest: {', '.join(lowered[name] for name in near)}; " if near else ""
     shown = ", ".join(available[:12]) + (", ..." if len(available) > 12 else "")
     return f"{nearest}its columns are {shown}."
-
-
-def _by_usual_name(role: str, available: Sequence[str], taken: Sequence[str]) -> list[str]:
-    lowered = {name.lower(): name for name in available if name not in taken}
-    return [lowered[name] for name in _USUAL_NAMES[role] if name in lowered]
-
-
-def _find_text_and_label(
-    chosen: dict[str, str], available: Sequence[str], roles: Mapping[str, bool]
-) -> None:
-    lowered = {name.lower(): name for name in available if name not in chosen.values()}
-    if "text" not in chosen and "text_pair" not in chosen and "text_pair" in roles:
-        for first, second in _USUAL_PAIRS:
-            if first in lowered and second in lowered:
-                chosen |= {"text": lowered[first], "text_pair": lowered[second]}
-                break
-    for role in ("label", "text"):
-        if role in roles and role not in chosen:
-            found = _by_usual_name(role, available, list(chosen.values()))
-            if found:
-                chosen[role] = found[0]
-
-
-def _find_prompt_and_completion(
-    chosen: dict[str, str], available: Sequence[str], where: str
-) -> None:
-    if "text" in chosen:
-        if len(chosen) > 1:
-            raise ConfigError(
-                "data.columns names both text and prompt/completion; plain text has neither "
-                "prompt nor completion."
-            )
-        return
-    asked, prompt_guessed = bool(chosen), "prompt" not in chosen
-    prompts = _by_usual_name("prompt", available, list(chosen.values()))
-    completions = _by_usual_name("completion", available, list(chosen.values()))
-    found = dict(chosen)
-    if "prompt" not in found and prompts:
-        found["prompt"] = prompts[0]
-    completions = [name for name in completions if name not in found.values()]
-    if "completion" not in found and completions:
-        found["completion"] = completions[0]
-    if {"prompt", "completion"} <= found.keys():
-        chosen.update(found)
-        unused = [name for name in prompts if name not in found.values()]
-        if unused and prompt_guessed:
-            logger.warning(
-                "%s: the prompt is column %r alone; %s is not read. Join the columns into one, or "
-                "name another with data.columns.prompt=...",
-                where, found["prompt"], ", ".join(map(repr, unused)),
-            )  # fmt: skip
-        return
-    if asked:
-        role = "completion" if "completion" not in found else "prompt"
-        raise DataError(
-            f"{where} has no column for {role!r}; {describe_available(role, available)} "
-            f"Name it with data.columns.{role}=..."
-        )
-    texts = _by_usual_name("text", available, [])
-    if not texts:
-        raise DataError(
-            f"{where} has neither a text column ({', '.join(_USUAL_NAMES['text'][:5])}, ...) nor "
-            f"a prompt and a completion; {describe_available('text', available)} "
-            "Name them with data.columns.text=... or data.columns.prompt=... and .completion=..."
-        )
-    chosen["text"] = texts[0]

@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from peftlab.data.formats import EXTENSIONS
 from peftlab.data.labels import LABELS_FILE
+from peftlab.data.raw_splits import EXTENSIONS
 from peftlab.errors import DataError
 
 USUAL_NAMES = {

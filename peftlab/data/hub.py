@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from peftlab.data.formats import RawSplit, from_dataset
+from peftlab.data.raw_splits import RawSplit, from_dataset
 from peftlab.errors import DataError
 
 

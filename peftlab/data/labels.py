@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from peftlab.data.rows import CheckedSplit
 from peftlab.errors import DataError
@@ -34,52 +36,69 @@ def read_labels_file(folder: Path) -> tuple[str, ...] | None:
     return tuple(names)
 
 
+Labels = list[str] | list[list[str]]
+"""Each row's label, or its labels, as names."""
+
+
 def name_labels(
     splits: Mapping[str, CheckedSplit], declared: tuple[str, ...] | None, origin: str
-) -> tuple[tuple[str, ...], dict[str, list[str]]]:
-    """Label names in their order, and each split's labels as names.
+) -> tuple[tuple[str, ...], dict[str, Labels]]:
+    """Label names in their order, and each split's labels as names, in lists where rows have lists.
 
     Integers index the declared names; without any, they are their own names and sort as numbers,
     true/false becomes false, true, and text sorts by code point. Raises `DataError` for labels
-    outside the declared names and for those that the training rows lack.
+    outside the declared names and for those that the training rows lack; of the tags of tokens,
+    whose rarest often are in one split alone, those of every split count.
     """
     if declared is None:
-        named = {split: _plain_names(rows) for split, rows in splits.items()}
-        names = _ordered(set(named["train"]))
-        _refuse_unseen(named, names, splits)
+        named = {split: _named(rows, _plain_name) for split, rows in splits.items()}
+        if any(rows.tags for rows in splits.values()):
+            names = _ordered({name for labels in named.values() for name in _flat(labels)})
+            _warn_unseen(named, names)
+        else:
+            names = _ordered(set(_flat(named["train"])))
+            _refuse_unseen(named, names, splits)
     else:
-        named = {split: _declared_names(rows, declared, origin) for split, rows in splits.items()}
+        declarer = partial(_declared_name, declared=declared, origin=origin)
+        named = {split: _named(rows, declarer) for split, rows in splits.items()}
         names = declared
         _warn_unseen(named, names)
     _refuse_one_each(named["train"], splits["train"])
     return names, named
 
 
-def _plain_names(rows: CheckedSplit) -> list[str]:
+def _named(rows: CheckedSplit, name: Callable[[Any, CheckedSplit, int], str]) -> Labels:
     assert rows.labels is not None
-    return [str(v).lower() if isinstance(v, bool) else str(v) for v in rows.labels]
+    if rows.kind == "many":
+        return [[name(v, rows, index) for v in label] for index, label in enumerate(rows.labels)]
+    return [name(label, rows, index) for index, label in enumerate(rows.labels)]
 
 
-def _declared_names(rows: CheckedSplit, declared: tuple[str, ...], origin: str) -> list[str]:
-    assert rows.labels is not None
-    known = frozenset(declared)
-    named: list[str] = []
-    for index, label in enumerate(rows.labels):
-        if isinstance(label, str):
-            if label not in known:
-                raise DataError(
-                    f"{rows.location(index)}: label {label!r} is not among the names of {origin} "
-                    f"({_spoken(declared)})."
-                )
-            named.append(label)
-        elif 0 <= int(label) < len(declared):
-            named.append(declared[int(label)])
-        else:
+def _flat(labels: Labels) -> Iterator[str]:
+    for label in labels:
+        yield from (label,) if isinstance(label, str) else label
+
+
+def _plain_name(label: Any, rows: CheckedSplit, index: int) -> str:
+    return str(label).lower() if isinstance(label, bool) else str(label)
+
+
+def _declared_name(
+    label: Any, rows: CheckedSplit, index: int, *, declared: tuple[str, ...], origin: str
+) -> str:
+    if isinstance(label, str):
+        if label not in declared:
             raise DataError(
-                f"{rows.location(index)}: label {label} is out of range; {origin} names "
-                f"{len(declared)} labels, 0 to {len(declared) - 1}."
+                f"{rows.location(index)}: label {label!r} is not among the names of {origin} "
+                f"({_spoken(declared)})."
             )
-    return named
+        return label
+    if 0 <= int(label) < len(declared):
+        return declared[int(label)]
+    raise DataError(
+        f"{rows.location(index)}: label {label} is out of range; {origin} names "
+        f"{len(declared)} labels, 0 to {len(declared) - 1}."
+    )
 
 
 def _ordered(names: set[str]) -> tuple[str, ...]:
@@ -89,28 +108,33 @@ def _ordered(names: set[str]) -> tuple[str, ...]:
 
 
 def _refuse_unseen(
-    named: Mapping[str, list[str]], names: Sequence[str], splits: Mapping[str, CheckedSplit]
+    named: Mapping[str, Labels], names: Sequence[str], splits: Mapping[str, CheckedSplit]
 ) -> None:
     known = set(names)
     for split, labels in named.items():
-        unseen = [label for label in dict.fromkeys(labels) if label not in known]
+        unseen = [label for label in dict.fromkeys(_flat(labels)) if label not in known]
         if unseen:
-            first = splits[split].location(labels.index(unseen[0]))
+            row = next(i for i, label in enumerate(labels) if _has(label, unseen[0]))
+            first = splits[split].location(row)
             raise DataError(
                 f"{split} has labels that no training row has: {_spoken(unseen)} (first at "
                 f"{first}); train has {_spoken(names)}. Add such rows to train, or leave these out."
             )
 
 
-def _warn_unseen(named: Mapping[str, list[str]], names: Sequence[str]) -> None:
-    seen = set(named["train"])
+def _has(label: str | Sequence[str], name: str) -> bool:
+    return name == label if isinstance(label, str) else name in label
+
+
+def _warn_unseen(named: Mapping[str, Labels], names: Sequence[str]) -> None:
+    seen = set(_flat(named["train"]))
     missing = [name for name in names if name not in seen]
     if missing:
         logger.warning("no training row has the label %s", _spoken(missing))
 
 
-def _refuse_one_each(labels: Sequence[str], rows: CheckedSplit) -> None:
-    if len(labels) >= 20 and len(set(labels)) == len(labels):
+def _refuse_one_each(labels: Labels, rows: CheckedSplit) -> None:
+    if rows.kind == "one" and len(labels) >= 20 and len(set(_flat(labels))) == len(labels):
         raise DataError(
             f"{rows.raw.where}: each of its {len(labels)} rows has a label of its own (such as "
             f"{labels[0]!r:.60}); is data.columns.label the right column?"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from peftlab.data.columns import describe_available, resolve_columns
+from peftlab.data.columns import choose_layout, columns_of_split
 from peftlab.data.discover import (
     check_one_format,
     find_split_files,
@@ -16,9 +17,11 @@ from peftlab.data.discover import (
     is_local,
     pick_split,
 )
-from peftlab.data.formats import RawSplit, open_files
+from peftlab.data.formats.cells import Kind, arrow_type
 from peftlab.data.hub import load_hub_splits
+from peftlab.data.label_values import LabelKind
 from peftlab.data.labels import LABELS_FILE, name_labels, read_labels_file
+from peftlab.data.raw_splits import RawSplit, open_files
 from peftlab.data.rows import CheckedSplit, check_rows
 from peftlab.data.splitting import Indices, sample, split_fraction
 from peftlab.errors import ConfigError, DataError
@@ -33,10 +36,11 @@ DEFAULT_VALIDATION_FRACTION = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Rows ready for a task: one column a role, every value text; `label` holds label names.
+    """Rows ready for a task: one column for each thing the format gives (see `data.formats`).
 
-    `names` says where each split came from, for messages; `label_names` is None for data without
-    a label column.
+    The labels' column (`label`, or `tags`) holds names, lists of names, or numbers: `label_kind`
+    says which. `columns` maps the format's roles to the data's columns, `names` says where each
+    split came from, for messages; `label_names` is None where nothing has a name.
     """
 
     train: datasets.Dataset
@@ -46,6 +50,8 @@ class Splits:
     names: Mapping[str, str]
     columns: Mapping[str, str]
     label_names: tuple[str, ...] | None
+    format: str
+    label_kind: LabelKind = "one"
 
     def get(self, split: str) -> datasets.Dataset:
         """The split called `train`, `validation` or `test`. Raises `DataError` where it is none."""
@@ -63,7 +69,9 @@ class Splits:
 def load_splits(
     source: str,
     *,
-    roles: Mapping[str, bool],
+    formats: Sequence[str],
+    roles: Sequence[str],
+    label_kind: LabelKind = "one",
     subset: str | None = None,
     columns: Mapping[str, str] | None = None,
     train: str = "train",
@@ -75,7 +83,8 @@ def load_splits(
 ) -> Splits:
     """Load and check a local file, a folder of split files, or a hub data set.
 
-    `roles` maps the task's column roles to whether they are required. `validation` is a split's
+    `formats` are those that the rows may have, tried in this order; `roles` the column roles that
+    the task reads of them; `label_kind` what a row's label is. `validation` is a split's
     name, a fraction of train (0: none), or "auto": the split if there, else a tenth of train.
     Raises `DataError` naming file, row or column, `ConfigError` for settings that contradict.
     """
@@ -87,20 +96,33 @@ def load_splits(
     raw, declared, label_origin = _open(source, subset)
     chosen = _choose(raw, source, train, validation, test)
     opened = {split: raw[name]() for split, name in chosen.items()}
-    mapping = resolve_columns(opened["train"].columns, columns or {}, roles, opened["train"].where)
+    train_part = opened["train"]
+    layout = choose_layout(
+        train_part.columns, columns or {}, formats, train_part.where, roles=roles,
+        first=partial(_first_row, train_part),
+    )  # fmt: skip
+    kind: LabelKind = "many" if layout.format.labels == "tags" else label_kind
+    mapping = dict(layout.columns)
     checked: dict[str, CheckedSplit] = {}
     for split, part in opened.items():
-        _check_columns(part, mapping)
-        rows = check_rows(part, mapping, may_lack_labels=split == "test" and test == "auto")
+        own = columns_of_split(layout, part.columns, part.where)
+        mapping |= {role: column for role, column in own.items() if role not in mapping}
+        rows = check_rows(
+            part, layout, own, label_kind=kind,
+            may_lack_labels=split == "test" and test == "auto",
+        )  # fmt: skip
         if rows is None:
             logger.warning("%s: no row has a label; there will be no test split", part.where)
         else:
             checked[split] = rows
     if checked["train"].count < 2:
         raise DataError(f"{opened['train'].where} has one row; training needs two at least.")
-    label_names, labels = None, dict[str, list[str]]()
-    if "label" in mapping:
-        declared_here = opened["train"].class_names.get(mapping["label"])
+    label_names, labels = None, dict[str, Any]()
+    kind = _one_kind(checked)
+    if kind == "number":
+        labels = {split: rows.labels for split, rows in checked.items()}
+    elif layout.format.labels in mapping:
+        declared_here = opened["train"].class_names.get(mapping[str(layout.format.labels)])
         if declared_here is not None:
             declared, label_origin = declared_here, "the ClassLabel column"
         label_names, labels = name_labels(checked, declared, label_origin)
@@ -110,7 +132,7 @@ def load_splits(
     fraction = DEFAULT_VALIDATION_FRACTION if isinstance(validation, str) else validation
     if "validation" not in checked and fraction > 0:
         keep["train"], keep["validation"] = split_fraction(
-            checked["train"].count, fraction, seed, labels.get("train")
+            checked["train"].count, fraction, seed, labels.get("train") if kind == "one" else None
         )
         checked["validation"], names["validation"] = (
             checked["train"],
@@ -119,14 +141,30 @@ def load_splits(
         if "train" in labels:
             labels["validation"] = labels["train"]
     built = {
-        split: _build(rows, labels.get(split), keep[split], limits[split], seed, stream)
+        split: _build(
+            rows, layout.format.labels, labels.get(split), keep[split], limits[split], seed, stream
+        )
         for stream, (split, rows) in enumerate(checked.items(), start=1)
     }
-    _check_train(built["train"], names["train"], label_names is not None)
+    if label_names is not None and kind == "one":
+        _check_train(built["train"], names["train"])
     return Splits(
         built["train"], built.get("validation"), built.get("test"), source, names, mapping,
-        label_names,
+        label_names, layout.format.name, kind,
     )  # fmt: skip
+
+
+def _first_row(part: RawSplit, columns: Sequence[str]) -> Mapping[str, Any]:
+    return next((record for _, record in part.rows(columns)), {})
+
+
+def _one_kind(checked: Mapping[str, CheckedSplit]) -> LabelKind:
+    """What labels are in every split. Raises `DataError` where one has lists and another not."""
+    kinds = {rows.kind for rows in checked.values()}
+    if len(kinds) > 1:
+        spoken = ", ".join(f"{rows.raw.where}: {rows.kind}" for rows in checked.values())
+        raise DataError(f"labels are lists in one split and not in another ({spoken}).")
+    return kinds.pop()
 
 
 def _open(
@@ -186,18 +224,10 @@ def _choose(
     return chosen
 
 
-def _check_columns(part: RawSplit, mapping: Mapping[str, str]) -> None:
-    for role, column in mapping.items():
-        if column not in part.columns:
-            raise DataError(
-                f"{part.where} has no column {column!r}, which train has as {role}; "
-                + describe_available(column, part.columns)
-            )
-
-
 def _build(
     rows: CheckedSplit,
-    labels: list[str] | None,
+    role: str | None,
+    labels: list[Any] | None,
     keep: Indices | None,
     limit: int | None,
     seed: int,
@@ -206,9 +236,10 @@ def _build(
     import datasets
     import pyarrow as pa
 
-    columns: dict[str, pa.ChunkedArray | pa.Array] = dict(rows.texts)
-    if labels is not None:
-        columns["label"] = pa.array(labels, pa.large_string())
+    columns: dict[str, pa.ChunkedArray | pa.Array] = dict(rows.columns)
+    if labels is not None and role is not None:
+        kinds: dict[LabelKind, Kind] = {"one": "text", "many": "texts", "number": "number"}
+        columns[role] = pa.array(labels, arrow_type(kinds[rows.kind]))
     table = pa.table(columns)
     if keep is not None:
         table = table.take(keep)
@@ -218,9 +249,7 @@ def _build(
     return datasets.Dataset.from_dict({name: table[name] for name in table.column_names})
 
 
-def _check_train(rows: datasets.Dataset, where: str, labelled: bool) -> None:
-    if not labelled:
-        return
+def _check_train(rows: datasets.Dataset, where: str) -> None:
     present = set(rows["label"])
     if len(present) < 2:
         raise DataError(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from peftlab.data.squad_file import is_squad_file, squad_rows
 from peftlab.errors import DataError
 
 Record = dict[str, Any]
@@ -104,7 +105,7 @@ def read_json(path: Path) -> Numbered:
     first = next(((number, line) for number, line in lines if line.strip()), None)
     if first is None:
         return
-    if first[1].lstrip().startswith("{") and _is_complete(first[1]):
+    if first[1].lstrip().startswith("{") and _is_row(first[1]):
         yield first[0], _parse_object(path, *first)
         for number, line in lines:
             if line.strip():
@@ -119,6 +120,8 @@ def read_json(path: Path) -> Numbered:
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: unreadable JSON ({str(error)[:80]}).") from None
+    if is_squad_file(rows):
+        rows = squad_rows(rows)
     if not isinstance(rows, list):
         keys = f" with keys {', '.join(map(str, rows))}"[:120] if isinstance(rows, dict) else ""
         raise DataError(
@@ -130,12 +133,12 @@ def read_json(path: Path) -> Numbered:
         yield number, row
 
 
-def _is_complete(line: str) -> bool:
+def _is_row(line: str) -> bool:
+    """Whether a line is a whole object, and not a data set in one line."""
     try:
-        json.loads(line)
+        return not is_squad_file(json.loads(line))
     except (ValueError, RecursionError):
         return False
-    return True
 
 
 def read_txt(path: Path) -> Numbered:

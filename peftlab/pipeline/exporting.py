@@ -121,7 +121,7 @@ def source_of(run: Run, base: str | None = None) -> Source:
         tokenizer=run.folder / "tokenizer",
         provenance={
             "method": run.config.method.name,
-            "task": run.config.task,
+            "task": run.config.task.name,
             "data": Path(run.config.data.source).name,
             "trained by": f"peftlab {run.record.get('peftlab')}",
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from peftlab import run_folder
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from peftlab.fusion import FusionReport
     from peftlab.strategies.coverage import Coverage
     from peftlab.tasks.task import TokenStatistics
-
-IGNORED = -100
-"""The label that every loss skips (torch's and Transformers' convention)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +110,8 @@ def label_counts(checked: preparation.Checked) -> dict[str, int]:
 def preview(config: RunConfig, rows: int = 3) -> dict[str, Any]:
     """Decoded samples as the model will see them, with what is trained on, and length statistics.
 
-    Each sample has `text` (decoded ids, special tokens included), `tokens`, and either `label` or
-    `trained` (the pieces whose prediction the loss counts).
+    Each sample is what the task's `preview` says: `text` (decoded ids, special tokens included),
+    `tokens` (their number), and its labels or `trained`, the pieces whose prediction counts.
     """
     from peftlab.model.loading import load_tokenizer, read_checkpoint_config
 
@@ -125,20 +122,12 @@ def preview(config: RunConfig, rows: int = 3) -> dict[str, Any]:
         "trust_remote_code": config.model.trust_remote_code,
     }
     tokenizer = load_tokenizer(name, **settings)
+    checked = replace(checked, task=checked.task.attach(tokenizer, None))
     limit = read_checkpoint_config(name, **settings).max_length_limit
     max_length = preparation.chosen_length(config, limit)
     encoded = preparation.encode(checked, tokenizer, max_length, ("train", "validation", "test"))
-    labels = checked.task.state().get("label_names")
-    samples = []
-    for row in encoded["train"].rows.select(range(min(rows, len(encoded["train"].rows)))):
-        ids = row["input_ids"]
-        sample: dict[str, Any] = {"tokens": len(ids), "text": tokenizer.decode(ids)}
-        if labels:
-            sample["label"] = labels[row["labels"]]
-        else:
-            pairs = zip(ids, row["labels"], strict=True)
-            sample["trained"] = tokenizer.decode([i for i, label in pairs if label != IGNORED])
-        samples.append(sample)
+    shown = encoded["train"].rows.select(range(min(rows, len(encoded["train"].rows))))
+    samples = [checked.task.preview(row, tokenizer) for row in shown]
     return {
         "source": config.data.source,
         "max_length": max_length,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,18 +57,14 @@ def check(config: RunConfig) -> Checked:
     from peftlab.data.sources import load_splits
     from peftlab.tasks.registry import task_class
 
-    kind = task_class(config.task)
-    if config.eval.best != "auto" and config.eval.best not in kind.greater_is_better:
-        raise ConfigError(
-            f"eval.best is {config.eval.best!r}; {config.task} reports "
-            f"{', '.join(kind.greater_is_better)}."
-        )
     data = config.data
     splits = load_splits(
         data.source,
         subset=data.subset,
         columns=data.columns,
-        roles=kind.roles,
+        formats=config.task.formats if data.format == "auto" else (data.format,),
+        roles=config.task.roles,
+        label_kind=config.task.label_kind,
         train=data.splits.train,
         validation=0.0 if data.splits.validation is None else data.splits.validation,
         test=data.splits.test,
@@ -76,10 +72,22 @@ def check(config: RunConfig) -> Checked:
         max_eval_samples=data.max_eval_samples,
         seed=data.seed,
     )
-    task: Any = kind.from_splits(splits)
-    if config.task == "causal-lm":
-        task = task.with_loss(config.train.loss)
-    return Checked(config, splits, task)
+    task = task_class(config.task.name).from_splits(splits, config.task)
+    if config.eval.best != "auto" and config.eval.best not in task.greater_is_better:
+        raise ConfigError(
+            f"eval.best is {config.eval.best!r}; {config.task.name}, as it is configured and on "
+            f"this data, reports {', '.join(task.greater_is_better)}."
+        )
+    return Checked(config, splits, with_settings(task, config))
+
+
+def with_settings(task: Task, config: RunConfig) -> Task:
+    """The task with the shared settings that it reads."""
+    reads = config.task.reads
+    return task.with_settings(
+        loss=config.train.loss if "train.loss" in reads else "auto",
+        generation=config.eval.generation.model_dump() if "eval.generation" in reads else None,
+    )
 
 
 def check_settings(checked: Checked) -> None:
@@ -108,7 +116,7 @@ def base_arguments(config: RunConfig) -> dict[str, Any]:
         "load_in_4bit": method.name == "qlora" and method.bits == 4,
         "fp32_at_rest": config.train.kernels == "off",
         "pooling": method.pooling
-        if method.name == "head" and config.task == "text-classification"
+        if method.name == "head" and "method.pooling" in config.task.reads
         else None,
     }
 
@@ -138,7 +146,7 @@ def encode(
         rows = getattr(checked.splits, name)
         if rows is None:
             continue
-        packing = data.packing if checked.config.task == "causal-lm" else False
+        packing = data.packing if "data.packing" in checked.config.task.reads else False
         encoded[name] = checked.task.encode(rows, tokenizer, max_length=max_length, packing=packing)
         check_truncation(
             encoded[name].statistics, split=name, max_length=max_length, policy=data.truncation
@@ -165,7 +173,8 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     loaded = build(config.model.name, checked.task.head(), **base_arguments(config))
     for note in loaded.notes:
         logger.info("%s: %s", config.model.name, note)
-    applied = apply_strategy(loaded.model, config.method, task=config.task)
+    checked = replace(checked, task=checked.task.attach(loaded.tokenizer, loaded.model))
+    applied = apply_strategy(loaded.model, config.method, task=config.task.name)
     fusion = fuse_for(applied.model, loaded, config)
     max_length = chosen_length(config, loaded.max_length_limit)
     encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))

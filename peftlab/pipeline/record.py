@@ -85,6 +85,7 @@ def _record(prepared: Prepared) -> dict[str, Any]:
             "notes": list(loaded.notes),
         },
         "method": checked.config.method.model_dump(mode="json"),
+        "data_format": checked.splits.format,
         "columns": dict(checked.splits.columns),
         "max_length": prepared.max_length,
         "coverage": prepared.applied.coverage.to_json(),

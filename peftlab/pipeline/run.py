@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftlab import run_folder
 from peftlab.config import load_config
-from peftlab.errors import CheckFailed, ConfigError
+from peftlab.errors import CheckFailed, ConfigError, DataError
 from peftlab.pipeline import preparation
 from peftlab.pipeline.fusing import by_choices_of, fuse_for, replay_verdicts
 
@@ -52,7 +52,8 @@ class Run:
         """The task as training recorded it: label names and the like."""
         from peftlab.tasks.registry import task_class
 
-        return task_class(self.config.task).from_state(self.record["task"]["state"])
+        task = task_class(self.config.task.name).from_state(self.record["task"]["state"])
+        return preparation.with_settings(task, self.config)
 
     @cached_property
     def answering(self) -> Answering:
@@ -67,7 +68,10 @@ class Run:
         self._check_base()
         arguments = preparation.base_arguments(self.config) | {"revision": base["revision"]}
         loaded = load_model(base["name"], self.task.head(), **arguments)
-        applied = load_trained(loaded.model, self.config.method, self.folder, task=self.config.task)
+        self.task.attach(loaded.tokenizer, loaded.model)
+        applied = load_trained(
+            loaded.model, self.config.method, self.folder, task=self.config.task.name
+        )
         fusion = fuse_for(applied.model, loaded, self.config)
         replay_verdicts(self.folder, fusion)
         model = applied.model.to(training_device()).eval()
@@ -103,12 +107,13 @@ class Run:
             raise ConfigError(f"--split is {split!r}; it can be {', '.join(SPLITS)}.")
         checked = preparation.check(self.config)
         checked.splits.get(split)
+        ready = self.answering
+        checked = replace(checked, task=checked.task.attach(ready.tokenizer, None))
         if checked.task.state() != self.task.state():
             raise CheckFailed(
                 f"{self.config.data.source} has changed since the run was trained: the run knows "
                 f"{self.task.state()}, the data says {checked.task.state()}."
             )
-        ready = self.answering
         encoded = preparation.encode(
             checked, ready.tokenizer, int(self.record["max_length"]), (split,)
         )[split]
@@ -124,19 +129,17 @@ class Run:
         return with_interval(self.task, found, self.config)
 
     def predict(
-        self, rows: Sequence[str | Mapping[str, str]], **generation: Any
+        self, rows: Sequence[str | Mapping[str, Any]], **generation: Any
     ) -> list[dict[str, Any]]:
-        """Answers to texts, or to rows with the task's columns (`text`, `text_pair`, `prompt`).
+        """Answers to texts, or to rows with the task's columns (`text`, `text_pair`,
+        `prompt`, `messages`).
 
         `generation` overrides single settings of `eval.generation` (`max_new_tokens`, ...).
         Raises `DataError` for an empty text or a row without the columns that the task reads.
         """
         if not rows:
             return []
-        asked = [
-            {self.task.asked_role: row} if isinstance(row, str) else self._by_role(row)
-            for row in rows
-        ]
+        asked = [self._asked(row, number) for number, row in enumerate(rows, start=1)]
         settings = self.config.eval.generation.model_dump() | generation
         ready = self.answering
         import torch
@@ -152,15 +155,25 @@ class Run:
                 asked,
                 max_length=int(self.record["max_length"]),
                 batch_size=evaluation_batch(self.config),
-                generation=settings if self.config.task == "causal-lm" else None,
+                generation=settings if "eval.generation" in self.config.task.reads else None,
             )
 
-    def _by_role(self, row: Mapping[str, str]) -> dict[str, str]:
-        """A row with the columns of the run's data, or with the task's roles, by role."""
-        column = self.record["columns"]
-        return dict(row) | {
-            role: row[name] for role, name in column.items() if role not in row and name in row
+    def _asked(self, row: str | Mapping[str, Any], number: int) -> dict[str, Any]:
+        """A text, or a row with the data's columns or the format's roles, as the task reads it."""
+        from peftlab.data.formats import FORMATS
+
+        by_role = self.task.asked(row) if isinstance(row, str) else dict(row)
+        by_role |= {
+            role: by_role[name]
+            for role, name in self.record["columns"].items()
+            if role not in by_role and name in by_role
         }
+        # Runs from before formats had names have text in every column.
+        form = FORMATS.get(self.record.get("data_format", ""))
+        try:
+            return by_role if form is None else form.asked(by_role)
+        except DataError as error:
+            raise DataError(f"row {number} to predict: {error}") from None
 
 
 def evaluation_batch(config: RunConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from peftlab.errors import ConfigError
@@ -35,6 +36,7 @@ def evaluate_untuned(config: RunConfig) -> dict[str, Any]:
     loaded = load_model(
         config.model.name, checked.task.head(), **preparation.base_arguments(config)
     )
+    checked = replace(checked, task=checked.task.attach(loaded.tokenizer, loaded.model))
     fuse_for(loaded.model, loaded, config)
     model = loaded.model.to(training_device())
     max_length = preparation.chosen_length(config, loaded.max_length_limit)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import nn
 
+from peftlab.config.tasks import task_options
 from peftlab.model.heads import FeatureHead, PooledClassifier
 from peftlab.model.precision import training_device
 from peftlab.strategies.apply import Applied
@@ -28,7 +29,6 @@ from peftlab.strategies.feature_store import (
     allocate,
     collate_features,
 )
-from peftlab.strategies.selection import CLASSIFICATION
 
 if TYPE_CHECKING:
     import datasets
@@ -131,7 +131,10 @@ def feature_head(applied: Applied) -> tuple[FeatureHead | None, str]:
     if len(applied.head_modules) != 1:
         return None, f"{', '.join(applied.head_modules)} train, not one head"
     head = model.get_submodule(applied.head_modules[0])
-    if applied.task != CLASSIFICATION:
+    kept = task_options()[applied.task].features
+    if kept is None:
+        return None, f"{applied.task} has no features to keep"
+    if kept == "token":
         if head is not model.get_output_embeddings():
             return None, f"{applied.head_modules[0]} is not the output embeddings"
         return FeatureHead(head, model.config, kind="causal"), ""

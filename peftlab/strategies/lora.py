@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -14,10 +14,9 @@ from transformers.pytorch_utils import Conv1D
 from peftlab.config.schema import LoraMethod, QLoraMethod
 from peftlab.errors import CheckFailed
 from peftlab.model.quantized import holds_8bit
-from peftlab.strategies.selection import CLASSIFICATION
 from peftlab.strategies.targets import resolve_saved, resolve_targets
+from peftlab.strategies.task_kind import peft_type
 
-TASK_TYPES = {CLASSIFICATION: TaskType.SEQ_CLS, "causal-lm": TaskType.CAUSAL_LM}
 ADAPTER = "default"
 
 
@@ -39,7 +38,7 @@ def adapt(model: nn.Module, method: LoraMethod | QLoraMethod, task: str) -> Adap
     saved = resolve_saved(model, method.modules_to_save, task)
     targets = resolve_targets(model, method.target_modules, saved)
     config = LoraConfig(
-        task_type=TASK_TYPES[task],
+        task_type=peft_type(task),
         r=method.r,
         lora_alpha=_whole(method.alpha),
         lora_dropout=method.dropout,

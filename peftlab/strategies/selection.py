@@ -16,8 +16,7 @@ from peftlab.model.structure import (
     is_tied,
     parameters_under,
 )
-
-CLASSIFICATION = "text-classification"
+from peftlab.strategies.task_kind import has_new_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +51,12 @@ def select_head(model: nn.Module) -> Selection:
 def select_last_n(model: nn.Module, n: int, task: str) -> Selection:
     """The last `n` blocks, what runs after them, and the head.
 
-    Of an encoder-decoder the decoder's blocks; for classification, where no target text pulls on
-    the decoder alone, the encoder's too. A tied head stays frozen: it would train the embeddings,
-    which lie before all blocks. Raises `ConfigError` where there are fewer blocks than `n`.
+    Of an encoder-decoder the decoder's blocks; for a task with a head of its own, where no target
+    text pulls on the decoder alone, the encoder's too. A tied head stays frozen: it would train the
+    embeddings, which lie before all blocks. Raises `ConfigError` where there are fewer than `n`.
     """
     stacks = block_lists(model)
-    chosen = stacks if task == CLASSIFICATION else stacks[-1:]
+    chosen = stacks if has_new_head(task) else stacks[-1:]
     shortest = min(stack.count for stack in chosen)
     if n > shortest:
         raise ConfigError(

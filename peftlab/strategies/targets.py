@@ -12,10 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from peftlab.errors import CheckFailed
 from peftlab.model.structure import block_lists, head_modules, is_tied
-from peftlab.strategies.selection import CLASSIFICATION, task_head
-
-PEFT_HEADS = ("classifier", "score")
-"""What PEFT adds to the modules of every sequence classifier, whether they are its head or not."""
+from peftlab.strategies.selection import task_head
+from peftlab.strategies.task_kind import has_new_head, peft_heads
 
 Targets = Literal["auto", "all-linear"] | Sequence[str]
 
@@ -100,11 +98,11 @@ def resolve_saved(
 ) -> tuple[str, ...]:
     """Exact names of the modules that train whole beside the adapter, the task's head always.
 
-    auto: the head, for classification; a language model's head is trained already. A name must be
+    auto: the head, where it is new; a language model's head is trained already. A name must be
     exactly one module's, or its end from a dot on. Raises `CheckFailed` otherwise, and where PEFT,
     which compares by the ends of names, would train more than was named.
     """
-    heads = task_head(model) if task == CLASSIFICATION else ()
+    heads = task_head(model) if has_new_head(task) else ()
     if isinstance(asked, str):
         return _checked(model, heads, task)
     known = [name for name, module in model.named_modules() if name and _has_parameters(module)]
@@ -137,7 +135,7 @@ def _has_parameters(module: nn.Module) -> bool:
 
 def _checked(model: nn.Module, saved: tuple[str, ...], task: str) -> tuple[str, ...]:
     """No module but these may end like one of them. Raises `CheckFailed`."""
-    ends = {*saved, *(PEFT_HEADS if task == CLASSIFICATION else ())}
+    ends = {*saved, *peft_heads(task)}
     for name, _ in model.named_modules():
         caught = [end for end in ends if name.endswith(end)]
         if caught and name not in saved:

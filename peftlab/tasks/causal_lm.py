@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from peftlab.config.tasks.causal_lm import CausalLMOptions
 from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec
 from peftlab.tasks import intervals
@@ -37,16 +38,11 @@ class CausalLM(Task):
     """Next-token cross-entropy, on the completion only where rows have a prompt.
 
     `separator` stands between prompt and completion: a line break, unless the data brings white
-    space of its own there. `loss` is auto, plain or chunked (`with_loss`); it does not belong to
-    `state`.
+    space of its own there. `loss` is auto, plain or chunked (`with_settings`); it does not belong
+    to `state`.
     """
 
-    name: ClassVar[str] = "causal-lm"
-    roles: ClassVar[Mapping[str, bool]] = {"text": False, "prompt": False, "completion": False}
-    best_metric: ClassVar[str] = "perplexity"
-    greater_is_better: ClassVar[Mapping[str, bool]] = {
-        "perplexity": False, "token_accuracy": True, "loss": False,
-    }  # fmt: skip
+    options: ClassVar[type[CausalLMOptions]] = CausalLMOptions
 
     paired: bool
     separator: str = ""
@@ -56,12 +52,11 @@ class CausalLM(Task):
     def __post_init__(self) -> None:
         object.__setattr__(self, "_computed", CausalLoss(self.loss))
 
-    def with_loss(self, loss: LossMode) -> Self:
-        """The same task with its loss computed as `train.loss` says."""
+    def with_settings(self, *, loss: LossMode, generation: Mapping[str, Any] | None) -> Self:
         return replace(self, loss=loss)
 
     @classmethod
-    def from_splits(cls, splits: Splits) -> Self:
+    def from_splits(cls, splits: Splits, options: CausalLMOptions) -> Self:
         if "completion" not in splits.columns:
             return cls(paired=False)
         if _has_boundary(splits.train):
@@ -144,7 +139,7 @@ class CausalLM(Task):
         self,
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
-        rows: Sequence[Mapping[str, str]],
+        rows: Sequence[Mapping[str, Any]],
         *,
         max_length: int,
         batch_size: int,

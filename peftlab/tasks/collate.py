@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class PaddingCollator:
     """Rows of ids to `input_ids`, `attention_mask` and whatever else they hold, [rows, longest].
 
-    Columns with one number a row become a vector [rows]; token-wise columns are padded with 0,
-    `labels` with -100.
+    Columns with one number a row become a vector [rows]; token-wise columns of whole numbers are
+    padded with 0, `labels` with -100; lists of fractions, all of one length, a matrix. Texts,
+    lists of texts and objects, which no model reads, stay the lists they are.
     """
 
     pad_id: int
@@ -32,7 +33,11 @@ class PaddingCollator:
         batch: Batch = {}
         for name in rows[0]:
             values = [row[name] for row in rows]
-            if isinstance(values[0], list):
+            if not _numeric(values):
+                batch[name] = values
+            elif isinstance(values[0], list) and any(isinstance(n, float) for n in values[0]):
+                batch[name] = torch.tensor(values, dtype=torch.float32)
+            elif isinstance(values[0], list):
                 fill = {"input_ids": self.pad_id, "labels": IGNORED}.get(name, 0)
                 batch[name] = self._pad(values, longest, fill)
             else:
@@ -52,6 +57,13 @@ class PaddingCollator:
             else:
                 padded[index, longest - len(ids) :] = ids
         return padded
+
+
+def _numeric(values: Sequence[object]) -> bool:
+    """Whether a column holds numbers, or lists of them."""
+    first = next((v[0] for v in values if isinstance(v, list) and v), None)
+    first = values[0] if first is None and not isinstance(values[0], list) else first
+    return first is None or isinstance(first, int | float)
 
 
 def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peftlab.errors import DataError
-from peftlab.tasks.task import Encoded, TokenStatistics
+from peftlab.tasks.task import IGNORED, Encoded, TokenStatistics
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
+__all__ = ["IGNORED", "Gathered", "batches_of", "check_truncation", "token_ids"]
+
 logger = logging.getLogger("peftlab")
 
 _BATCH = 1000
-IGNORED = -100
-"""Label of a position that is not trained on."""
 
 
-def batches_of(rows: datasets.Dataset) -> Iterator[dict[str, list[str]]]:
+def batches_of(rows: datasets.Dataset) -> Iterator[dict[str, list[Any]]]:
     """The rows as lists of columns, a thousand at a time."""
     for start in range(0, len(rows), _BATCH):
         yield rows[start : start + _BATCH]
@@ -34,6 +34,34 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
         list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
     )
     return [list(ids) for ids in encoded["input_ids"]]
+
+
+def _stored(values: Sequence[Any]) -> Any:
+    """The compact Arrow type of a column; None, which is Arrow's own choice, for what is no number.
+
+    Lists that are empty throughout say nothing, and are taken for lists of whole numbers.
+    """
+    import pyarrow as pa
+
+    nested = len(values) > 0 and isinstance(values[0], list)
+    items = (v[0] for v in values if v) if nested else iter(values)
+    probe = next(items, 0)
+    if isinstance(probe, float):
+        return pa.list_(pa.float32()) if nested else pa.float64()
+    if isinstance(probe, int):
+        return pa.list_(pa.int32()) if nested else pa.int64()
+    return None
+
+
+def _chunked(parts: Sequence[Any]) -> Any:
+    """One column of the batches' arrays; lists that were empty take the others' type."""
+    import pyarrow as pa
+
+    plain = pa.list_(pa.int32())
+    kind = next((part.type for part in parts if part.type != plain), plain)
+    # Arrow casts no list of numbers, be it empty, to a list of objects.
+    same = (part if part.type == kind else pa.array(part.to_pylist(), kind) for part in parts)
+    return pa.chunked_array(list(same))
 
 
 class Gathered:
@@ -56,9 +84,7 @@ class Gathered:
         import pyarrow as pa
 
         for name, values in columns.items():
-            nested = len(values) > 0 and isinstance(values[0], list)
-            kind = pa.list_(pa.int32()) if nested else pa.int64()
-            self._columns.setdefault(name, []).append(pa.array(values, kind))
+            self._columns.setdefault(name, []).append(pa.array(values, _stored(values)))
         ids = columns["input_ids"]
         self._rows += len(ids)
         self._tokens += sum(map(len, ids))
@@ -68,10 +94,9 @@ class Gathered:
 
     def encoded(self) -> Encoded:
         import datasets
-        import pyarrow as pa
 
         rows = datasets.Dataset.from_dict(
-            {name: pa.chunked_array(parts) for name, parts in self._columns.items()}
+            {name: _chunked(parts) for name, parts in self._columns.items()}
         )
         lengths = np.asarray(self._lengths)
         p50, p95 = np.percentile(lengths, [50, 95], method="higher")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -22,7 +23,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def check_rows(rows: Sequence[Mapping[str, str]], needed: Sequence[str]) -> None:
+def check_rows(rows: Sequence[Mapping[str, Any]], needed: Sequence[str]) -> None:
     """Raise `DataError` for a row that lacks a text that prediction reads."""
     for number, row in enumerate(rows, start=1):
         for role in needed:

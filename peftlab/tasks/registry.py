@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import importlib
 
+from peftlab.config.tasks import TASKS
 from peftlab.errors import ConfigError
 from peftlab.tasks.task import Task
 
-# Names, not classes: a task's module, and torch with it, is imported when the task is wanted.
-_TASKS = {
-    "text-classification": ("peftlab.tasks.text_classification", "TextClassification"),
-    "causal-lm": ("peftlab.tasks.causal_lm", "CausalLM"),
-}
-
 
 def task_class(name: str) -> type[Task]:
-    """The task called `name`. Raises `ConfigError` for a name that is none."""
-    if name not in _TASKS:
-        raise ConfigError(f"task {name!r} is none of {', '.join(_TASKS)}.")
-    module, attribute = _TASKS[name]
-    task: type[Task] = getattr(importlib.import_module(module), attribute)
-    return task
+    """The task called `name`: the one class of the module named after it that has its options.
+
+    The module, and torch with it, is imported now. Raises `ConfigError` for a name that is none.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"task {name!r} is none of {', '.join(TASKS)}.")
+    module = importlib.import_module(f"peftlab.tasks.{name.replace('-', '_')}")
+    (found,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Task)
+        and value.__module__ == module.__name__
+        and not value.__name__.startswith("_")
+    )
+    return found

@@ -1,4 +1,4 @@
-"""What a task is: a new one is one file with one subclass of `Task`, and its name in the schema."""
+"""What a task is: a new one is one file with one subclass of `Task`, and one with its options."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+    from peftlab.config.tasks import TaskOptions
     from peftlab.data.sources import Splits
     from peftlab.model.head_spec import HeadSpec
+
+IGNORED = -100
+"""Label of a position that is not trained on."""
 
 Batch = dict[str, Any]
 RowScores = dict[str, "np.ndarray[Any, Any]"]
@@ -49,17 +53,31 @@ class Task(ABC):
     whole optimizer step, so that it is the same however the step is cut into micro-batches.
     """
 
-    name: ClassVar[str]
-    roles: ClassVar[Mapping[str, bool]]
-    """Column roles this task reads, each with whether it is required."""
-    best_metric: ClassVar[str]
-    greater_is_better: ClassVar[Mapping[str, bool]]
-    """Every metric the task reports, each with its direction."""
+    options: ClassVar[type[TaskOptions]]
+    """The task's part of the configuration, which names its metrics, formats and roles."""
+
+    @property
+    def name(self) -> str:
+        """As the configuration names the task."""
+        return self.options.task_name()
+
+    @property
+    def best_metric(self) -> str:
+        """The metric that chooses where the configuration leaves it open."""
+        return self.options.best_metric
+
+    @property
+    def greater_is_better(self) -> Mapping[str, bool]:
+        """Every metric that this task, with its options, reports: whether greater is better."""
+        return self.options.metrics
 
     @classmethod
     @abstractmethod
-    def from_splits(cls, splits: Splits) -> Self:
-        """Check every row and learn what the task must know (label names). Raises `DataError`."""
+    def from_splits(cls, splits: Splits, options: Any) -> Self:
+        """Check every row and learn what the task must know (label names). Raises `DataError`.
+
+        `options` is of the class `cls.options`.
+        """
 
     @classmethod
     @abstractmethod
@@ -73,6 +91,24 @@ class Task(ABC):
     @abstractmethod
     def head(self) -> HeadSpec:
         """The head that the model needs."""
+
+    def with_settings(self, *, loss: Any, generation: Mapping[str, Any] | None) -> Self:
+        """The same task with shared settings that it reads, and that do not belong to `state`.
+
+        `loss` is `train.loss`, `generation` `eval.generation`: None, and auto, for a task that does
+        not name the key in its `TaskOptions.reads`. A task that generates in evaluation keeps
+        `generation` here and reads it in `score`.
+        """
+        return self
+
+    def attach(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None) -> Self:
+        """The task for one tokenizer and model, before rows are encoded or a method is applied.
+
+        Here a task chooses ids of the vocabulary and may tell the model of them, which is as it was
+        loaded, without a method on it (None where rows are only looked at). What it learns goes
+        into `state`: when a run is opened, the task is as `from_state` made it.
+        """
+        return self
 
     @abstractmethod
     def encode(
@@ -99,7 +135,12 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, model: nn.Module, batch: Batch) -> RowScores:
-        """Evaluate one batch without gradient: arrays of shape [rows] that `metrics` reads."""
+        """Evaluate one batch without gradient: arrays of shape [rows, ...] that `metrics` reads.
+
+        Arrays of objects (texts, lists) and of another width in every batch are fine: the latter
+        come to `metrics` as one array of arrays. Rows here are encoded rows: a task that makes
+        several of one (windows) hands its number along as a column, and joins them in `metrics`.
+        """
 
     @abstractmethod
     def metrics(self, scores: RowScores) -> dict[str, float]:
@@ -118,15 +159,53 @@ class Task(ABC):
     def asked_role(self) -> str:
         """The column that a bare text given to `predict` stands for."""
 
+    def asked(
+        self, text: str, earlier: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
+    ) -> dict[str, Any]:
+        """A bare text given to `predict` as a row.
+
+        `earlier` are the rows asked before in the same interactive session with their answers;
+        a task that holds conversations puts them in front.
+        """
+        return {self.asked_role: text}
+
+    def answer_text(self, answer: Mapping[str, Any]) -> str:
+        """One of `predict`'s answers as people read it: a line, or the text that was generated."""
+        if isinstance(text := answer.get("text"), str):
+            return text
+        return ", ".join(f"{key} {_shown(value)}" for key, value in answer.items())
+
+    def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """An encoded row as people read it: `tokens` (how many), `text` (decoded) and more.
+
+        Here: of `labels` that belong to tokens, `trained`, the pieces whose prediction the loss
+        counts. A task shows its own labels instead.
+        """
+        ids = list(row["input_ids"])
+        shown: dict[str, Any] = {"tokens": len(ids), "text": tokenizer.decode(ids)}
+        labels = row.get("labels")
+        if isinstance(labels, list) and len(labels) == len(ids):
+            kept = [i for i, label in zip(ids, labels, strict=True) if label != IGNORED]
+            shown["trained"] = tokenizer.decode(kept)
+        return shown
+
     @abstractmethod
     def predict(
         self,
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
-        rows: Sequence[Mapping[str, str]],
+        rows: Sequence[Mapping[str, Any]],
         *,
         max_length: int,
         batch_size: int,
         generation: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """Readable answers, one a row: a label with probabilities, or generated text."""
+        """Readable answers, one a row, of JSON values: a label with probabilities, a text, ...
+
+        Rows are as their format gives them, without targets. Raises `DataError` where one lacks
+        what the task reads. `generation` is given to tasks that read `eval.generation`.
+        """
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from peftlab.config.tasks.text_classification import TextClassificationOptions
 from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec
 from peftlab.tasks import intervals
@@ -30,18 +31,13 @@ if TYPE_CHECKING:
 class TextClassification(Task):
     """Cross-entropy over `label_names`; `pairs` tells whether rows have a `text_pair`."""
 
-    name: ClassVar[str] = "text-classification"
-    roles: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True}
-    best_metric: ClassVar[str] = "f1_macro"
-    greater_is_better: ClassVar[Mapping[str, bool]] = {
-        "accuracy": True, "f1_macro": True, "f1_micro": True, "loss": False,
-    }  # fmt: skip
+    options: ClassVar[type[TextClassificationOptions]] = TextClassificationOptions
 
     label_names: tuple[str, ...]
     pairs: bool = False
 
     @classmethod
-    def from_splits(cls, splits: Splits) -> Self:
+    def from_splits(cls, splits: Splits, options: TextClassificationOptions) -> Self:
         if splits.label_names is None or len(splits.label_names) < 2:
             raise DataError(f"{splits.origin}: a classifier needs labels, of two kinds at least.")
         return cls(splits.label_names, pairs="text_pair" in splits.columns)
@@ -143,6 +139,9 @@ class TextClassification(Task):
     def asked_role(self) -> str:
         return "text"
 
+    def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        return {**Task.preview(self, row, tokenizer), "label": self.label_names[row["labels"]]}
+
     def untuned(self, splits: Splits) -> RowScores | None:
         """The most frequent training label for every row, with the training rows' shares."""
         index_of = {name: index for index, name in enumerate(self.label_names)}
@@ -162,7 +161,7 @@ class TextClassification(Task):
         self,
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
-        rows: Sequence[Mapping[str, str]],
+        rows: Sequence[Mapping[str, Any]],
         *,
         max_length: int,
         batch_size: int,

@@ -125,3 +125,21 @@ def test_a_dry_run_wants_the_interpreter_and_a_run_a_gpu(tmp_path: Path) -> None
     real = run("--out", str(tmp_path), TRITON_INTERPRET="0", CUDA_VISIBLE_DEVICES="")
     assert real.returncode == 2
     assert "there is no CUDA device" in real.stderr
+
+
+@pytest.mark.slow
+def test_the_sweep_goes_the_same_way_without_a_gpu(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "PYTHONPATH": f".{os.pathsep}kernels", "TRITON_INTERPRET": "1",
+    }  # fmt: skip
+    words = ("--dry-run", "--only", "down x", "--minutes", "1", "--out", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu_sweep", *words], cwd=REPOSITORY, env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    passes = json.loads((tmp_path / "tiles--dry-run.json").read_text())["passes"]
+    assert {name.split(" 33 ")[0] for name in passes} == {"down x", "down x, dropout"}
+    for found in passes.values():
+        assert found["failed"] == {}
+        assert {"table", "64x128x4x3"} <= found["micros"].keys()

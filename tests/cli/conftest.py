@@ -33,7 +33,7 @@ METRICS = {
 PLAN = {
     "config": {
         "model": {"name": "some/model"},
-        "task": "text-classification",
+        "task": {"name": "text-classification"},
         "data": {"source": "rows.csv"},
         "method": {"name": "lora"},
     },
@@ -133,6 +133,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
                 for _ in rows
             ],
         ),
+        task=SimpleNamespace(answer_text=lambda answer: answer.get("text", "")),
     )
     bench = SimpleNamespace(to_json=lambda: {"rows": ["lora"]}, scored=("lora",))
     demo = SimpleNamespace(to_json=lambda: {"answers": []}, text=lambda: "the table")

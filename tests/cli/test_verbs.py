@@ -255,7 +255,7 @@ def test_init_writes_what_plan_reads(cli: Cli, tmp_path: Path) -> None:
 def test_init_refuses_half_a_wish(cli: Cli) -> None:
     assert "needs --model and --data" in cli("init").err
     done = cli("init", "--model", "m", "--data", "d", "--task", "causal-ml")
-    assert (done.code, "--task causal-ml: task is 'causal-ml'" in done.err) == (2, True)
+    assert (done.code, "--task causal-ml: task.name is 'causal-ml'" in done.err) == (2, True)
     done = cli("init", "--model", "m", "--data", "d", "--method", "lorra")
     assert "--method lorra: method.name is 'lorra'; allowed: head" in done.err
 

@@ -66,6 +66,8 @@ class Reads:
                 found |= {word.strip() for word in node.value.split("|")}
         if "MethodConfig" in found:
             found |= {name for name in self.sections if name.endswith("Method")}
+        if found & {"TaskConfig", "TaskOptions"}:
+            found |= {name for name in self.sections if name.endswith("Options")}
         return frozenset(found)
 
     def _declare(self, module: ast.Module) -> None:

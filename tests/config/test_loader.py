@@ -11,6 +11,7 @@ import peftlab
 from peftlab.config import (
     RunConfig,
     config_from_mapping,
+    keys,
     load_config,
     parse_bytes,
     parse_method,
@@ -44,7 +45,7 @@ def test_overrides_without_a_file() -> None:
         None, ["model.name=m", "task=causal-lm", "data.source=d", "method=last_n", "method.n=3"]
     )
     assert loaded.config.method == LastNMethod(name="last_n", n=3)
-    assert loaded.set_keys == {"model.name", "task", "data.source", "method.name", "method.n"}
+    assert loaded.set_keys == {"model.name", "task.name", "data.source", "method.name", "method.n"}
     assert loaded.source is None
 
 
@@ -186,12 +187,33 @@ def test_reading_a_configuration_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_metrics_and_roles_are_the_tasks_own() -> None:
+def test_what_tasks_say_of_themselves_holds_together() -> None:
     pytest.importorskip("torch")
-    from peftlab.config.reading import METRICS, ROLES
+    from peftlab.config.reading import who_reads
+    from peftlab.config.schema import RunConfig, Section
+    from peftlab.config.tasks import TASKS, task_options
+    from peftlab.data.formats import FORMATS
     from peftlab.tasks.registry import task_class
 
-    assert METRICS.keys() == ROLES.keys()
-    for name, metrics in METRICS.items():
-        assert set(metrics) == set(task_class(name).greater_is_better)
-        assert set(ROLES[name]) == set(task_class(name).roles)
+    def marked(section: type[Section]) -> set[str]:
+        found = {mark.key for name in section.model_fields if (mark := who_reads(section, name))}
+        for field in section.model_fields.values():
+            for inner in keys.sections_of(field.annotation):
+                found |= marked(inner)
+        return {key for key in found if key is not None}
+
+    read: set[str] = set()
+    for name in TASKS:
+        options = task_options()[name]
+        assert options.task_name() == name
+        assert task_class(name).options is options
+        assert options.best_metric in options.metrics
+        assert "loss" in options.metrics
+        assert set(options.example_roles) <= set(options.roles)
+        known = {role for form in options.formats for role in FORMATS[form].roles}
+        assert set(options.roles) <= known
+        for form in options.formats:
+            needed = {role for role, required in FORMATS[form].roles.items() if required}
+            assert needed <= set(options.roles), form
+        read |= options.reads
+    assert read == marked(RunConfig)

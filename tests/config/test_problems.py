@@ -138,7 +138,7 @@ BY_OVERRIDE = {
     "method.dropout=1": ["method.dropout is 1", "at least 0 and below 1"],
     "method.target_modules=[]": ["method.target_modules is the list []"],
     "task=text-clasification": [
-        "task is 'text-clasification'",
+        "task.name is 'text-clasification'; allowed: text-classification, causal-lm",
         "did you mean text-classification?",
     ],
     "data.packing=true": ["data.packing is read by task causal-lm only"],

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftlab.config import RunConfig, config_from_mapping, dump_yaml, load_config, resolved_mapping
-from peftlab.config.reading import METRICS, ROLES
 from peftlab.config.source import parse_mapping
+from peftlab.config.tasks import TASKS, task_options
 
 # Text that YAML 1.1 or 1.2 would take for something else, beside any other.
 TRAPS = st.sampled_from(
@@ -49,7 +49,7 @@ def methods(task: str) -> st.SearchStrategy[dict[str, Any]]:
     pooling = {"pooling": st.sampled_from(["auto", "cls", "mean", "last", "model"])}
     return st.one_of(
         named("head", cache_limit=st.sampled_from(["2GiB", "500 MB", "0"]),
-              **(pooling if task == "text-classification" else {})),
+              **(pooling if "method.pooling" in task_options()[task].reads else {})),
         named("last_n", n=COUNT),
         named("lora", use_dora=st.booleans(), **ADAPTER),
         named("qlora", bits=st.just(4), **ADAPTER),
@@ -93,14 +93,16 @@ BENCH = some(
 
 @st.composite
 def configurations(draw: st.DrawFn) -> dict[str, Any]:
-    task = draw(st.sampled_from(sorted(METRICS)))
+    task = draw(st.sampled_from(TASKS))
+    options = task_options()[task]
+    metrics = sorted(options.metrics)
     found: dict[str, Any] = {
         "model": draw(some(revision=st.none() | TEXT, trust_remote_code=st.booleans())),
         "task": task,
         "data": draw(
             some(
                 subset=TEXT,
-                columns=st.dictionaries(st.sampled_from(ROLES[task]), TEXT),
+                columns=st.dictionaries(st.sampled_from(options.roles), TEXT),
                 splits=some(
                     validation=st.none() | TEXT | st.floats(0.01, 0.99), test=st.none() | TEXT
                 ),
@@ -113,8 +115,8 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "eval": draw(
             some(
                 every=st.sampled_from(["epoch", "never"]) | COUNT,
-                metrics=st.just("auto") | st.lists(st.sampled_from(METRICS[task]), min_size=1),
-                best=st.sampled_from(METRICS[task]),
+                metrics=st.just("auto") | st.lists(st.sampled_from(metrics), min_size=1),
+                best=st.sampled_from(metrics),
             )
         ),
         "output": draw(OUTPUT),
@@ -123,9 +125,10 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     found["data"]["source"] = draw(TEXT)
     if task == "text-classification":
         found["bench"] = draw(BENCH)
-    else:
-        sampling = draw(st.booleans())
+    if "data.packing" in options.reads:
         found["data"]["packing"] = draw(st.booleans())
+    if "eval.generation" in options.reads:
+        sampling = draw(st.booleans())
         found["eval"]["generation"] = {"do_sample": sampling} | (
             {"temperature": draw(st.floats(0.1, 2))} if sampling else {}
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -12,8 +13,12 @@ from pyarrow import parquet
 from peftlab.data.sources import load_splits
 from peftlab.errors import ConfigError, DataError, PeftlabError
 
-CLASSIFY = {"text": True, "text_pair": False, "label": True}
-CAUSAL = {"text": False, "prompt": False, "completion": False}
+CLASSIFY: dict[str, Any] = {
+    "formats": ("pair", "text-label"), "roles": ("text", "text_pair", "label")
+}  # fmt: skip
+CAUSAL: dict[str, Any] = {
+    "formats": ("prompt-completion", "text"), "roles": ("text", "prompt", "completion")
+}  # fmt: skip
 
 GOOD = "".join(
     json.dumps({"text": f"row {i}", "label": ["no", "yes"][i % 2]}) + "\n" for i in range(10)
@@ -91,7 +96,7 @@ def test_bad_file(case: str, tmp_path: Path) -> None:
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(DataError) as caught:
-        load_splits(str(folder), roles=CLASSIFY)
+        load_splits(str(folder), **CLASSIFY)
     message = str(caught.value)
     assert [part for part in named if part not in message] == [], message
     assert len(message) < 600
@@ -107,7 +112,7 @@ def write(folder: Path, **files: str) -> str:
 def refused(source: str, *named: str, kind: type[PeftlabError] = DataError, **options: object
             ) -> None:  # fmt: skip
     with pytest.raises(kind) as caught:
-        load_splits(source, **{"roles": CLASSIFY, **options})  # type: ignore[arg-type]
+        load_splits(source, **{**CLASSIFY, **options})  # type: ignore[arg-type]
     message = str(caught.value)
     assert [part for part in named if part not in message] == [], message
 
@@ -133,7 +138,7 @@ def test_folders(tmp_path: Path) -> None:
 def test_two_names_for_one_split(tmp_path: Path) -> None:
     source = write(tmp_path, train_jsonl=GOOD, dev_jsonl=GOOD, validation_jsonl=GOOD)
     refused(source, "dev and validation", "data.splits.validation")
-    assert len(load_splits(source, roles=CLASSIFY, validation="dev").train) == 10
+    assert len(load_splits(source, **CLASSIFY, validation="dev").train) == 10
 
 
 def test_incomplete_shards(tmp_path: Path) -> None:
@@ -190,11 +195,16 @@ def test_validation_lacks_a_column(tmp_path: Path) -> None:
 def test_causal_columns(tmp_path: Path) -> None:
     source = write(tmp_path, train_csv="question,body_\na,b\nc,d\n")
     (tmp_path / "one.csv").write_text("prompt,rest\na,b\nc,d\n")
-    refused(str(tmp_path / "one.csv"), "'completion'", roles=CAUSAL, columns={"prompt": "prompt"})
+    refused(str(tmp_path / "one.csv"), "'completion'", **CAUSAL, columns={"prompt": "prompt"})
     (tmp_path / "two.csv").write_text("a,b\na,b\nc,d\n")
-    refused(str(tmp_path / "two.csv"), "neither a text column", "data.columns.text", roles=CAUSAL)
     refused(
-        source, "both text and prompt", roles=CAUSAL, kind=ConfigError,
+        str(tmp_path / "two.csv"),
+        "no column for 'text'",
+        "prompt-completion (prompt, completion)",
+        **CAUSAL,
+    )
+    refused(
+        source, "text and prompt, which no one format has", **CAUSAL, kind=ConfigError,
         columns={"text": "question", "prompt": "body_"},
     )  # fmt: skip
 

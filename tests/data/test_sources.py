@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -15,8 +16,12 @@ from pyarrow import parquet
 from peftlab.data.sources import Splits, load_splits
 from peftlab.data.statistics import label_histogram
 
-CLASSIFY = {"text": True, "text_pair": False, "label": True}
-CAUSAL = {"text": False, "prompt": False, "completion": False}
+CLASSIFY: dict[str, Any] = {
+    "formats": ("pair", "text-label"), "roles": ("text", "text_pair", "label")
+}  # fmt: skip
+CAUSAL: dict[str, Any] = {
+    "formats": ("prompt-completion", "text"), "roles": ("text", "prompt", "completion")
+}  # fmt: skip
 ROWS = [{"text": f'row {i}, "quoted"\tå', "label": ["no", "yes"][i % 3 == 0]} for i in range(12)]
 
 
@@ -44,7 +49,7 @@ def test_every_format_gives_the_same_rows(name: str, mark: str, tmp_path: Path) 
     folder.mkdir()
     path = folder / name
     path.write_text(mark + FORMATS[name], newline="\r\n" if "csv" in name else "\n")
-    splits = load_splits(str(path), roles=CLASSIFY, validation=0)
+    splits = load_splits(str(path), **CLASSIFY, validation=0)
     assert splits.train.to_list() == ROWS
     assert splits.label_names == ("no", "yes")
     assert splits.validation is None
@@ -61,7 +66,7 @@ def test_parquet_with_class_labels(tmp_path: Path) -> None:
     datasets.Dataset.from_dict(rows, features).to_parquet(str(tmp_path / "train.parquet"))
     unlabelled = {"text": ["a", "b"], "label": [-1, -1]}
     datasets.Dataset.from_dict(unlabelled, features).to_parquet(str(tmp_path / "test.parquet"))
-    splits = load_splits(str(tmp_path), roles=CLASSIFY, validation=0)
+    splits = load_splits(str(tmp_path), **CLASSIFY, validation=0)
     assert splits.train["label"] == ["pos", "neg", "pos"]
     assert splits.label_names == ("neg", "pos")
     assert splits.test is None
@@ -71,19 +76,19 @@ def test_shards_in_order(tmp_path: Path) -> None:
     for index in (1, 0):
         table = pa.table({"text": [f"{index}a", f"{index}b"], "label": [0, 1]})
         parquet.write_table(table, tmp_path / f"train-0000{index}-of-00002.parquet")
-    splits = load_splits(str(tmp_path), roles=CLASSIFY, validation=0)
+    splits = load_splits(str(tmp_path), **CLASSIFY, validation=0)
     assert splits.train["text"] == ["0a", "0b", "1a", "1b"]
 
 
 def test_text_by_line(tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_text("one \n\n  two\nthree")
-    splits = load_splits(str(tmp_path / "rows.txt"), roles=CAUSAL, validation=0)
+    splits = load_splits(str(tmp_path / "rows.txt"), **CAUSAL, validation=0)
     assert splits.train["text"] == ["one ", "  two", "three"]
 
 
 def test_tsv_with_bare_quotes(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text('text\tlabel\n"a fine film\t1\n"odd" she said\t0\nb\t1\n')
-    splits = load_splits(str(tmp_path), roles=CLASSIFY, validation=0)
+    splits = load_splits(str(tmp_path), **CLASSIFY, validation=0)
     assert splits.train["text"] == ['"a fine film', '"odd" she said', "b"]
 
 
@@ -93,7 +98,7 @@ def test_changed_file_is_read_anew(tmp_path: Path) -> None:
         stamp = (1_700_000_000, 1_700_000_000)
         path.write_text(f"text,label\n{first},0\nz,1\n")
         os.utime(path, stamp)
-        splits = load_splits(str(path), roles=CLASSIFY, validation=0)
+        splits = load_splits(str(path), **CLASSIFY, validation=0)
         assert splits.train["text"] == [first, "z"]
     assert [p.name for p in tmp_path.iterdir()] == ["train.csv"]
 
@@ -109,7 +114,7 @@ def test_changed_file_is_read_anew(tmp_path: Path) -> None:
 def test_label_order(labels: list[str], names: tuple[str, ...], first: str, tmp_path: Path) -> None:
     body = "".join(f"t{i},{label}\n" for i, label in enumerate(labels))
     (tmp_path / "train.csv").write_text("text,label\n" + body)
-    splits = load_splits(str(tmp_path), roles=CLASSIFY, validation=0)
+    splits = load_splits(str(tmp_path), **CLASSIFY, validation=0)
     assert splits.label_names == names
     assert splits.train["label"][0] == first
 
@@ -117,23 +122,23 @@ def test_label_order(labels: list[str], names: tuple[str, ...], first: str, tmp_
 def test_bool_and_named_integer_labels(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text('{"text": "a", "label": true}\n{"text": "b", "label": false}\n')
-    splits = load_splits(str(path), roles=CLASSIFY, validation=0)
+    splits = load_splits(str(path), **CLASSIFY, validation=0)
     assert (splits.label_names, splits.train["label"]) == (("false", "true"), ["true", "false"])
     path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n')
-    assert load_splits(str(path), roles=CLASSIFY, validation=0).label_names == ("0", "1")
+    assert load_splits(str(path), **CLASSIFY, validation=0).label_names == ("0", "1")
     (tmp_path / "labels.json").write_text('["bad", "good", "rare"]')
-    splits = load_splits(str(path), roles=CLASSIFY, validation=0)
+    splits = load_splits(str(path), **CLASSIFY, validation=0)
     assert (splits.label_names, splits.train["label"]) == (("bad", "good", "rare"), ["good", "bad"])
 
 
 def test_columns_found_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "train.csv").write_text("id,Premise,Hypothesis,CLASS\n1,a,b,x\n2,c,d,y\n")
     with caplog.at_level(logging.INFO, "peftlab"):
-        splits = load_splits(str(tmp_path), roles=CLASSIFY, validation=0)
+        splits = load_splits(str(tmp_path), **CLASSIFY, validation=0)
     assert splits.columns == {"text": "Premise", "text_pair": "Hypothesis", "label": "CLASS"}
     assert "text_pair = 'Hypothesis'" in caplog.text
     assert splits.train.to_list()[0] == {"text": "a", "text_pair": "b", "label": "x"}
-    only = load_splits(str(tmp_path), roles=CLASSIFY, columns={"text": "Premise"}, validation=0)
+    only = load_splits(str(tmp_path), **CLASSIFY, columns={"text": "Premise"}, validation=0)
     assert "text_pair" not in only.columns
 
 
@@ -141,10 +146,10 @@ def test_prompt_that_leaves_a_column_unread(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "train.csv").write_text("instruction,input,output,text\na,b,c,d\ne,f,g,h\n")
-    splits = load_splits(str(tmp_path), roles=CAUSAL, validation=0)
+    splits = load_splits(str(tmp_path), **CAUSAL, validation=0)
     assert splits.columns == {"prompt": "instruction", "completion": "output"}
     assert "'input' is not read" in caplog.text
-    named = load_splits(str(tmp_path), roles=CAUSAL, columns={"text": "text"}, validation=0)
+    named = load_splits(str(tmp_path), **CAUSAL, columns={"text": "text"}, validation=0)
     assert named.columns == {"text": "text"}
 
 
@@ -156,12 +161,12 @@ def hundred(tmp_path: Path, shares: dict[str, int]) -> str:
 
 def test_validation_is_stratified_and_seeded(tmp_path: Path) -> None:
     source = hundred(tmp_path, {"a": 70, "b": 28, "c": 2})
-    splits = load_splits(source, roles=CLASSIFY, seed=3)
+    splits = load_splits(source, **CLASSIFY, seed=3)
     assert splits.validation is not None
     assert Counter(splits.validation["label"]) == {"a": 7, "b": 3}
     assert set(splits.validation["text"]).isdisjoint(splits.train["text"])
     assert len(splits.train) + len(splits.validation) == 100
-    again, other = (load_splits(source, roles=CLASSIFY, seed=seed) for seed in (3, 4))
+    again, other = (load_splits(source, **CLASSIFY, seed=seed) for seed in (3, 4))
     assert again.validation is not None
     assert other.validation is not None
     assert again.validation["text"] == splits.validation["text"] != other.validation["text"]
@@ -171,7 +176,7 @@ def test_validation_is_stratified_and_seeded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fraction", [0.001, 0.5, 0.999])
 def test_fraction_leaves_a_row_each(fraction: float, tmp_path: Path) -> None:
     source = hundred(tmp_path, {"a": 2, "b": 2, "c": 1})
-    splits = load_splits(source, roles=CAUSAL, validation=fraction)
+    splits = load_splits(source, **CAUSAL, validation=fraction)
     assert splits.validation is not None
     assert min(len(splits.train), len(splits.validation)) >= 1
     assert len(splits.train) + len(splits.validation) == 5
@@ -180,7 +185,7 @@ def test_fraction_leaves_a_row_each(fraction: float, tmp_path: Path) -> None:
 def test_samples_are_drawn_by_seed(tmp_path: Path) -> None:
     source = hundred(tmp_path, {"a": 50, "b": 50})
     drawn = [
-        load_splits(source, roles=CLASSIFY, max_train_samples=20, max_eval_samples=3, seed=seed)
+        load_splits(source, **CLASSIFY, max_train_samples=20, max_eval_samples=3, seed=seed)
         for seed in (0, 0, 1)
     ]
     assert [len(splits.train) for splits in drawn] == [20, 20, 20]
@@ -192,17 +197,17 @@ def test_labels_stay_when_a_sample_misses_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = hundred(tmp_path, {"a": 96, "b": 2, "c": 2})
-    splits = load_splits(source, roles=CLASSIFY, max_train_samples=60)
+    splits = load_splits(source, **CLASSIFY, max_train_samples=60)
     assert splits.label_names == ("a", "b", "c")
 
 
 def test_named_validation_and_no_test(tmp_path: Path) -> None:
     for name in ("train", "dev", "test", "extra"):
         (tmp_path / f"{name}.csv").write_text(f"text,label\n{name}1,x\n{name}2,y\n")
-    auto = load_splits(str(tmp_path), roles=CLASSIFY)
+    auto = load_splits(str(tmp_path), **CLASSIFY)
     assert auto.get("validation")["text"] == ["dev1", "dev2"]
     assert auto.get("test")["text"] == ["test1", "test2"]
-    named = load_splits(str(tmp_path), roles=CLASSIFY, validation="extra", test=None)
+    named = load_splits(str(tmp_path), **CLASSIFY, validation="extra", test=None)
     assert named.get("validation")["text"] == ["extra1", "extra2"]
     assert named.test is None
 
@@ -222,7 +227,7 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    splits = load_splits("somebody/reviews", subset="en", roles=CLASSIFY)
+    splits = load_splits("somebody/reviews", subset="en", **CLASSIFY)
     assert asked == [("somebody/reviews", "en", True)]
     assert not datasets.are_progress_bars_disabled()
     assert splits.train.to_list()[1] == {"text": "b", "label": "good"}
@@ -234,7 +239,7 @@ def test_loading_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from peftlab.data.sources import load_splits\n"
-        f"load_splits({str(tmp_path)!r}, roles={CLASSIFY!r})\n"
+        f"load_splits({str(tmp_path)!r}, **{CLASSIFY!r})\n"
         "print([m for m in ('torch', 'transformers', 'sklearn') if m in sys.modules])\n"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1",
@@ -248,12 +253,12 @@ def test_loading_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
 
 
 def test_label_histogram_keeps_the_order_and_the_zeros(tmp_path: Path) -> None:
-    splits = load_splits(hundred(tmp_path, {"a": 30, "b": 10}), roles=CLASSIFY)
+    splits = load_splits(hundred(tmp_path, {"a": 30, "b": 10}), **CLASSIFY)
     assert label_histogram(splits.train, ("b", "none", "a")) == {"b": 9, "none": 0, "a": 27}
 
 
 @pytest.mark.parametrize(
-    ("name", "roles", "rows", "columns"),
+    ("name", "reads", "rows", "columns"),
     [
         ("sst2", CLASSIFY, (6909, 872, 1821), {"text": "text", "label": "label"}),
         ("ag_news", CLASSIFY, (3600, 500, 1000), {"text": "text", "label": "label"}),
@@ -262,10 +267,10 @@ def test_label_histogram_keeps_the_order_and_the_zeros(tmp_path: Path) -> None:
     ],
 )
 def test_real_data(
-    name: str, roles: dict[str, bool], rows: tuple[int, ...], columns: dict[str, str],
+    name: str, reads: dict[str, Any], rows: tuple[int, ...], columns: dict[str, str],
     shared_data: Path,
 ) -> None:  # fmt: skip
-    splits: Splits = load_splits(str(shared_data / name), roles=roles)
+    splits: Splits = load_splits(str(shared_data / name), **reads)
     assert tuple(len(splits.get(split)) for split in ("train", "validation", "test")) == rows
     assert splits.columns == columns
     if name == "ag_news":

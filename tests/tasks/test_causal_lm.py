@@ -16,6 +16,8 @@ from peftlab.tasks.causal_lm import CausalLM
 
 datasets = pytest.importorskip("datasets")
 
+OPTIONS = CausalLM.options(name="causal-lm")
+READS: dict[str, Any] = {"formats": OPTIONS.formats, "roles": OPTIONS.roles}
 PAIRED, PLAIN = CausalLM(paired=True), CausalLM(paired=False)
 BOS, EOS = 1, 2
 
@@ -126,7 +128,7 @@ def test_line_break_only_where_the_data_has_no_white_space(tmp_path: Path) -> No
     for name, row in (("bare", "a,b"), ("spaced", 'a," b"'), ("ended", '"a:\n",b')):
         path = tmp_path / f"{name}.csv"
         path.write_text("prompt,completion\n" + f"{row}\n" * 4)
-        task = CausalLM.from_splits(load_splits(str(path), roles=CausalLM.roles))
+        task = CausalLM.from_splits(load_splits(str(path), **READS), OPTIONS)
         assert task == CausalLM(True, "\n" if name == "bare" else "")
         assert CausalLM.from_state(json.loads(json.dumps(task.state()))) == task
     row = CausalLM(True, "\n").encode(pairs(("a", "b")), characters(), max_length=9).rows[0]
@@ -224,7 +226,7 @@ def test_long_prompts_keep_their_end_and_their_start_mark() -> None:
 
 
 def test_loss_mode() -> None:
-    task = CausalLM(True, "\n").with_loss("chunked")
+    task = CausalLM(True, "\n").with_settings(loss="chunked", generation=None)
     assert (task.loss, task.separator, task.paired) == ("chunked", "\n", True)
     assert task._computed.mode == "chunked"
     assert "loss" not in task.state()
@@ -237,8 +239,8 @@ def test_loss_mode() -> None:
 def test_real_models_know_their_stories(
     model_name: str, data: str, below: float, shared_data: Path
 ) -> None:
-    splits = load_splits(str(shared_data / data), roles=CausalLM.roles, max_eval_samples=12)
-    task = CausalLM.from_splits(splits)
+    splits = load_splits(str(shared_data / data), **READS, max_eval_samples=12)
+    task = CausalLM.from_splits(splits, OPTIONS)
     tokenizer = transformers.AutoTokenizer.from_pretrained(shared_data / model_name)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         shared_data / model_name, dtype=torch.float32
@@ -254,8 +256,8 @@ def test_real_models_know_their_stories(
 
 
 def test_real_prompts_and_completions(shared_data: Path) -> None:
-    splits = load_splits(str(shared_data / "e2e_nlg"), roles=CausalLM.roles, max_train_samples=50)
-    task = CausalLM.from_splits(splits)
+    splits = load_splits(str(shared_data / "e2e_nlg"), **READS, max_train_samples=50)
+    task = CausalLM.from_splits(splits, OPTIONS)
     tokenizer = transformers.AutoTokenizer.from_pretrained(shared_data / "model_stories260k")
     encoded = task.encode(splits.train, tokenizer, max_length=400)
     assert encoded.statistics.truncated == 0

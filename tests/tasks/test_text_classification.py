@@ -20,6 +20,8 @@ from peftlab.tasks.text_classification import TextClassification
 
 datasets = pytest.importorskip("datasets")
 
+OPTIONS = TextClassification.options(name="text-classification")
+READS: dict[str, Any] = {"formats": OPTIONS.formats, "roles": OPTIONS.roles}
 TASK = TextClassification(("neg", "pos", "so-so"))
 WORDS = ["a", "good", "bad", "film", "very", "and", "long"]
 
@@ -175,12 +177,12 @@ def splits_of(tmp_path: Path) -> Splits:
     for name, counts in (("train", (6, 3, 1)), ("test", (2, 1, 1))):
         body = [f"t,{label}\n" for label, n in zip("abc", counts, strict=True) for _ in range(n)]
         (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(body))
-    return load_splits(str(tmp_path), roles=TextClassification.roles, validation=0)
+    return load_splits(str(tmp_path), **READS, validation=0)
 
 
 def test_untuned_is_the_majority_class(tmp_path: Path) -> None:
     splits = splits_of(tmp_path)
-    task = TextClassification.from_splits(splits)
+    task = TextClassification.from_splits(splits, OPTIONS)
     assert task.label_names == ("a", "b", "c")
     assert TextClassification.from_state(json.loads(json.dumps(task.state()))) == task
     scores = task.untuned(splits)
@@ -196,7 +198,7 @@ def test_untuned_is_the_majority_class(tmp_path: Path) -> None:
 
 def test_registry() -> None:
     assert task_class("text-classification") is TextClassification
-    assert task_class("causal-lm").name == "causal-lm"
+    assert task_class("causal-lm").options.task_name() == "causal-lm"
     with pytest.raises(ConfigError, match="text-clasification"):
         task_class("text-clasification")
 
@@ -250,8 +252,8 @@ def test_row_bootstrap_agrees_with_wilsons_interval() -> None:
 
 
 def test_real_sentences(minilm: Path, shared_data: Path) -> None:
-    splits = load_splits(str(shared_data / "sst2"), roles=TASK.roles, max_eval_samples=48)
-    task = TextClassification.from_splits(splits)
+    splits = load_splits(str(shared_data / "sst2"), **READS, max_eval_samples=48)
+    task = TextClassification.from_splits(splits, OPTIONS)
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
     encoded = task.encode(splits.get("validation"), tokenizer, max_length=64)
     assert encoded.statistics.truncated == 0

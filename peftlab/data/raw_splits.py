@@ -97,7 +97,8 @@ def _open_text(path: Path, suffix: str) -> RawSplit:
 
 def _is_json_lines(path: Path) -> bool:
     with path.open("rb") as file:
-        return not file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        start = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return not start.startswith(b"[") and b'"paragraphs"' not in start
 
 
 def _open_parquet(path: Path) -> RawSplit:
@@ -140,14 +141,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Names of the columns that are ClassLabels."""
+    """Names of the columns that are ClassLabels, or lists of them."""
     from datasets import ClassLabel
 
-    return {
-        column: tuple(feature.names)
-        for column, feature in features.items()
-        if isinstance(feature, ClassLabel) and feature.names
-    }
+    found: dict[str, tuple[str, ...]] = {}
+    for column, feature in features.items():
+        inner = feature[0] if isinstance(feature, list) and len(feature) == 1 else feature
+        inner = getattr(inner, "feature", inner)
+        if isinstance(inner, ClassLabel) and inner.names:
+            found[column] = tuple(inner.names)
+    return found
 
 
 def from_dataset(rows: Any, where: str) -> RawSplit:

@@ -1,0 +1,67 @@
+"""What every task says about itself to the configuration, without importing torch.
+
+A task is named by one value, `task`, as a method is; its options class has the task's own keys and,
+as class variables, what of the shared configuration the task reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, get_args
+
+from peftlab.config.section import Section
+
+FormatName = Literal[
+    "text-label",
+    "pair",
+    "tokens-tags",
+    "squad",
+    "relation",
+    "alpaca",
+    "sharegpt",
+    "messages",
+    "prompt-completion",
+    "text",
+]
+LabelKind = Literal["one", "many", "number", "auto"]
+"""What a row's label is: one class, a list of classes, a number; auto: one, or many where lists."""
+
+
+class TaskOptions(Section):
+    """Base of the tasks' options. A subclass has `name: Literal["its-name"]` as its first key."""
+
+    name: str
+
+    formats: ClassVar[tuple[FormatName, ...]]
+    """Formats of rows that the task takes; `data.format: auto` tries them in this order."""
+    roles: ClassVar[tuple[str, ...]]
+    """Column roles that `data.columns` may name: those of the formats that the task reads."""
+    example_roles: ClassVar[tuple[str, ...]]
+    """The roles of its plainest rows, for the template."""
+    metrics: ClassVar[Mapping[str, bool]]
+    """Every metric that the task reports under any of its options: whether greater is better."""
+    best_metric: ClassVar[str]
+    """The metric that chooses where `eval.best` is auto."""
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Shared keys marked `ReadBy` that this task reads, dotted: data.packing, eval.generation."""
+    head: ClassVar[Literal["classifier", "language-model"]] = "classifier"
+    """Whether the head is new and trains whole, or is the pretrained model's own."""
+    peft_type: ClassVar[str] = "SEQ_CLS"
+    """`peft.TaskType` of its adapters."""
+    features: ClassVar[Literal["row", "token"] | None] = None
+    """What a frozen base gives the head, and `method: head` may keep: one vector a row, or a token.
+
+    None: nothing that could be kept; each step runs the base.
+    """
+    predict_example: ClassVar[str] = '"a text of yours"'
+    """What follows `peftlab predict RUN` in the hint at the end of `train`."""
+
+    @classmethod
+    def task_name(cls) -> str:
+        """The name of the task that these options are of."""
+        return str(get_args(cls.model_fields["name"].annotation)[0])
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """What a row's label is under these options."""
+        return "one"

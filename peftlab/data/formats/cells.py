@@ -1,0 +1,211 @@
+"""The values of one row, read as what their roles are, and everything that is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from peftlab.data.text_files import FIELD_LIMIT
+from peftlab.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Kind = Literal["text", "texts", "number", "count", "span", "answers", "messages"]
+"""What a column of checked rows holds.
+
+text: str; texts: [str]; number: float; count: int; span: {start, end}, characters, end excluded;
+answers: {text: [str], answer_start: [int]}; messages: [{role, content}].
+"""
+
+
+def arrow_type(kind: Kind) -> pyarrow.DataType:
+    """How a kind is stored."""
+    import pyarrow as pa
+
+    text, count = pa.large_string(), pa.int64()
+    types: dict[str, pa.DataType] = {
+        "text": text,
+        "texts": pa.list_(text),
+        "number": pa.float64(),
+        "count": count,
+        "span": pa.struct({"start": count, "end": count}),
+        "answers": pa.struct({"text": pa.list_(text), "answer_start": pa.list_(count)}),
+        "messages": pa.list_(pa.struct({"role": text, "content": text})),
+    }
+    return types[kind]
+
+
+class Cells:
+    """One row's values by role. A reader that finds one wrong says so and gives a stand-in.
+
+    `from_text`: the file knows text only, so that lists and objects are parsed as JSON. `asked`:
+    the row is to be predicted and may lack what is to be predicted.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        columns: Mapping[str, str],
+        *,
+        from_text: bool = False,
+        asked: bool = False,
+    ) -> None:
+        self.values = values
+        self.columns = columns
+        self.from_text = from_text
+        self.asked = asked
+        self.problems: list[str] = []
+
+    def wrong(self, what: str) -> None:
+        """Note what is wrong with the row, once."""
+        if what not in self.problems:
+            self.problems.append(what)
+
+    def raise_any(self) -> None:
+        """Raise `DataError` if anything was wrong."""
+        if self.problems:
+            raise DataError(f"{'; '.join(self.problems)}.")
+
+    def has(self, role: str) -> bool:
+        """Whether the row has a value, be it empty, for a role."""
+        return self.values.get(role) is not None
+
+    def text(self, role: str, *, may_be_empty: bool = False) -> str:
+        """Text of a role that the row must have."""
+        value = self.values.get(role)
+        what = text_problem(value, role, self.column(role), may_be_empty=may_be_empty)
+        if what is None:
+            return str(value)
+        self.wrong(what)
+        return ""
+
+    def texts(self, role: str, *, may_be_empty: bool = False) -> list[str]:
+        """A list of text; `may_be_empty` is about the list."""
+        values = self.listed(role)
+        if not values and not may_be_empty and not self.problems:
+            self.wrong(f"column {self.column(role)!r} is an empty list")
+        for value in values:
+            if not isinstance(value, str):
+                self.wrong(
+                    f"column {self.column(role)!r} holds {value!r:.40} ({type_name(value)}) in a "
+                    "list of text"
+                )
+                return []
+            if (what := text_problem(value, role, self.column(role))) is not None:
+                self.wrong(f"{what} (in a list)" if value else self._empty_item(role))
+                return []
+        return values
+
+    def _empty_item(self, role: str) -> str:
+        return f"column {self.column(role)!r} has an empty text in its list"
+
+    def listed(self, role: str) -> list[Any]:
+        """A list of anything."""
+        value = self.parsed(role)
+        if isinstance(value, list):
+            return value
+        self._not_a("list", role, value)
+        return []
+
+    def parsed(self, role: str) -> Any:
+        """A list, object or number; of a file that knows text only, from the JSON that it is."""
+        value = self.values.get(role)
+        if not (self.from_text and isinstance(value, str)) or not value.strip():
+            return value
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+
+    def _not_a(self, kind: str, role: str, value: Any) -> None:
+        column = self.column(role)
+        if value is None or value == "":
+            self.wrong(f"column {column!r} is null or missing")
+        elif self.from_text:
+            self.wrong(
+                f"column {column!r} holds {value!r:.40}, which is no JSON {kind}; write it as "
+                + ('["a", "b"], quotes doubled in csv' if kind == "list" else '{"start": 0, ...}')
+            )
+        else:
+            self.wrong(f"column {column!r} holds {_shown(value)}, not a {kind}")
+
+    def mapping(self, role: str) -> dict[str, Any]:
+        """An object."""
+        value = self.parsed(role)
+        if isinstance(value, dict):
+            return value
+        self._not_a("object", role, value)
+        return {}
+
+    def span(self, role: str, length: int, of: str) -> tuple[int, int]:
+        """`[start, end]` or `{start, end}` within `length` units `of` text, the end excluded."""
+        value = self.parsed(role)
+        column = self.column(role)
+        if isinstance(value, Mapping):
+            value = [value.get("start"), value.get("end")]
+        whole = isinstance(value, list) and len(value) == 2
+        if not whole or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+            self.wrong(f"column {column!r} holds {_shown(value)}, not a span [start, end]")
+            return 0, 0
+        start, end = value
+        if not 0 <= start < end <= length:
+            self.wrong(
+                f"column {column!r} is the span {start} to {end}, outside the {length} {of} of the "
+                "row, or empty"
+            )
+            return 0, 0
+        return start, end
+
+    def column(self, role: str) -> str:
+        """The column that plays a role."""
+        return self.columns.get(role, role)
+
+
+def text_problem(
+    value: object, role: str, column: str, *, may_be_empty: bool = False
+) -> str | None:
+    """Why a value is no text that a task could read, or None."""
+    if isinstance(value, str):
+        if not value.strip() and not may_be_empty:
+            return f"column {column!r} is empty; give the row a {role} or leave it out"
+        if len(value) > FIELD_LIMIT:
+            return f"column {column!r} has more than {FIELD_LIMIT:,} characters"
+        if not value.isascii() and any("\ud800" <= mark <= "\udfff" for mark in value):
+            return f"column {column!r} holds half of a surrogate pair, which is no character"
+        return None
+    if value is None:
+        return f"column {column!r} is null or missing"
+    if isinstance(value, dict | list):
+        inside = "an object" if isinstance(value, dict) else "a list"
+        return f"column {column!r} holds {inside}, not text: flatten nested values first"
+    return f"column {column!r} holds {value!r:.40} ({type_name(value)}), not text"
+
+
+def number_of(value: Any, *, from_text: bool = False) -> float | None:
+    """A finite number, or None; true and false are none."""
+    if from_text and isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def type_name(value: object) -> str:
+    """The type of a value, in words."""
+    return {"int": "an integer", "str": "text", "bool": "true/false", "float": "a number"}.get(
+        type(value).__name__, type(value).__name__
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"an object with {', '.join(map(str, value)) or 'nothing'}"[:80]
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return f"{value!r:.40} ({type_name(value)})"

@@ -1,0 +1,73 @@
+"""prompt-completion and text: what a language model goes on from, and what it writes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from peftlab.data.formats.cells import Cells, Kind
+from peftlab.data.formats.classified import TEXT_NAMES
+from peftlab.data.formats.row_format import Row, RowFormat, by_usual_name
+
+logger = logging.getLogger("peftlab")
+
+PROMPT_NAMES = (
+    "prompt", "instruction", "input", "question", "query", "source", "article", "dialogue",
+    "document", "meaning_representation", "mr",
+)  # fmt: skip
+COMPLETION_NAMES = (
+    "completion", "output", "response", "answer", "target", "chosen", "summary", "highlights",
+    "human_reference", "ref",
+)  # fmt: skip
+
+
+class PromptCompletion(RowFormat):
+    """`references`, where rows have them, are all texts that would have been right."""
+
+    name: ClassVar[str] = "prompt-completion"
+    roles: ClassVar[Mapping[str, bool]] = {"prompt": True, "completion": True, "references": False}
+    usual: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "prompt": PROMPT_NAMES, "completion": COMPLETION_NAMES, "references": ("references",),
+    }  # fmt: skip
+    targets: ClassVar[frozenset[str]] = frozenset({"completion", "references"})
+    gives: ClassVar[Mapping[str, Kind]] = {
+        "prompt": "text", "completion": "text", "references": "texts",
+    }  # fmt: skip
+
+    def find(
+        self, available: Sequence[str], explicit: Mapping[str, str], where: str
+    ) -> dict[str, str]:
+        found = super().find(available, explicit, where)
+        if "prompt" not in explicit and {"prompt", "completion"} <= found.keys():
+            named = by_usual_name(PROMPT_NAMES, available, [])
+            unused = [name for name in named if name not in found.values()]
+            if unused:
+                logger.warning(
+                    "%s: the prompt is column %r alone; %s is not read. Join the columns into one, "
+                    "or name another with data.columns.prompt=...",
+                    where, found["prompt"], ", ".join(map(repr, unused)),
+                )  # fmt: skip
+        return found
+
+    def fits(self, first: Mapping[str, Any]) -> bool:
+        # Lists are messages.
+        return not isinstance(first.get("prompt"), list)
+
+    def read(self, cells: Cells) -> Row:
+        found: Row = {"prompt": cells.text("prompt")}
+        if not cells.asked or cells.has("completion"):
+            found["completion"] = cells.text("completion")
+        if cells.has("references"):
+            found["references"] = cells.texts("references")
+        return found
+
+
+class Text(RowFormat):
+    name: ClassVar[str] = "text"
+    roles: ClassVar[Mapping[str, bool]] = {"text": True}
+    usual: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": TEXT_NAMES}
+    gives: ClassVar[Mapping[str, Kind]] = {"text": "text"}
+
+    def read(self, cells: Cells) -> Row:
+        return {"text": cells.text("text")}

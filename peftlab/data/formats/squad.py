@@ -1,0 +1,95 @@
+"""squad: questions on a context, answered by spans of it, or by none (SQuAD 1.1 and 2.0)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from peftlab.data.formats.cells import Cells, Kind
+from peftlab.data.formats.row_format import Row, RowFormat
+
+
+class Squad(RowFormat):
+    """`answers` is `{text: [...], answer_start: [...]}`, or a list of `{text, answer_start}`.
+
+    Starts count characters of the context. No answer at all means that there is none. `id` is the
+    question itself where rows have no other, which joins what several people answered.
+    """
+
+    name: ClassVar[str] = "squad"
+    roles: ClassVar[Mapping[str, bool]] = {
+        "question": True, "context": True, "answers": True, "id": False, "is_impossible": False,
+    }  # fmt: skip
+    usual: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "question": ("question", "query"),
+        "context": ("context", "passage", "paragraph", "document"),
+        "answers": ("answers", "answer"),
+        "id": ("id", "qid", "question_id"),
+        "is_impossible": ("is_impossible",),
+    }
+    targets: ClassVar[frozenset[str]] = frozenset({"answers", "is_impossible"})
+    gives: ClassVar[Mapping[str, Kind]] = {
+        "id": "text", "question": "text", "context": "text", "answers": "answers",
+    }  # fmt: skip
+
+    def fits(self, first: Mapping[str, Any]) -> bool:
+        answers = first.get("answers")
+        return isinstance(answers, dict | list) or (
+            isinstance(answers, str) and answers[:1] in ("{", "[")
+        )
+
+    def read(self, cells: Cells) -> Row:
+        question, context = cells.text("question"), cells.text("context")
+        identity = cells.values.get("id")
+        found: Row = {
+            "id": question if identity is None else str(identity),
+            "question": question,
+            "context": context,
+        }
+        if cells.asked and not cells.has("answers"):
+            return found
+        texts, starts = self._answers(cells)
+        if not cells.problems:
+            if texts and cells.parsed("is_impossible") in (True, "true", "True", 1):
+                cells.wrong(f"the row is_impossible, but has the answer {texts[0]!r:.40}")
+            for text, start in zip(texts, starts, strict=True):
+                _check(cells, context, text, start)
+        found["answers"] = {"text": texts, "answer_start": starts}
+        return found
+
+    def _answers(self, cells: Cells) -> tuple[list[str], list[int]]:
+        column = cells.column("answers")
+        given = cells.parsed("answers")
+        if isinstance(given, list):
+            if not all(isinstance(answer, Mapping) for answer in given):
+                cells.wrong(f"column {column!r} holds a list, but not of {{text, answer_start}}")
+                return [], []
+            texts = [answer.get("text") for answer in given]
+            starts = [answer.get("answer_start") for answer in given]
+        else:
+            answers = cells.mapping("answers")
+            texts, starts = answers.get("text"), answers.get("answer_start")  # type: ignore[assignment]
+            if cells.problems:
+                return [], []
+        if not isinstance(texts, list) or not isinstance(starts, list):
+            cells.wrong(f"column {column!r} lacks the lists text and answer_start")
+            return [], []
+        if len(texts) != len(starts):
+            cells.wrong(f"column {column!r} has {len(texts)} texts but {len(starts)} starts")
+            return [], []
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            cells.wrong(f"column {column!r} has an answer without text; no answer is an empty list")
+            return [], []
+        if not all(isinstance(start, int) and not isinstance(start, bool) for start in starts):
+            cells.wrong(f"column {column!r} has an answer_start that is no whole number")
+            return [], []
+        return [str(text) for text in texts], [int(start) for start in starts]
+
+
+def _check(cells: Cells, context: str, text: str, start: int) -> None:
+    there = context[start : start + len(text)] if start >= 0 else ""
+    if there == text:
+        return
+    at = context.find(text)
+    hint = f"it stands at {at}" if at >= 0 else "it is not in the context"
+    cells.wrong(f"the answer {text!r:.60} is not at answer_start {start}; {hint}")

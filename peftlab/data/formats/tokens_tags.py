@@ -1,0 +1,40 @@
+"""tokens-tags: words, and a tag for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from peftlab.data.formats.cells import Cells, Kind
+from peftlab.data.formats.row_format import Row, RowFormat
+
+
+class TokensTags(RowFormat):
+    """Tags are names, or numbers that a ClassLabel or `labels.json` names."""
+
+    name: ClassVar[str] = "tokens-tags"
+    roles: ClassVar[Mapping[str, bool]] = {"tokens": True, "tags": True}
+    usual: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "tokens": ("tokens", "words", "token", "text"),
+        "tags": ("ner_tags", "tags", "ner", "labels", "pos_tags", "chunk_tags", "label"),
+    }
+    targets: ClassVar[frozenset[str]] = frozenset({"tags"})
+    gives: ClassVar[Mapping[str, Kind]] = {"tokens": "texts"}
+    labels: ClassVar[str | None] = "tags"
+
+    def fits(self, first: Mapping[str, Any]) -> bool:
+        tokens = first.get("tokens")
+        return isinstance(tokens, list) or (isinstance(tokens, str) and tokens[:1] == "[")
+
+    def read(self, cells: Cells) -> Row:
+        if cells.asked and isinstance(cells.values.get("tokens"), str):
+            return {"tokens": cells.text("tokens")}
+        tokens = cells.texts("tokens")
+        if not cells.asked:
+            tags = cells.parsed("tags")
+            if not cells.problems and isinstance(tags, list) and len(tags) != len(tokens):
+                cells.wrong(
+                    f"the row has {len(tokens)} tokens (column {cells.column('tokens')!r}) but "
+                    f"{len(tags)} tags (column {cells.column('tags')!r})"
+                )
+        return {"tokens": tokens}

@@ -1,0 +1,29 @@
+"""What a method must know of a task, by the task's name."""
+
+from __future__ import annotations
+
+from peft import TaskType
+
+from peftlab.config.tasks import task_options
+
+# What PEFT adds to the modules of such models, whether they are its head or not.
+_PEFT_HEADS = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+
+
+def has_new_head(task: str) -> bool:
+    """Whether the head is drawn anew for the task, and not the pretrained model's own."""
+    return task_options()[task].head == "classifier"
+
+
+def peft_type(task: str) -> TaskType:
+    """PEFT's name for the task."""
+    return TaskType(task_options()[task].peft_type)
+
+
+def peft_heads(task: str) -> tuple[str, ...]:
+    """Ends of the module names that PEFT trains whole unasked."""
+    return _PEFT_HEADS.get(task_options()[task].peft_type, ())
