@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +168,10 @@ def test_real_rows_with_a_real_model(
     made["data"] |= {**data, "max_eval_samples": 24}
     made["method"] = {"name": "lora", "r": 8, "target_modules": ["query", "key", "value", "dense"]}
     run = peftlab.train(made)
-    from peftlab.pipeline.untuned import evaluate_untuned
-
-    known = evaluate_untuned(run.config)["test"]
+    # What a head that knows nothing starts at: every one of 13 tags, or of 96 positions, alike.
+    start = math.log(96 if task == "question-answering" else 13)
     assert run.metrics["train"]["steps"] == 12
-    assert run.metrics["test"]["loss"] < (known["loss"] if task == "question-answering" else 0.6)
+    assert run.metrics["test"]["loss"] < start * (0.85 if task == "question-answering" else 0.5)
     if task == "question-answering":
         assert run.task.chosen
         assert run.metrics["validation"]["f1"] >= run.metrics["validation"]["no_answer_f1"] * 0.4

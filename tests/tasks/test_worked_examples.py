@@ -20,7 +20,8 @@ import peftlab
 README = Path(peftlab.__file__).parent / "tasks" / "README.md"
 SHORT = (
     "train.max_steps=2", "train.global_batch_size=4", "train.micro_batch_size=auto",
-    "data.max_train_samples=24", "data.max_eval_samples=6", "output.plots=false",
+    "data.max_train_samples=24", "data.max_eval_samples=6", "data.max_length=64",
+    "output.plots=false",
 )  # fmt: skip
 MODELS = {
     # What the examples name: the architecture that stands in for it, and its kind of checkpoint.
