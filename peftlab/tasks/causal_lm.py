@@ -17,9 +17,10 @@ from peftlab.model.head_spec import HeadSpec
 from peftlab.tasks import intervals
 from peftlab.tasks.causal_preview import shown_mask
 from peftlab.tasks.causal_rows import Chats, Rows, rows_from_state, rows_of
-from peftlab.tasks.chunked_loss import CausalLoss, LossMode, targets
+from peftlab.tasks.chunked_loss import CausalLoss, LossMode
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
 from peftlab.tasks.generation import generate, generation_config, prompt_room
+from peftlab.tasks.hidden_states import targets
 from peftlab.tasks.isolation import check_packed
 from peftlab.tasks.prediction import evaluating
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task

@@ -1,4 +1,6 @@
-"""The summed causal loss, without whole logits where that gives the same number.
+"""The summed loss of a language model, without whole logits where that gives the same number.
+
+Of a decoder, or of an encoder-decoder (`hidden_states` knows which tokens each predicts).
 
 A model may do more between its last hidden state and its logits than run the head (Granite and
 Cohere scale them, Gemma caps them). The chunked path therefore proves itself on each model: at its
@@ -21,7 +23,14 @@ from torch.nn import functional as F
 from peftlab.errors import CheckFailed
 from peftlab.tasks import head_blocks
 from peftlab.tasks.encoding import IGNORED
-from peftlab.tasks.head_blocks import Head
+from peftlab.tasks.hidden_states import (
+    Selected,
+    base_model,
+    is_seq2seq,
+    model_inputs,
+    select,
+    targets,
+)
 from peftlab.tasks.prediction import evaluating
 from peftlab.tasks.task import Batch
 
@@ -34,29 +43,6 @@ _SLICE_ROWS = 2
 _SLICE_TOKENS = 128
 _SPARSE = 0.7
 """Below this share of trained positions, copying their logits is cheaper than softmax on all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selected:
-    """Hidden states that predict a trained token [N, H], those tokens [N], and their rows [N]."""
-
-    hidden: torch.Tensor
-    labels: torch.Tensor
-    rows: torch.Tensor
-    head: Head
-
-
-def model_inputs(batch: Batch) -> dict[str, Any]:
-    """The batch without its labels, so that the model forms no loss of its own."""
-    # Packed rows are kept apart where there is neither mask nor cache; padding is on their right.
-    left_out = {"labels", "attention_mask"} if "position_ids" in batch else {"labels"}
-    return {name: value for name, value in batch.items() if name not in left_out}
-
-
-def targets(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each position predicts [B, T] (the last one nothing), and where that is trained."""
-    labels = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-    return labels, labels != IGNORED
 
 
 def plain_loss_sum(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -106,9 +92,9 @@ class CausalLoss:
             # the region, in which the first micro-batch trains next.
             torch.clear_autocast_cache()
             if known.reason is None:
-                logger.info("causal loss without whole logits: equal to plain on a slice")
+                logger.info("loss without whole logits: equal to plain on a slice")
             elif self.mode == "auto":
-                logger.warning("causal loss from whole logits, because %s", known.reason)
+                logger.warning("loss from whole logits, because %s", known.reason)
         if known is not None and known.reason is not None and self.mode == "chunked":
             raise CheckFailed(
                 f"train.loss=chunked cannot be used on this model: {known.reason}. "
@@ -150,45 +136,6 @@ def _score_whole(model: nn.Module, row: Batch) -> tuple[torch.Tensor, torch.Tens
     logits, labels = logits[trained].float(), labels[trained]
     losses = F.cross_entropy(logits, labels, reduction="none")
     return _per_row(losses, logits.argmax(-1) == labels, torch.zeros_like(labels), 1)
-
-
-def select(model: nn.Module, batch: Batch) -> Selected:
-    """Run the whole model, but its head on no position; keep what its decoder put out.
-
-    The model's own forward is called, so PEFT's, autocast's and checkpointing's wrappers all act.
-    """
-    base = base_model(model)
-    captured: list[Any] = []
-
-    def capture(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        hidden = output[0]
-        kind = hidden.device.type
-        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        captured[:] = [hidden, autocast]
-
-    handle = base.get_decoder().register_forward_hook(capture)
-    try:
-        nowhere = torch.empty(0, dtype=torch.int64, device=batch["input_ids"].device)
-        model(**model_inputs(batch), use_cache=False, logits_to_keep=nowhere)
-    finally:
-        handle.remove()
-    hidden, autocast = captured
-    head = Head(base.get_output_embeddings(), _softcap(base), autocast, hidden.device.type)
-    labels, trained = (tensor.to(hidden.device) for tensor in targets(batch))
-    return Selected(hidden[trained], labels[trained], trained.nonzero()[:, 0], head)
-
-
-def base_model(model: nn.Module) -> Any:
-    """The Transformers model within wrappers of DDP's kind and within PEFT's."""
-    while isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module  # type: ignore[assignment]
-    get_base_model = getattr(model, "get_base_model", None)
-    return model if get_base_model is None else get_base_model()
-
-
-def _softcap(base: Any) -> float | None:
-    value = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
-    return None if value is None else float(value)
 
 
 def chunked_loss_sum(chosen: Selected, kernels: frozenset[Kernel]) -> torch.Tensor:
@@ -257,7 +204,8 @@ def _torch(chosen: Selected) -> torch.Tensor:
 def prove(model: nn.Module, batch: Batch) -> Proof:
     """Send a slice of a batch both ways, in evaluation mode: logits and loss must agree."""
     base = base_model(model)
-    if "logits_to_keep" not in inspect.signature(type(base).forward).parameters:
+    skips = "logits_to_keep" in inspect.signature(type(base).forward).parameters
+    if not skips and not is_seq2seq(batch):
         return Proof(frozenset(), f"{type(base).__name__} cannot leave its logits out")
     part = _slice(batch)
     with evaluating(model), torch.no_grad():

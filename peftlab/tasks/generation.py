@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from peftlab.errors import ConfigError
-from peftlab.tasks.chunked_loss import base_model
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
+from peftlab.tasks.hidden_states import base_model
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase

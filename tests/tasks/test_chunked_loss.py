@@ -14,7 +14,8 @@ from torch import nn
 
 from peftlab.errors import CheckFailed
 from peftlab.tasks import chunked_loss, head_blocks
-from peftlab.tasks.chunked_loss import CausalLoss, base_model, plain_loss_sum, prove, select
+from peftlab.tasks.chunked_loss import CausalLoss, plain_loss_sum, prove
+from peftlab.tasks.hidden_states import base_model, select
 
 SMALL: dict[str, Any] = {
     "vocab_size": 301, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

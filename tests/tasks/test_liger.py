@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from peftlab.tasks import chunked_loss
-from peftlab.tasks.chunked_loss import CausalLoss, plain_loss_sum, select
+from peftlab.tasks.chunked_loss import CausalLoss, plain_loss_sum
+from peftlab.tasks.hidden_states import select
 from tests.tasks.test_chunked_loss import MODELS, batch_of, build, gradients
 
 BARE = ("gpt2 tied", "llama untied", "llama tied", "lora", "lora on gpt2")

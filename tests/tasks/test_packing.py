@@ -13,7 +13,7 @@ import transformers
 from peftlab.errors import CheckFailed
 from peftlab.tasks.causal_lm import CausalLM
 from peftlab.tasks.causal_rows import Chats, Pairs, PlainText
-from peftlab.tasks.chunked_loss import model_inputs
+from peftlab.tasks.hidden_states import model_inputs
 from peftlab.tasks.isolation import check_packed, require_isolation
 from peftlab.tasks.packing import best_fit, pack
 from tests.tasks.chat_tokenizers import tokenizer_of
