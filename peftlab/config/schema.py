@@ -197,6 +197,9 @@ class GenerationConfig(Section):
     temperature: float = Field(1.0, gt=0, description="Read when do_sample is true.")
     top_p: float = Field(1.0, gt=0, le=1, description="Read when do_sample is true.")
     num_beams: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="1: no beam search.")
+    length_penalty: float = Field(
+        1.0, description="Read when num_beams is above 1; above 1 favours long texts, below short."
+    )
 
     @model_validator(mode="after")
     def _sampling(self) -> Self:
@@ -204,6 +207,10 @@ class GenerationConfig(Section):
             value = getattr(self, key)
             if value != 1.0 and not self.do_sample:
                 raise problem_at(key, f"is {value}, which is read only with do_sample: true")
+        if self.length_penalty != 1.0 and self.num_beams == 1:
+            raise problem_at(
+                "length_penalty", f"is {self.length_penalty}, which is read only with num_beams > 1"
+            )
         return self
 
 
@@ -218,7 +225,7 @@ class EvalConfig(Section):
     )
     batch_size: AutoCount = Field("auto", description="Rows a forward pass; auto: 32.")
     generation: Annotated[GenerationConfig, ReadBy("eval.generation")] = Field(
-        default_factory=GenerationConfig, description="How predict generates."
+        default_factory=GenerationConfig, description="How texts are generated."
     )
 
     @model_validator(mode="after")

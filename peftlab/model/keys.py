@@ -25,7 +25,7 @@ def may_be_fresh(model: nn.Module) -> tuple[str, ...]:
 
 
 def check_keys(
-    model: nn.Module, info: Mapping[str, Any], name: str, *, causal: bool
+    model: nn.Module, info: Mapping[str, Any], name: str, *, pretrained_head: bool
 ) -> tuple[frozenset[str], tuple[str, ...]]:
     """Judge what loading found missing, unexpected or of another shape.
 
@@ -47,7 +47,7 @@ def check_keys(
             "its config.json and its weights do not belong together."
         )
     fresh = sorted(missing)
-    if causal and fresh:
+    if pretrained_head and fresh:
         raise CheckFailed(
             f"{name} has no language-model head ({_some(fresh)} missing); choose a checkpoint that "
             "was saved with its head."
@@ -58,13 +58,13 @@ def check_keys(
             f"{name} holds {len(extra)} tensors of blocks that its config.json does not count: "
             f"{_some(extra)}; correct the number of layers."
         )
-    return frozenset(fresh), tuple(_notes(model, fresh, mismatched, causal))
+    return frozenset(fresh), tuple(_notes(model, fresh, mismatched, pretrained_head))
 
 
 def _notes(
-    model: nn.Module, fresh: Sequence[str], mismatched: Mapping[str, Any], causal: bool
+    model: nn.Module, fresh: Sequence[str], mismatched: Mapping[str, Any], pretrained_head: bool
 ) -> Iterable[str]:
-    if causal:
+    if pretrained_head:
         return
     if mismatched:
         key, (was, now) = next(iter(mismatched.items()))

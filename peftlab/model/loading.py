@@ -12,10 +12,11 @@ from torch import nn
 
 from peftlab.errors import CheckFailed
 from peftlab.model import quantized
+from peftlab.model.architecture import CAUSAL, LANGUAGE_MODELS, check_architecture
 from peftlab.model.checkpoint import Checkpoint, read_checkpoint_config, tensor_shapes
 from peftlab.model.hush import hushed
 from peftlab.model.keys import check_keys, expected_fresh
-from peftlab.model.pooling import Pooling, choose_pooling, is_decoder
+from peftlab.model.pooling import Pooling, choose_pooling
 from peftlab.model.precision import DType, Precision, choose_precision, training_device
 from peftlab.model.structure import mark_fresh
 from peftlab.model.tokenizer import fit_to_model, load_tokenizer
@@ -32,8 +33,6 @@ __all__ = [
     "load_tokenizer",
     "read_checkpoint_config",
 ]
-
-CAUSAL = "AutoModelForCausalLM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +192,8 @@ def _source(
         setattr(config, key, copy.deepcopy(value))
     arguments: dict[str, Any] = {}
     kind = request.head.auto_class
-    if kind == CAUSAL:
-        if not is_decoder(config):
-            raise CheckFailed(
-                f"{request.name} ({config.model_type}) is no causal language model: its tokens see "
-                "those after them, which would give the answer away; choose a decoder such as "
-                "GPT-2 or Llama."
-            )
-    else:
+    check_architecture(request.name, config, kind)
+    if kind != CAUSAL:
         config.use_cache = False
     if pooling is not None:
         kind = "AutoModelForTextEncoding" if config.is_encoder_decoder else "AutoModel"
@@ -285,7 +278,8 @@ def _load(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, ...
     elif request.load_in_4bit:
         count = quantized.settle_arithmetic(model)
         at_rest = (f"{count} frozen layers rest in 4 bits; evaluation computes as training",)
-    fresh, notes = check_keys(model, info, request.name, causal=request.head.auto_class == CAUSAL)
+    pretrained = request.head.auto_class in LANGUAGE_MODELS
+    fresh, notes = check_keys(model, info, request.name, pretrained_head=pretrained)
     mark_fresh(model, fresh)
     return model, (*notes, *at_rest)
 

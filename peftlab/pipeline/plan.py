@@ -80,7 +80,7 @@ def plan(config: RunConfig) -> Plan:
     return Plan(
         config=resolved_mapping(config),
         output=str(final),
-        data={split: found.statistics for split, found in encoded.items()},
+        data=preparation.statistics_of(encoded),
         labels=label_counts(checked),
         coverage=prepared.applied.coverage,
         trained_parameters=sum(parameters[name].numel() for name in prepared.applied.trainable),
@@ -132,7 +132,9 @@ def preview(config: RunConfig, rows: int = 3) -> dict[str, Any]:
     return {
         "source": config.data.source,
         "max_length": max_length,
-        "splits": {split: asdict(found.statistics) for split, found in encoded.items()},
+        "splits": {
+            split: asdict(found) for split, found in preparation.statistics_of(encoded).items()
+        },
         "labels": label_counts(checked),
         "samples": samples,
     }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from peftlab.model.loading import LoadedModel
     from peftlab.strategies.apply import Applied
     from peftlab.strategies.regularization import Regularizer
-    from peftlab.tasks.task import Batch, Encoded, Task
+    from peftlab.tasks.task import Batch, Encoded, Task, TokenStatistics
 
 logger = logging.getLogger("peftlab")
 
@@ -174,10 +174,31 @@ def encode(
             encoded[name] = checked.task.encode(
                 rows, tokenizer, max_length=max_length, packing=packing
             )
+        found = encoded[name]
         check_truncation(
-            encoded[name].statistics, split=name, max_length=max_length, policy=data.truncation
+            found.statistics, split=name, max_length=max_length, policy=data.truncation
         )
+        if found.targets is not None:
+            check_truncation(
+                found.targets, split=targets_of(name), max_length=found.target_limit,
+                policy=data.truncation, key="task.max_target_length",
+            )  # fmt: skip
     return encoded
+
+
+def statistics_of(encoded: Mapping[str, Encoded]) -> dict[str, TokenStatistics]:
+    """Token statistics by split; of targets that are apart from what is read, below it."""
+    found: dict[str, TokenStatistics] = {}
+    for name, split in encoded.items():
+        found[name] = split.statistics
+        if split.targets is not None:
+            found[targets_of(name)] = split.targets
+    return found
+
+
+def targets_of(split: str) -> str:
+    """What a split's targets are called."""
+    return f"{split} targets"
 
 
 def prepare(checked: Checked, *, weights: bool = True) -> Prepared:

@@ -29,7 +29,7 @@ def shown_mask(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> di
         text = ""
         for trained, run in groupby(range(start, end), lambda at: labels[at] != IGNORED):
             piece = str(tokenizer.decode([ids[at] for at in run]))
-            text += f"{_OPEN}{piece}{_CLOSE}" if trained else piece
+            text += bracketed(piece) if trained else piece
         parts.append(text)
     found: dict[str, Any] = {
         "tokens": len(ids),
@@ -40,3 +40,8 @@ def shown_mask(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> di
     if positions is not None:
         found["packed_rows"] = len(parts)
     return found
+
+
+def bracketed(text: str) -> str:
+    """Text that is trained, as it stands between text that is not."""
+    return f"{_OPEN}{text}{_CLOSE}"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED", "Gathered", "batches_of", "check_truncation", "token_ids"]
+__all__ = ["IGNORED", "Gathered", "batches_of", "check_truncation", "token_ids", "token_statistics"]
 
 logger = logging.getLogger("peftlab")
 
@@ -91,26 +91,44 @@ class Gathered:
         import datasets
 
         rows = datasets.Dataset.from_dict(self._columns.finish())
-        lengths = np.asarray(self._lengths)
-        p50, p95 = np.percentile(lengths, [50, 95], method="higher")
-        statistics = TokenStatistics(
-            rows=self._rows, truncated=self.truncated, p50=int(p50), p95=int(p95),
-            longest=int(lengths.max()), tokens=self._tokens, trained_tokens=self.trained,
+        statistics = token_statistics(
+            self._lengths, rows=self._rows, truncated=self.truncated, tokens=self._tokens,
+            trained=self.trained,
         )  # fmt: skip
         return Encoded(rows, statistics)
 
 
+def token_statistics(
+    whole_lengths: Sequence[int], *, rows: int, truncated: int, tokens: int, trained: int
+) -> TokenStatistics:
+    """`whole_lengths` are lengths before truncation; `tokens` and `trained` count what is left."""
+    lengths = np.asarray(whole_lengths)
+    p50, p95 = np.percentile(lengths, [50, 95], method="higher")
+    return TokenStatistics(
+        rows=rows, truncated=truncated, p50=int(p50), p95=int(p95), longest=int(lengths.max()),
+        tokens=tokens, trained_tokens=trained,
+    )  # fmt: skip
+
+
 def check_truncation(
-    statistics: TokenStatistics, *, split: str, max_length: int, policy: str
+    statistics: TokenStatistics,
+    *,
+    split: str,
+    max_length: int,
+    policy: str,
+    key: str = "data.max_length",
 ) -> None:
-    """Say, refuse or pass over that rows were cut: `policy` is warn, error or silent."""
+    """Say, refuse or pass over that rows were cut: `policy` is warn, error or silent.
+
+    `key` is what sets `max_length`.
+    """
     if statistics.truncated == 0 or policy == "silent":
         return
     message = (
         f"{split}: {statistics.truncated} rows ({statistics.truncated / statistics.rows:.1%}) are "
-        f"longer than data.max_length={max_length} and were cut (median {statistics.p50} tokens, "
+        f"longer than {key}={max_length} and were cut (median {statistics.p50} tokens, "
         f"95 % below {statistics.p95}, longest {statistics.longest})"
     )
     if policy == "error":
-        raise DataError(f"{message}; raise data.max_length, or set data.truncation=warn.")
+        raise DataError(f"{message}; raise {key}, or set data.truncation=warn.")
     logger.warning("%s", message)

@@ -1,4 +1,4 @@
-"""Generate completions for a batch of prompts."""
+"""Generate completions for a batch of prompts, or targets for a batch of sources."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 _SAMPLING_ONLY = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+_BEAMS_ONLY = ("length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty")
 _DEFAULT_NEW_TOKENS = 64
 
 
@@ -34,6 +35,8 @@ def generation_config(
     config.update(**{"do_sample": False, "max_new_tokens": _DEFAULT_NEW_TOKENS, **(settings or {})})
     if not config.do_sample:
         config.update(**dict.fromkeys(_SAMPLING_ONLY))
+    if config.num_beams == 1:
+        config.update(**dict.fromkeys(_BEAMS_ONLY))
     config.update(max_length=None, pad_token_id=pad_id_of(tokenizer), use_cache=True)
     stops = config.eos_token_id
     stops = [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
@@ -64,13 +67,18 @@ def generate(
     prompts: Sequence[list[int]],
     config: GenerationConfig,
 ) -> list[dict[str, Any]]:
-    """`{"text", "finished"}` for each prompt; `finished`: it ended by itself, not by the limit."""
+    """`{"text", "finished"}` for each prompt; `finished`: it ended by itself, not by the limit.
+
+    An encoder-decoder's prompts are the sources, whole; what it writes has a start token before it.
+    """
     device = next(model.parameters()).device
-    # Padding on the left: every prompt ends where its answer begins.
-    batch = PaddingCollator(pad_id_of(tokenizer), "left")([{"input_ids": ids} for ids in prompts])
-    batch = {name: value.to(device) for name, value in batch.items()}
-    width = batch["input_ids"].shape[1]
     base = base_model(model)
+    apart = bool(base.config.is_encoder_decoder)
+    # Padding on the left: every prompt ends where its answer begins. An encoder's lies as trained.
+    collate = PaddingCollator(pad_id_of(tokenizer), "right" if apart else "left")
+    batch = collate([{"input_ids": ids} for ids in prompts])
+    batch = {name: value.to(device) for name, value in batch.items()}
+    given = 1 if apart else batch["input_ids"].shape[1]
     own = base.generation_config
     # Given as an argument, what it leaves at None would be filled up from the checkpoint's.
     base.generation_config = config
@@ -80,7 +88,7 @@ def generate(
         base.generation_config = own
     stops = set(config.eos_token_id or ())
     answers = []
-    for row in generated[:, width:].tolist():
+    for row in generated[:, given:].tolist():
         end = next((index for index, token in enumerate(row) if token in stops), None)
         text = tokenizer.decode(row[:end], skip_special_tokens=True)
         answers.append({"text": text, "finished": end is not None})

@@ -104,9 +104,7 @@ def _captured_at(module: nn.Module, *, before: bool) -> Iterator[list[Any]]:
         return (inputs[0][:, :0],)
 
     handle = (
-        module.register_forward_pre_hook(instead)
-        if before
-        else module.register_forward_hook(after)
+        module.register_forward_pre_hook(instead) if before else module.register_forward_hook(after)
     )
     try:
         yield captured

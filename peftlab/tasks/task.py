@@ -42,10 +42,16 @@ class TokenStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A split as the model reads it: `input_ids`, `attention_mask`, `labels`, ..., unpadded."""
+    """A split as the model reads it: `input_ids`, `attention_mask`, `labels`, ..., unpadded.
+
+    `targets` are statistics of the texts to write, where those are apart from what is read
+    (`statistics`) and have a limit of their own, `target_limit` tokens.
+    """
 
     rows: datasets.Dataset
     statistics: TokenStatistics
+    targets: TokenStatistics | None = None
+    target_limit: int = 0
 
 
 class Task(ABC):

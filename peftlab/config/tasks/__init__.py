@@ -20,6 +20,7 @@ TASKS = (
     "token-classification",
     "question-answering",
     "causal-lm",
+    "seq2seq",
 )
 
 

@@ -1,0 +1,158 @@
+"""Sources and targets of an encoder-decoder, as its tokenizer writes each.
+
+Both bear the marks that the tokenizer itself puts on them (T5: `text </s>`). A source that is too
+long loses its end but not its marks. A target ends with the end token, which is trained, so that
+the model learns to stop; one that was cut has none, so that it does not learn to stop in the
+middle. The decoder reads the target moved right by one, behind the model's start token.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from peftlab.errors import CheckFailed, ConfigError
+from peftlab.tasks.collate import PaddingCollator
+from peftlab.tasks.encoding import IGNORED, Gathered, batches_of, token_statistics
+from peftlab.tasks.task import Batch, Encoded
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger("peftlab")
+
+
+def source_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> tuple[list[list[int]], list[int]]:
+    """Ids of each text with its marks, cut to `max_length`, and how many there were before.
+
+    Raises `ConfigError` where the marks alone fill `max_length`.
+    """
+    marks = int(tokenizer.num_special_tokens_to_add())
+    if max_length <= marks:
+        raise ConfigError(
+            f"data.max_length is {max_length}, and {marks} of a source's tokens are the "
+            f"tokenizer's own marks; set it to {marks + 1} or more."
+        )
+    whole = _ids(tokenizer, list(texts))
+    lengths = [len(ids) for ids in whole]
+    long = [row for row, length in enumerate(lengths) if length > max_length]
+    if long:
+        cut = _ids(tokenizer, [texts[row] for row in long], truncation=True, max_length=max_length)
+        for row, ids in zip(long, cut, strict=True):
+            whole[row] = ids
+    return whole, lengths
+
+
+def warn_of_cut(lengths: Sequence[int], max_length: int) -> None:
+    """Say that sources which are asked lost their ends; `lengths` are those before."""
+    cut = sum(length > max_length for length in lengths)
+    if cut:
+        logger.warning(
+            "%d of %d sources are longer than data.max_length=%d tokens and lost their ends "
+            "(the longest has %d)", cut, len(lengths), max_length, max(lengths),
+        )  # fmt: skip
+
+
+def target_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int
+) -> tuple[list[list[int]], list[int]]:
+    """Ids of each target up to its end token, cut to `limit`, and how many there were before."""
+    end = end_token(tokenizer)
+    whole = [
+        ids if ids[-1:] == [end] else [*ids, end]
+        for ids in _ids(tokenizer, None, text_target=list(texts))
+    ]
+    return [ids[:limit] for ids in whole], [len(ids) for ids in whole]
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that ends a target. Raises `CheckFailed` for a tokenizer that has none."""
+    end = tokenizer.eos_token_id
+    if not isinstance(end, int):
+        raise CheckFailed(
+            f"{tokenizer.name_or_path}: the tokenizer has no end token, so the model cannot learn "
+            "where a target ends; set eos_token in its tokenizer_config.json."
+        )
+    return end
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: Any, **settings: Any) -> list[list[int]]:
+    encoded = tokenizer(texts, return_attention_mask=False, verbose=False, **settings)
+    return [list(ids) for ids in encoded["input_ids"]]
+
+
+def encode_seq2seq(
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    prefix: str,
+    max_length: int,
+    target_limit: int,
+) -> Encoded:
+    """Rows of `input_ids`, `labels` and `references`, all texts that would have been right."""
+    gathered = Gathered()
+    lengths: list[int] = []
+    trained = unknown = 0
+    for batch in batches_of(rows):
+        sources, source_lengths = source_ids(
+            tokenizer, [prefix + text for text in batch["prompt"]], max_length
+        )
+        labels, target_lengths = target_ids(tokenizer, batch["completion"], target_limit)
+        known = batch.get("references") or [[text] for text in batch["completion"]]
+        counted = sum(map(len, labels))
+        gathered.add(
+            {
+                "input_ids": sources,
+                "labels": labels,
+                "references": [list(texts) for texts in known],
+            },
+            whole_lengths=source_lengths,
+            truncated=sum(length > max_length for length in source_lengths),
+            trained=counted,
+        )
+        lengths += target_lengths
+        trained += counted
+        unknown += sum(ids.count(tokenizer.unk_token_id) for ids in labels)
+    if unknown:
+        logger.warning(
+            "%d of %d target tokens are %s: the tokenizer has no piece for what stands there, and "
+            "the model cannot write it", unknown, trained, tokenizer.unk_token,
+        )  # fmt: skip
+    targets = token_statistics(
+        lengths, rows=len(lengths), truncated=sum(length > target_limit for length in lengths),
+        tokens=trained, trained=trained,
+    )  # fmt: skip
+    return replace(gathered.encoded(), targets=targets, target_limit=target_limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Seq2SeqCollator:
+    """Rows to `input_ids`, `attention_mask` [B, S], `labels`, `decoder_input_ids` [B, T].
+
+    Labels are padded with -100. `decoder_input_ids` are the labels moved right by one, behind
+    `start`, and padded with `pad_id`. `tokens` [B] counts what is read and what is written.
+    """
+
+    pad_id: int
+    start: int
+
+    def __call__(self, rows: Sequence[Batch]) -> Batch:
+        sources = [{k: v for k, v in row.items() if k != "labels"} for row in rows]
+        batch = PaddingCollator(self.pad_id)(sources)
+        labels = [torch.tensor(row["labels"], dtype=torch.int64) for row in rows]
+        shape = (len(rows), max(map(len, labels)))
+        batch["labels"] = torch.full(shape, IGNORED, dtype=torch.int64)
+        batch["decoder_input_ids"] = torch.full(shape, self.pad_id, dtype=torch.int64)
+        batch["decoder_input_ids"][:, 0] = self.start
+        for row, ids in enumerate(labels):
+            batch["labels"][row, : len(ids)] = ids
+            batch["decoder_input_ids"][row, 1 : len(ids)] = ids[:-1]
+        batch["tokens"] = torch.tensor([len(row["input_ids"]) + len(row["labels"]) for row in rows])
+        return batch
