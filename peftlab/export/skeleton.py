@@ -15,6 +15,7 @@ from torch import nn
 from peftlab.errors import CheckFailed
 from peftlab.model.checkpoint import Checkpoint
 from peftlab.model.hush import hushed
+from peftlab.model.ties import untie_stored
 
 AUTO_CLASSES: Mapping[str, str] = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -76,6 +77,7 @@ def skeleton(
     except ValueError as error:
         first = str(error).strip().splitlines()[0]
         raise CheckFailed(f"{checkpoint.name} cannot be built: {first}") from None
+    untie_stored(model, checkpoint.files)
     names, unread, converted = _names(model, tuple(keys))
     return Skeleton(model, config, names, unread, converted, checkpoint.files[0].parent)
 

@@ -19,6 +19,7 @@ from peftlab.model.keys import check_keys, expected_fresh
 from peftlab.model.pooling import Pooling, choose_pooling
 from peftlab.model.precision import DType, Precision, choose_precision, training_device
 from peftlab.model.structure import mark_fresh
+from peftlab.model.ties import untie_stored
 from peftlab.model.tokenizer import fit_to_model, load_tokenizer
 
 if TYPE_CHECKING:
@@ -222,6 +223,7 @@ def _sketch(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, .
     A layer that loading would find not to fit into 8 bits is in 8 bits here: its weight tells.
     """
     model = _on_meta(source)
+    untie_stored(model, source.checkpoint.files)
     known = tensor_shapes(source.checkpoint.files)
     if known:
         mark_fresh(model, expected_fresh(model, known))

@@ -146,13 +146,13 @@ class Seq2SeqCollator:
     def __call__(self, rows: Sequence[Batch]) -> Batch:
         sources = [{k: v for k, v in row.items() if k != "labels"} for row in rows]
         batch = PaddingCollator(self.pad_id)(sources)
-        labels = [torch.tensor(row["labels"], dtype=torch.int64) for row in rows]
-        shape = (len(rows), max(map(len, labels)))
-        batch["labels"] = torch.full(shape, IGNORED, dtype=torch.int64)
-        batch["decoder_input_ids"] = torch.full(shape, self.pad_id, dtype=torch.int64)
-        batch["decoder_input_ids"][:, 0] = self.start
-        for row, ids in enumerate(labels):
-            batch["labels"][row, : len(ids)] = ids
-            batch["decoder_input_ids"][row, 1 : len(ids)] = ids[:-1]
+        labels = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(row["labels"], dtype=torch.int64) for row in rows],
+            batch_first=True, padding_value=IGNORED,
+        )  # fmt: skip
+        before = torch.full((len(rows), 1), self.start)
+        moved = torch.cat([before, labels[:, :-1]], dim=1)
+        batch["labels"] = labels
+        batch["decoder_input_ids"] = moved.masked_fill(moved == IGNORED, self.pad_id)
         batch["tokens"] = torch.tensor([len(row["input_ids"]) + len(row["labels"]) for row in rows])
         return batch
