@@ -53,18 +53,24 @@ def bart_config(vocabulary: int, **changes: Any) -> Any:
 
 
 def write_model(
-    folder: Path, texts: Iterable[str], kind: str = "t5", *, dtype: str = "float32", **changes: Any
+    folder: Path,
+    texts: Iterable[str],
+    kind: str = "t5",
+    *,
+    dtype: str = "float32",
+    own_head: bool = False,
+    **changes: Any,
 ) -> Path:
-    """A checkpoint of random weights with its tokenizer."""
+    """A checkpoint of random weights with its tokenizer; `own_head`: one that nothing ties."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(folder, texts)
     config = {"t5": t5_config, "bart": bart_config}[kind](len(tokenizer), **changes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = transformers.AutoModelForSeq2SeqLM.from_config(config)
+        if own_head:
+            model.lm_head.weight = torch.nn.Parameter(
+                torch.randn_like(model.lm_head.weight) * config.d_model**-0.5
+            )
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     return folder
-
-
-def write_t5(folder: Path, texts: Iterable[str], **changes: Any) -> Path:
-    return write_model(folder, texts, "t5", **changes)
