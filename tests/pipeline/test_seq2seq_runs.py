@@ -72,7 +72,7 @@ def model_of(pairs: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFacto
 
 def config_of(model: Path, source: Path, out: Path, **changes: Any) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "model": {"name": str(model)},
+        "model": {"name": str(model), "dtype": "float32"},
         "task": {
             "name": "seq2seq", "text_metrics": ["bleu"], "prefix": "translate: ",
             "max_target_length": 48,
@@ -97,7 +97,7 @@ def test_sixty_four_translations_are_learnt_by_heart(
 ) -> None:
     config = config_of(
         model_of("t5"), source, tmp_path / "run",
-        method__name="full", data__splits={"validation": None}, eval__every="never",
+        data__splits={"validation": None}
     )  # fmt: skip
     config["method"] = {"name": "full"}
     config["train"] = {
@@ -150,6 +150,7 @@ def test_every_method(
     pairs: list[dict[str, Any]],
 ) -> None:  # fmt: skip
     config = config_of(model_of(kind, dtype), source, tmp_path / "run", train__kernels=kernels)
+    config["model"]["dtype"] = "float32" if dtype == "float32" else "auto"
     config["method"] = METHODS.get(method, {"name": method})
     plan = pipeline.plan(peftlab.load_config(config))
     run = peftlab.train(config)
