@@ -54,14 +54,19 @@ def table_of(
     trained: Tensor, candidates: Mapping[str, Source], inputs: Mapping[str, Tensor]
 ) -> Table:
     """Compare outputs for one batch with the trained model's; each candidate merged on the fly."""
-    kept = inputs["attention_mask"].bool()
+    written = inputs.get("decoder_input_ids")
+    # A decoder's outputs are not of the places that the mask is of.
+    mask = inputs["attention_mask"] if written is None else torch.ones_like(written)
+    kept = mask.bool()
     divergence, agree = {}, {}
     for name, source in candidates.items():
         built, plan = laid_out(source)
         with as_merged(built, source.changes, plan.outputs) as model:
             found = logits(model, inputs)
         p, q = _rows(trained, kept), _rows(found, kept)
-        divergence[name] = float(F.kl_div(q, p, log_target=True, reduction="batchmean"))
+        # Of equal models, rounding may make it hardly negative.
+        kl = float(F.kl_div(q, p, log_target=True, reduction="batchmean"))
+        divergence[name] = max(0.0, kl)
         agree[name] = float((p.argmax(-1) == q.argmax(-1)).float().mean())
     return Table(divergence, agree)
 

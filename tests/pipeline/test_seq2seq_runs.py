@@ -268,7 +268,7 @@ def test_through_the_command_line(
     assert "merged" in said("export", run, "-o", str(tmp_path / "merged"))
 
 
-def test_a_bench_and_the_model_before_training(source: Path, model_of: Any, tmp_path: Path) -> None:
+def test_the_model_before_training(source: Path, model_of: Any, tmp_path: Path) -> None:
     from peftlab.pipeline.untuned import evaluate_untuned
 
     config = config_of(model_of("t5"), source, tmp_path / "run")
@@ -276,7 +276,6 @@ def test_a_bench_and_the_model_before_training(source: Path, model_of: Any, tmp_
     assert found["what"] == "base model"
     assert 0 <= found["test"]["bleu"] < 5
     assert found["test"]["loss"] > 1
-    # A learnt tenth of the loss says more than BLEU of six steps.
     assert peftlab.train(config).metrics["test"]["loss"] < found["test"]["loss"]
 
 
