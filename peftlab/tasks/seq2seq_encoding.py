@@ -60,6 +60,15 @@ def warn_of_cut(lengths: Sequence[int], max_length: int) -> None:
         )  # fmt: skip
 
 
+def warn_of_short_texts(encoded: Encoded, most: int) -> None:
+    """Say that texts of `most` tokens end before one target in twenty does."""
+    if encoded.targets is not None and encoded.targets.p95 > most:
+        logger.warning(
+            "one target in twenty has %d tokens or more, and eval.generation.max_new_tokens=%d "
+            "ends what is measured before that; raise it", encoded.targets.p95, most,
+        )  # fmt: skip
+
+
 def target_ids(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int
 ) -> tuple[list[list[int]], list[int]]:

@@ -126,6 +126,16 @@ class TestEncoding:
             TASK.encode(rows_of([("a", "b<unk>")]), tokenizer, max_length=64)
         assert "1 of 3 target tokens are <unk>" in caplog.text
 
+    def test_texts_that_will_end_too_early_are_spoken_of(
+        self, tokenizer: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for most, said in ((64, False), (5, True)):
+            caplog.clear()
+            task = TASK.with_settings(loss="auto", generation=GREEDY | {"max_new_tokens": most})
+            with caplog.at_level(logging.WARNING, "peftlab"):
+                task.encode(rows_of(PAIRS), tokenizer, max_length=64)
+            assert ("max_new_tokens=5 ends what is measured" in caplog.text) == said
+
     def test_refusals(self, tokenizer: Any) -> None:
         with pytest.raises(ConfigError, match="max_length is 1, and 1 of"):
             TASK.encode(rows_of(PAIRS), tokenizer, max_length=1)
