@@ -90,13 +90,19 @@ def tiny_config(family: str, **changes: Any) -> Any:
 def write_checkpoint(
     folder: Path, family: str, task: str = "classification", *, dtype: str = "float32", **cfg: Any
 ) -> Path:
-    """Save a random base (`classification`: no head in the file) or language model (`causal`)."""
+    """Save a random base (`classification`: no head in the file) or language model.
+
+    `task` of a language model: `causal`, or `seq2seq`.
+    """
     import torch
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)
     config = tiny_config(family, **cfg)
-    kinds = {"classification": "AutoModel", "causal": "AutoModelForCausalLM"}
+    kinds = {
+        "classification": "AutoModel", "causal": "AutoModelForCausalLM",
+        "seq2seq": "AutoModelForSeq2SeqLM",
+    }  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, kinds[task]).from_config(config)
@@ -112,7 +118,10 @@ def write_checkpoint(
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> TinyCheckpoint:
-    """`tiny_checkpoint(family, task="classification"|"causal", **config) -> folder`, made once."""
+    """`tiny_checkpoint(family, task, **config) -> folder`, made once.
+
+    `task`: classification, causal or seq2seq.
+    """
     made: dict[str, Path] = {}
 
     def make(family: str, task: str = "classification", **cfg: Any) -> Path:

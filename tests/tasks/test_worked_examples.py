@@ -26,7 +26,7 @@ SHORT = (
 MODELS = {
     # What the examples name: the architecture that stands in for it, and its kind of checkpoint.
     "sentence-transformers/all-MiniLM-L6-v2": ("bert", "classification"),
-    "google-t5/t5-small": ("t5", "causal"),
+    "google-t5/t5-small": ("t5", "seq2seq"),
     "HuggingFaceTB/SmolLM2-135M": ("llama", "causal"),
 }
 
