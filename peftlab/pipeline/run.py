@@ -120,17 +120,17 @@ class Run:
         )
 
     def _check_base(self) -> None:
-        from peftlab.pipeline.exporting import check_base
+        from peftlab.pipeline.fingerprints import check_base
         from peftlab.strategies.trained_part import ADAPTER, TRAINED
 
         base = self.record["model"]
-        for part in (ADAPTER, TRAINED):
-            check_base(
-                self.folder / part,
-                base["name"],
-                base["revision"],
-                trust_remote_code=self.config.model.trust_remote_code,
-            )
+        adapter = self.folder / ADAPTER
+        check_base(
+            adapter if adapter.is_dir() else self.folder / TRAINED,
+            base["name"],
+            base["revision"],
+            trust_remote_code=self.config.model.trust_remote_code,
+        )
 
     def export(self, out: str | Path, **settings: Any) -> MergeReport:
         """Write the merged model to the folder `out`; see `pipeline.exporting.export`."""
