@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
-from peftlab import pipeline
-from peftlab.cli import main
-from peftlab.config import config_from_mapping
-from peftlab.errors import CheckFailed, VerificationError
-from peftlab.pipeline.run import Run
 
 pytestmark = pytest.mark.poison_empty(False)
 
@@ -28,66 +22,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {"name": "full"},
     "lora": {"name": "lora", "r": 4},
 }
-Train = Callable[..., Run]
-
-
-class Said(NamedTuple):
-    """What a command line came to."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """`cli("export", folder, "-o", out)`: runs a command line in this process."""
-
-    def run(*words: object) -> Said:
-        capfd.readouterr()
-        code = main([str(word) for word in words])
-        found = Said(code, *capfd.readouterr())
-        assert "Traceback" not in found.err
-        return found
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """`trained(family, method, **settings)`: a run, trained once for all tests of this file."""
-    folder = tmp_path_factory.mktemp("runs")
-    for split, count in (("train", 24), ("validation", 8)):
-        for name, row in (
-            ("labels", lambda i: {"text": f"a {WORDS[i % 2]} film {i}", "label": WORDS[i % 2]}),
-            ("answers", lambda i: {"prompt": f"name number {i}", "completion": f"a {i % 2} dog"}),
-        ):
-            (folder / name).mkdir(exist_ok=True)
-            lines = "".join(json.dumps(row(i)) + "\n" for i in range(count))
-            (folder / name / f"{split}.jsonl").write_text(lines)
-    made: dict[str, Run] = {}
-
-    def run(family: str, **method: Any) -> Run:
-        key = json.dumps([family, method], sort_keys=True)
-        if key not in made:
-            causal = method["name"] == "qlora" or family == "llama"
-            base = tiny_checkpoint(family, "causal") if causal else tiny_checkpoint(family)
-            made[key] = pipeline.train(
-                config_from_mapping(
-                    {
-                        "model": {"name": str(base), "dtype": "float32"},
-                        "task": "causal-lm" if causal else "text-classification",
-                        "data": {"source": str(folder / ("answers" if causal else "labels"))},
-                        "method": method,
-                        "train": {"max_steps": 6, "global_batch_size": 8, "learning_rate": 2e-2},
-                        "eval": {"every": "never"},
-                        "output": {"dir": str(folder / f"run-{len(made)}"), "plots": False},
-                    }
-                )
-            )
-        return made[key]
-
-    return run
+Train = Callable[..., Any]
+Cli = Callable[..., Any]
 
 
 def probabilities(folder: Path) -> list[list[float]]:
@@ -104,10 +40,11 @@ def probabilities(folder: Path) -> list[list[float]]:
     return [row.softmax(-1).tolist() for row in logits]
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("family", "method"), [*(("bert", method) for method in METHODS), ("gpt2", "lora")]
+)
 def test_a_run_of_any_method_is_exported_and_answers_alike_in_plain_transformers(
-    method: str, family: str, trained: Train, cli: Callable[..., Said], tmp_path: Path
+    method: str, family: str, trained: Train, cli: Cli, tmp_path: Path
 ) -> None:
     run = trained(family, **METHODS[method])
     out = tmp_path / "some where" / "merged"
@@ -122,7 +59,7 @@ def test_a_run_of_any_method_is_exported_and_answers_alike_in_plain_transformers
 
 
 def test_a_head_on_features_that_no_class_computes_is_refused(
-    trained: Train, cli: Callable[..., Said], tmp_path: Path
+    trained: Train, cli: Cli, tmp_path: Path
 ) -> None:
     run = trained("bert", name="head", pooling="mean")
     said = cli("export", run.folder, "-o", tmp_path / "out")
@@ -132,82 +69,125 @@ def test_a_head_on_features_that_no_class_computes_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def eight_bits(trained: Train) -> Run:
-    """A run trained over a base in 8 bits."""
-    return trained("llama", name="qlora", bits=8, r=4)
-
-
-def divergence(model: Any, run: Run) -> float:
-    """The mean KL from the trained model's next-token distribution to another model's, nats."""
-    ready = run.answering
-    ids = ready.tokenizer("name number 7 a little dog", return_tensors="pt").input_ids
-    with torch.no_grad():
-        p, q = (m.eval()(input_ids=ids).logits.float().log_softmax(-1) for m in (ready.model, model))
-    return float((p.exp() * (p - q)).sum(-1).mean())
-
-
-def test_an_8_bit_run_is_merged_into_each_form_of_its_base(
-    eight_bits: Run, cli: Callable[..., Said], tmp_path: Path
-) -> None:
-    from transformers import AutoModelForCausalLM
-
-    found: dict[str, float] = {}
-    states: dict[str, Any] = {}
-    for form in ("original", "dequant", "requant"):
-        out = tmp_path / form
-        said = cli("export", eight_bits.folder, "-o", out, "--merge-base", form)
-        assert said.code == 0, said.err
-        model = AutoModelForCausalLM.from_pretrained(out)
-        found[form] = divergence(model, eight_bits)
-        states[form] = load_file(out / "model.safetensors")
-        assert found[form] < 5e-3
-    assert 0 < found["dequant"] < found["original"]
-
-    name = "model.layers.0.self_attn.q_proj.weight"
-    base = load_file(Path(eight_bits.record["model"]["name"]) / "model.safetensors")
-    assert states["original"].keys() == states["dequant"].keys() == base.keys()
-    assert not torch.equal(states["original"][name], states["dequant"][name])
-    assert states["requant"][name].dtype is torch.int8
-    assert states["requant"]["model.embed_tokens.weight"].dtype is torch.float32
-    row_by_row = states["requant"][name] * states["requant"][name[:-6] + "SCB"][:, None] / 127
-    torch.testing.assert_close(row_by_row, states["dequant"][name], rtol=0, atol=5e-3)
-
-
-def test_requantised_models_load_in_transformers_with_bitsandbytes(
-    eight_bits: Run, tmp_path: Path
-) -> None:
-    bnb = pytest.importorskip("bitsandbytes")
-    from transformers import AutoModelForCausalLM
-
+def test_dtypes_and_shards_are_as_asked(trained: Train, cli: Cli, tmp_path: Path) -> None:
+    run = trained("bert", **METHODS["lora"])
     out = tmp_path / "out"
-    report = eight_bits.export(out, merge_base="requant")
-    assert report.counts["scales"] == report.counts["format"] == 14
-    model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    kinds = {type(m).__name__ for m in model.modules() if isinstance(m, torch.nn.Linear)}
-    assert kinds == {"Linear", "Linear8bitLt"}
-    layer = model.model.layers[1].mlp.down_proj
-    assert isinstance(layer, bnb.nn.Linear8bitLt)
-    stored = load_file(out / "model.safetensors")["model.layers.1.mlp.down_proj.weight"]
-    assert torch.equal(layer.weight.data, stored)
-    assert type(model.lm_head) is torch.nn.Linear
-
-
-def test_auto_measures_the_forms_shows_them_and_takes_the_nearest(
-    eight_bits: Run, cli: Callable[..., Said], tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    said = cli("export", eight_bits.folder, "-o", out, "--json")
+    said = cli(
+        "export", run.folder, "-o", out, "--dtype", "bfloat16", "--max-shard-size", "20KB", "--json"
+    )
     assert said.code == 0, said.err
-    lines = [line for line in said.err.splitlines() if "KL" in line]
-    assert [line.split()[0] for line in lines if "nats" in line] == [
-        "original", "dequant", "requant",
-    ]  # fmt: skip
-    assert [line.split()[0] for line in lines if "chosen" in line] == ["dequant"]
-    assert json.loads(said.out)["verified"]["logits"]["error"] < 1e-5
-    assert "the dequant base" in (out / "README.md").read_text()
-    again = tmp_path / "again"
-    assert cli("export", eight_bits.folder, "-o", again, "--merge-base", "dequant").code == 0
-    assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    report = json.loads(said.out)
+    assert report == json.loads((out / "merge_report.json").read_text())
+    assert len(report["files"]) > 2
+    assert report["dtype"] == "BF16"
+    logits = report["verified"]["logits"]
+    assert 1e-5 < logits["error"] < logits["tolerance"] == 2e-2
+    assert {p.name for p in out.glob("*.safetensors")} == set(report["files"])
+    tensors = [t for name in report["files"] for t in load_file(out / name).values()]
+    assert {t.dtype for t in tensors} == {torch.bfloat16}
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+    for found, wanted in zip(probabilities(out), run.predict(TEXTS), strict=True):
+        assert max(found) == pytest.approx(wanted["probability"], abs=2e-2)
+
+
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "no output": ((), "needs -o DIR"),
+    "a dtype": (("-o", "{out}", "--dtype", "int4"), "--dtype int4: allowed: float32"),
+    "a size": (("-o", "{out}", "--max-shard-size", "0"), "--max-shard-size"),
+    "a form": (("-o", "{out}", "--merge-base", "nf4"), "--merge-base nf4: allowed: auto"),
+    "a form of no 8-bit run": (("-o", "{out}", "--merge-base", "dequant"), "not trained over"),
+    "a taken folder": (("-o", "{taken}"), "is not empty"),
+    "a file": (("-o", "{taken}/mine"), "is a file"),
+    "below a file": (("-o", "{taken}/mine/out"), "cannot be made"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_bad_usage_exits_2_and_writes_nothing(
+    what: str, trained: Train, cli: Cli, tmp_path: Path
+) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "mine").write_text("x")
+    words, message = REFUSED[what]
+    folders = {"out": tmp_path / "out", "taken": taken}
+    run = trained("bert", **METHODS["lora"])
+    said = cli("export", run.folder, *(word.format(**folders) for word in words))
+    assert said.code == 2
+    assert message in said.err
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+    assert [p.name for p in taken.iterdir()] == ["mine"]
+
+
+def test_what_does_not_belong_together_exits_3(trained: Train, cli: Cli, tmp_path: Path) -> None:
+    run = trained("bert", **METHODS["lora"])
+    base = Path(run.record["model"]["name"])
+    other = shutil.copytree(base, tmp_path / "other")
+    state = load_file(other / "model.safetensors")
+    state["encoder.layer.0.attention.self.query.weight"].add_(1)
+    save_file(state, other / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "out"
+    for folder in (run.folder, run.folder / "adapter"):
+        said = cli("export", folder, "-o", out, "--base", other)
+        assert said.code == 3
+        assert "encoder.layer.0.attention.self.query.weight has other values" in said.err
+    assert cli("export", tmp_path, "-o", out).code == 3
+    assert cli("export", tmp_path / "nowhere", "-o", out).code == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["other"]
+
+
+def corrupted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Have a tensor's last byte, which holds sign and exponent, flip on the disk once written."""
+    from peftlab.export import merge
+    from peftlab.export.safetensors_files import stored_in
+
+    right = merge.check_files
+
+    def check(files: Any, *rest: Any) -> Any:
+        tensor = stored_in(files)[name]
+        with tensor.file.open("r+b") as file:
+            file.seek(tensor.stop - 1)
+            byte = file.read(1)[0]
+            file.seek(tensor.stop - 1)
+            file.write(bytes([byte ^ 0x04]))
+        return right(files, *rest)
+
+    monkeypatch.setattr(merge, "check_files", check)
+
+
+COPIED = "bert.encoder.layer.0.output.dense.bias"
+MERGED = "bert.encoder.layer.1.attention.self.query.weight"
+TARGETS = {"target_modules": ["query", "value"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        (COPIED, (), "was copied and reads back otherwise"),
+        (COPIED, ("--no-verify",), "was copied and reads back otherwise"),
+        (MERGED, (), "logits differ from the adapter's"),
+    ],
+)
+def test_a_byte_that_turns_on_the_disk_exits_4_and_leaves_nothing(
+    name: str, flags: tuple[str, ...], message: str, trained: Train, cli: Cli,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run = trained("bert", **METHODS["lora"] | TARGETS)
+    corrupted(monkeypatch, name)
+    said = cli("export", run.folder, "-o", tmp_path / "new" / "out", *flags)
+    assert said.code == 4
+    assert message in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_verify_compares_no_logits_and_says_so(trained: Train, cli: Cli, tmp_path: Path) -> None:
+    run = trained("bert", **METHODS["lora"] | TARGETS)
+    said = cli("export", run.folder, "-o", tmp_path / "fast", "--no-verify")
+    assert said.code == 0, said.err
+    assert "Logits were not compared" in said.out
+    report = json.loads((tmp_path / "fast" / "merge_report.json").read_text())
+    assert "logits" not in report["verified"]
+    assert report["verified"]["copied_equal"] > 10
+    run.export(tmp_path / "slow")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("fast", "slow")]
+    assert weights[0] == weights[1]
