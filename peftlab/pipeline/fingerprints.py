@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftlab import run_folder
-from peftlab.errors import CheckFailed
+from peftlab.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
     from peftlab.config import RunConfig
@@ -27,15 +27,20 @@ def begin_on_base(prepared: Prepared, staging: Staging) -> None:
 
     Raises `CheckFailed` where the base has changed since the run was begun.
     """
-    part = _part(prepared, staging.folder)
+    config = prepared.checked.config
+    part = _part(config, staging.folder)
     if staging.resume is not None:
         begun = staging.folder.name
         if (part / FINGERPRINT).is_file():
-            held_to(
-                prepared.checked.config, part, f"{begun} was begun on",
-                "restore the base and resume, or start anew with output.overwrite=true "
-                "--resume never", revision=prepared.loaded.revision,
-            )  # fmt: skip
+            check_base(
+                part,
+                config.model.name,
+                prepared.loaded.revision,
+                trust_remote_code=config.model.trust_remote_code,
+                what=f"{begun} was begun on",
+                way_out="restore the base and resume, or start anew with output.overwrite=true "
+                "--resume never",
+            )
             return
         logger.warning("%s carries no fingerprint of its base: that it is the same is taken", begun)
     from peftlab.export.base import trained_on
@@ -44,38 +49,28 @@ def begin_on_base(prepared: Prepared, staging: Staging) -> None:
         prepared.loaded.name,
         prepared.loaded.revision,
         prepared.applied.model,
-        trust_remote_code=prepared.checked.config.model.trust_remote_code,
+        trust_remote_code=config.model.trust_remote_code,
     )
     if found is not None:
         part.mkdir(parents=True, exist_ok=True)
         run_folder.write_json(part / FINGERPRINT, {"format": 1, "fingerprint": found})
 
 
-def check_start(config: RunConfig) -> None:
-    """Hold the base to the adapter that `method.init_from` names. Raises `CheckFailed`."""
+def check_start(config: RunConfig) -> bool:
+    """Hold the base to the adapter that `method.init_from` names; as `check_base`."""
     source = getattr(config.method, "init_from", None)
     if source is None:
-        return
+        return True
     from peftlab.strategies.adapter_files import adapter_folder
 
     folder = adapter_folder(source)
-    held_to(
-        config, folder, f"method.init_from, {folder}, was trained on",
-        "set model.name to the base it was trained on, or leave method.init_from out",
-    )  # fmt: skip
-
-
-def held_to(
-    config: RunConfig, part: Path, what: str, way_out: str, *, revision: str | None = None
-) -> None:
-    """`check_base` of a configuration's model, at its own revision where none is given."""
-    check_base(
-        part,
+    return check_base(
+        folder,
         config.model.name,
-        revision or config.model.revision,
+        config.model.revision,
         trust_remote_code=config.model.trust_remote_code,
-        what=what,
-        way_out=way_out,
+        what=f"method.init_from, {folder}, was trained on",
+        way_out="set model.name to the base it was trained on, or leave method.init_from out",
     )
 
 
@@ -87,44 +82,70 @@ def check_base(
     trust_remote_code: bool,
     what: str | None = None,
     way_out: str = "give the base it was trained on, or train anew on this one",
-) -> None:
+) -> bool:
     """Hold a base to the fingerprint that lies in the folder of a trained part.
 
     `what` and `way_out` are words of the message. Raises `CheckFailed` naming the tensors that
-    differ; a part without a fingerprint is warned of.
+    differ; a part without a fingerprint is warned of. Returns False where the base's files are not
+    on this machine yet: ask again once they are.
     """
-    told = base_differences(part, name, revision, trust_remote_code=trust_remote_code)
-    if told is None:
+    if not (part / FINGERPRINT).is_file():
         logger.warning(
             "%s carries no fingerprint of its base: only names and shapes are compared", part
         )
-    elif told:
+        return True
+    told = _differences(part, name, revision, trust_remote_code)
+    if told:
         more = f", and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
         raise CheckFailed(
             f"{name} is not the base that {what or f'{part} was trained on'}: "
             f"{'; '.join(told[:_SHOWN])}{more}; {way_out}."
         )
+    return told is not None
 
 
-def base_differences(
-    part: Path, name: str, revision: str | None, *, trust_remote_code: bool
-) -> tuple[str, ...] | None:
-    """Sentences on what a base has otherwise than a trained part's fingerprint; None without one.
+def fingerprint_state(part: Path, name: str | None, revision: str | None) -> dict[str, Any]:
+    """Whether a trained part's base is still the one it was trained on; JSON values.
 
-    Raises `CheckFailed` where the fingerprint or the base cannot be read.
+    `state` is none (it carries no fingerprint), matches, differs (`differences` has the sentences),
+    or unknown, where there is no base to compare with (`why`).
     """
-    file = part / FINGERPRINT
-    if not file.is_file():
-        return None
+    if not (part / FINGERPRINT).is_file():
+        return {"state": "none"}
+    known = _known(part)
+    found = {"state": "unknown", "tensors": len(known.get("tensors", {}))}
+    if not name:
+        return {**found, "why": "the adapter names no base"}
+    try:
+        told = _differences(part, name, revision, trust_remote_code=False)
+    except (CheckFailed, ConfigError) as error:
+        return {**found, "why": str(error)}
+    if told is None:
+        return {**found, "why": f"{name} is not on this machine"}
+    if told:
+        return {**found, "state": "differs", "differences": list(told)}
+    return {**found, "state": "matches"}
+
+
+def _differences(
+    part: Path, name: str, revision: str | None, trust_remote_code: bool
+) -> tuple[str, ...] | None:
     from peftlab.export.base import differing
 
-    known = run_folder.read_json(file).get("fingerprint", {})
-    return differing(known, name, revision, trust_remote_code=trust_remote_code)
+    return differing(_known(part), name, revision, trust_remote_code=trust_remote_code)
 
 
-def _part(prepared: Prepared, folder: Path) -> Path:
+def _known(part: Path) -> dict[str, Any]:
+    """The fingerprint beside a trained part. Raises `CheckFailed` for a file that has none."""
+    found = run_folder.read_json(part / FINGERPRINT).get("fingerprint")
+    if not isinstance(found, dict):
+        raise CheckFailed(f"{part / FINGERPRINT} holds no fingerprint; train anew, or remove it.")
+    return found
+
+
+def _part(config: RunConfig, folder: Path) -> Path:
     """Where the trained part of a run will lie."""
     from peftlab.strategies.trained_part import ADAPTER, TRAINED
 
-    adapted = prepared.checked.config.method.name in ("lora", "qlora")
+    adapted = config.method.name in ("lora", "qlora")
     return folder / (ADAPTER if adapted else TRAINED)
