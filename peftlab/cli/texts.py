@@ -195,6 +195,8 @@ def show_export(screen: Screen, out: Path, report: Mapping[str, Any]) -> None:
             f"Logits differ from the adapter's by {logits['error']:.2g}; rounding explains up to "
             f"{logits['tolerance']:g} ({report['seconds']['verify']:.1f} s)"
         )
+    else:
+        screen.line("Logits were not compared (--no-verify)")
     if report["untied"]:
         screen.line("Input and output embeddings differ now, and are two tensors")
     if report["dropped"]:

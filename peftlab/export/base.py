@@ -32,10 +32,13 @@ def trained_on(
 
 def differing(
     known: Mapping[str, Any], name: str, revision: str | None, *, trust_remote_code: bool
-) -> tuple[str, ...]:
-    """Sentences on what a checkpoint has otherwise than the fingerprint says."""
+) -> tuple[str, ...] | None:
+    """Sentences on what a checkpoint has otherwise than the fingerprint says.
+
+    None where its files are not on this machine.
+    """
     base = _stored(name, revision, trust_remote_code)
-    return differences(known, base) if base else ()
+    return differences(known, base) if base else None
 
 
 def _stored(name: str, revision: str | None, trust_remote_code: bool) -> dict[str, Stored]:

@@ -12,6 +12,7 @@ from peftlab import run_folder
 from peftlab.config.methods import QLoraMethod
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.pipeline import preparation
+from peftlab.pipeline.fingerprints import check_base
 from peftlab.pipeline.fusing import by_choices_of
 from peftlab.pipeline.run import Run, open_run
 
@@ -21,13 +22,10 @@ if TYPE_CHECKING:
     from peftlab.config import RunConfig
     from peftlab.export.report import MergeReport
     from peftlab.export.source import Source
-    from peftlab.pipeline.preparation import Prepared
 
 logger = logging.getLogger("peftlab")
 
 MergeBase = Literal["auto", "original", "dequant", "requant"]
-FINGERPRINT = "peftlab.json"
-"""Beside an adapter's or a trained part's files."""
 
 
 def export(
@@ -60,7 +58,7 @@ def export(
             # Others are compared as they answer, over their own base; see `nearest`.
             source = replace(source, replay=run.check_logits)
     trusted = run is not None and run.config.model.trust_remote_code
-    _check_fingerprint(source, trust_remote_code=trusted)
+    check_base(source.changes.source, source.base, source.revision, trust_remote_code=trusted)
     if run is not None and not _over_8_bits(run.config):
         if merge_base not in ("auto", "original"):
             raise ConfigError(
@@ -165,49 +163,3 @@ def _sample(run: Run) -> Mapping[str, Any]:
     rows = encoded[split].rows
     batch = run.task.collator(ready.tokenizer)([rows[i] for i in range(min(16, len(rows)))])
     return run.task.model_inputs(batch)
-
-
-def record_base(prepared: Prepared, folder: Path) -> None:
-    """Write the fingerprint of the base's tensors that the trained part belongs to, beside it."""
-    from peftlab.export.base import trained_on
-    from peftlab.strategies.trained_part import ADAPTER, TRAINED
-
-    loaded = prepared.loaded
-    part = folder / ADAPTER if (folder / ADAPTER).is_dir() else folder / TRAINED
-    found = trained_on(
-        loaded.name,
-        loaded.revision,
-        prepared.applied.model,
-        trust_remote_code=prepared.checked.config.model.trust_remote_code,
-    )
-    if found is not None:
-        run_folder.write_json(part / FINGERPRINT, {"format": 1, "fingerprint": found})
-
-
-def check_base(part: Path, name: str, revision: str | None, *, trust_remote_code: bool) -> None:
-    """Hold a base to the fingerprint that lies in the folder of a trained part.
-
-    Raises `CheckFailed` showing which tensors differ; without a fingerprint nothing is compared.
-    """
-    file = part / FINGERPRINT
-    if not file.is_file():
-        return
-    from peftlab.export.base import differing
-
-    known = run_folder.read_json(file).get("fingerprint", {})
-    told = differing(known, name, revision, trust_remote_code=trust_remote_code)
-    if told:
-        more = f", and {len(told) - 3} more" if len(told) > 3 else ""
-        raise CheckFailed(
-            f"{name} is not the base that {part} was trained on: {'; '.join(told[:3])}{more}; give "
-            "the base it was trained on, or train anew on this one."
-        )
-
-
-def _check_fingerprint(source: Source, *, trust_remote_code: bool) -> None:
-    part = source.changes.source
-    if not (part / FINGERPRINT).is_file():
-        logger.warning(
-            "%s carries no fingerprint of its base: only names and shapes are compared", part
-        )
-    check_base(part, source.base, source.revision, trust_remote_code=trust_remote_code)

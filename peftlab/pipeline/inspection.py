@@ -1,19 +1,24 @@
-"""What a folder is: a run, an adapter, or a checkpoint, and what lies in it. Reads headers only."""
+"""What a folder is: a run, an adapter, a merged model or a checkpoint, and what lies in it.
+
+Reads headers, and of a base the pieces of tensors that a fingerprint is made of.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peftlab import run_folder
 from peftlab.errors import CheckFailed
+from peftlab.pipeline.fingerprints import fingerprint_state
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """Describe a folder under `kind`: run, unfinished run, adapter or checkpoint.
+    """Describe a folder under `kind`: run, unfinished run, adapter, merged model or checkpoint.
 
     Raises `CheckFailed` where it is none of them, naming what was looked for.
     """
@@ -27,7 +32,14 @@ def inspect(path: str | Path) -> dict[str, Any]:
     if run_folder.newest_checkpoint(folder) is not None:
         return _unfinished(folder)
     if (folder / "adapter_config.json").is_file():
-        return {"kind": "adapter", "path": str(folder), **_adapter(folder)}
+        return {
+            "kind": "adapter",
+            "path": str(folder),
+            **_adapter(folder),
+            "fingerprint": _of_adapter(folder),
+        }
+    if (folder / "merge_report.json").is_file() and (folder / "config.json").is_file():
+        return {"kind": "merged model", "path": str(folder), **_merged(folder)}
     if (folder / "config.json").is_file():
         return {"kind": "checkpoint", "path": str(folder), **_checkpoint(folder)}
     raise CheckFailed(
@@ -47,10 +59,15 @@ def _run(folder: Path) -> dict[str, Any]:
     if golden := record.get("golden"):
         # How many, not what they say: the rest is for machines to compare.
         found["golden"] = {**golden, "examples": len(golden["examples"])}
-    if (folder / "adapter").is_dir():
-        found["adapter"] = _adapter(folder / "adapter")
-    elif (folder / "trained").is_dir():
-        found["trained"] = _tensors(folder / "trained")
+    part = folder / "adapter"
+    if part.is_dir():
+        found["adapter"] = _adapter(part)
+    else:
+        part = folder / "trained"
+        if part.is_dir():
+            found["trained"] = _tensors(part)
+    base = record.get("model", {})
+    found["fingerprint"] = fingerprint_state(part, base.get("name"), base.get("revision"))
     return found
 
 
@@ -73,7 +90,53 @@ def _adapter(folder: Path) -> dict[str, Any]:
         "peft_type", "task_type", "base_model_name_or_path", "revision", "r", "lora_alpha",
         "lora_dropout", "use_rslora", "use_dora", "target_modules", "modules_to_save",
     )  # fmt: skip
-    return {**{key: config[key] for key in keys if key in config}, "tensors": _tensors(folder)}
+    rare = (
+        "rank_pattern", "alpha_pattern", "lora_bias", "trainable_token_indices",
+        "layer_replication", "exclude_modules", "layers_to_transform", "target_parameters",
+        "peft_version",
+    )  # fmt: skip
+    said = {key: config[key] for key in keys if key in config}
+    said |= {key: config[key] for key in rare if config.get(key)}
+    return {**said, "tensors": _tensors(folder)}
+
+
+def _of_adapter(folder: Path) -> dict[str, Any]:
+    config = run_folder.read_json(folder / "adapter_config.json")
+    return fingerprint_state(folder, config.get("base_model_name_or_path"), config.get("revision"))
+
+
+def _merged(folder: Path) -> dict[str, Any]:
+    """A merged model by its report, and whether what lies there is still what was reported."""
+    report = run_folder.read_json(folder / "merge_report.json")
+    there = _checkpoint(folder)
+    keys = (
+        "base",
+        "source",
+        "counts",
+        "dtype",
+        "untied",
+        "added",
+        "dropped",
+        "verified",
+        "seconds",
+        "peak_anonymous_bytes",
+    )
+    told = {key: report[key] for key in keys if key in report}
+    return {**there, "merge": told, "as_reported": _as_reported(folder, report, there["tensors"])}
+
+
+def _as_reported(folder: Path, report: Mapping[str, Any], tensors: Mapping[str, Any]) -> str | bool:
+    """True, or in words how the files differ from what a merge's report says of them."""
+    lacking = [name for name in report.get("files", ()) if not (folder / name).is_file()]
+    if lacking:
+        return f"no: {', '.join(lacking)} is missing"
+    for what, found, said in (
+        ("files", tensors["files"], len(report.get("files", ()))),
+        ("tensors", tensors["count"], sum(report.get("counts", {}).values())),
+    ):
+        if found != said:
+            return f"no: there are {found} {what}, and {said} were written"
+    return True
 
 
 def _checkpoint(folder: Path) -> dict[str, Any]:

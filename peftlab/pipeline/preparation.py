@@ -209,16 +209,20 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     from transformers import set_seed
 
     from peftlab.model.loading import empty_model, load_model
+    from peftlab.pipeline.fingerprints import check_start
     from peftlab.pipeline.fusing import fuse_for
     from peftlab.strategies.apply import apply_strategy
     from peftlab.strategies.learning_rate import default_learning_rate
     from peftlab.strategies.penalised import regularizer
 
     config = checked.config
+    compared = check_start(config)
     # The seed comes before loading: a fresh head is drawn there, the adapter right after.
     set_seed(config.train.seed)
     build = load_model if weights else empty_model
     loaded = build(config.model.name, checked.task.head(), **base_arguments(config))
+    if not compared:  # The base has been fetched meanwhile.
+        check_start(config)
     for note in loaded.notes:
         logger.info("%s: %s", config.model.name, note)
     checked = replace(checked, task=checked.task.attach(loaded.tokenizer, loaded.model))

@@ -29,13 +29,11 @@ class Trained:
 def write_run(prepared: Prepared, trained: Trained, memory: PeakMemory, folder: Path) -> None:
     """Evaluate the kept weights once, and write all that makes a folder a run."""
     from peftlab.measure.environment import describe_environment
-    from peftlab.pipeline.exporting import record_base
     from peftlab.strategies.trained_part import save_trained
     from peftlab.training import curves
 
     config, loaded = prepared.checked.config, prepared.loaded
     save_trained(prepared.applied, folder)
-    record_base(prepared, folder)
     loaded.tokenizer.save_pretrained(folder / "tokenizer")
     curves.write_curves(
         trained.result.history,

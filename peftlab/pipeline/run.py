@@ -65,9 +65,11 @@ class Run:
         from peftlab.strategies.trained_part import load_trained
 
         base = self.record["model"]
-        self._check_base()
+        compared = self._check_base()
         arguments = preparation.base_arguments(self.config) | {"revision": base["revision"]}
         loaded = load_model(base["name"], self.task.head(), **arguments)
+        if not compared:  # The base has been fetched meanwhile.
+            self._check_base()
         self.task.attach(loaded.tokenizer, loaded.model)
         applied = load_trained(
             loaded.model, self.config.method, self.folder, task=self.config.task.name
@@ -119,18 +121,18 @@ class Run:
             str(self.folder / "tokenizer"), trust_remote_code=self.config.model.trust_remote_code
         )
 
-    def _check_base(self) -> None:
-        from peftlab.pipeline.exporting import check_base
+    def _check_base(self) -> bool:
+        from peftlab.pipeline.fingerprints import check_base
         from peftlab.strategies.trained_part import ADAPTER, TRAINED
 
         base = self.record["model"]
-        for part in (ADAPTER, TRAINED):
-            check_base(
-                self.folder / part,
-                base["name"],
-                base["revision"],
-                trust_remote_code=self.config.model.trust_remote_code,
-            )
+        adapter = self.folder / ADAPTER
+        return check_base(
+            adapter if adapter.is_dir() else self.folder / TRAINED,
+            base["name"],
+            base["revision"],
+            trust_remote_code=self.config.model.trust_remote_code,
+        )
 
     def export(self, out: str | Path, **settings: Any) -> MergeReport:
         """Write the merged model to the folder `out`; see `pipeline.exporting.export`."""

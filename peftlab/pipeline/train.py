@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from peftlab import run_folder
 from peftlab.config import parse_bytes
 from peftlab.pipeline import preparation
+from peftlab.pipeline.fingerprints import begin_on_base
 from peftlab.pipeline.fusing import keeping_choices, settle_verdicts
 from peftlab.pipeline.record import Trained, write_run
 from peftlab.pipeline.resumption import write_config
@@ -59,6 +60,7 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
         # Only now: staging may remove an earlier unfinished run, and ours is known to be able.
         with run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging:
             write_config(prepared, staging)
+            begin_on_base(prepared, staging)
             with keeping_choices(staging.folder, prepared.fusion):
                 trained = _train(prepared, staging)
                 settle_verdicts(prepared.fusion)

@@ -1,0 +1,151 @@
+"""The base's fingerprint beside a trained part: written as training begins, held to ever after."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftlab import run_folder
+from peftlab.errors import CheckFailed, ConfigError
+
+if TYPE_CHECKING:
+    from peftlab.config import RunConfig
+    from peftlab.pipeline.preparation import Prepared
+    from peftlab.run_folder import Staging
+
+logger = logging.getLogger("peftlab")
+
+FINGERPRINT = "peftlab.json"
+"""Beside an adapter's or a trained part's files."""
+
+_SHOWN = 3
+
+
+def begin_on_base(prepared: Prepared, staging: Staging) -> None:
+    """Write the fingerprint of the base that training begins on, or hold a resumed run to its own.
+
+    Raises `CheckFailed` where the base has changed since the run was begun.
+    """
+    config = prepared.checked.config
+    part = _part(config, staging.folder)
+    if staging.resume is not None:
+        begun = staging.folder.name
+        if (part / FINGERPRINT).is_file():
+            check_base(
+                part,
+                config.model.name,
+                prepared.loaded.revision,
+                trust_remote_code=config.model.trust_remote_code,
+                what=f"{begun} was begun on",
+                way_out="restore the base and resume, or start anew with output.overwrite=true "
+                "--resume never",
+            )
+            return
+        logger.warning("%s carries no fingerprint of its base: that it is the same is taken", begun)
+    from peftlab.export.base import trained_on
+
+    found = trained_on(
+        prepared.loaded.name,
+        prepared.loaded.revision,
+        prepared.applied.model,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+    if found is not None:
+        part.mkdir(parents=True, exist_ok=True)
+        run_folder.write_json(part / FINGERPRINT, {"format": 1, "fingerprint": found})
+
+
+def check_start(config: RunConfig) -> bool:
+    """Hold the base to the adapter that `method.init_from` names; as `check_base`."""
+    source = getattr(config.method, "init_from", None)
+    if source is None:
+        return True
+    from peftlab.strategies.adapter_files import adapter_folder
+
+    folder = adapter_folder(source)
+    return check_base(
+        folder,
+        config.model.name,
+        config.model.revision,
+        trust_remote_code=config.model.trust_remote_code,
+        what=f"method.init_from, {folder}, was trained on",
+        way_out="set model.name to the base it was trained on, or leave method.init_from out",
+    )
+
+
+def check_base(
+    part: Path,
+    name: str,
+    revision: str | None,
+    *,
+    trust_remote_code: bool,
+    what: str | None = None,
+    way_out: str = "give the base it was trained on, or train anew on this one",
+) -> bool:
+    """Hold a base to the fingerprint that lies in the folder of a trained part.
+
+    `what` and `way_out` are words of the message. Raises `CheckFailed` naming the tensors that
+    differ; a part without a fingerprint is warned of. Returns False where the base's files are not
+    on this machine yet: ask again once they are.
+    """
+    if not (part / FINGERPRINT).is_file():
+        logger.warning(
+            "%s carries no fingerprint of its base: only names and shapes are compared", part
+        )
+        return True
+    told = _differences(part, name, revision, trust_remote_code)
+    if told:
+        more = f", and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        raise CheckFailed(
+            f"{name} is not the base that {what or f'{part} was trained on'}: "
+            f"{'; '.join(told[:_SHOWN])}{more}; {way_out}."
+        )
+    return told is not None
+
+
+def fingerprint_state(part: Path, name: str | None, revision: str | None) -> dict[str, Any]:
+    """Whether a trained part's base is still the one it was trained on; JSON values.
+
+    `state` is none (it carries no fingerprint), matches, differs (`differences` has the sentences),
+    or unknown, where there is no base to compare with (`why`).
+    """
+    if not (part / FINGERPRINT).is_file():
+        return {"state": "none"}
+    known = _known(part)
+    found = {"state": "unknown", "tensors": len(known.get("tensors", {}))}
+    if not name:
+        return {**found, "why": "the adapter names no base"}
+    try:
+        told = _differences(part, name, revision, trust_remote_code=False)
+    except (CheckFailed, ConfigError) as error:
+        return {**found, "why": str(error)}
+    if told is None:
+        return {**found, "why": f"{name} is not on this machine"}
+    if told:
+        return {**found, "state": "differs", "differences": list(told)}
+    return {**found, "state": "matches"}
+
+
+def _differences(
+    part: Path, name: str, revision: str | None, trust_remote_code: bool
+) -> tuple[str, ...] | None:
+    from peftlab.export.base import differing
+
+    return differing(_known(part), name, revision, trust_remote_code=trust_remote_code)
+
+
+def _known(part: Path) -> dict[str, Any]:
+    """The fingerprint beside a trained part. Raises `CheckFailed` for a file that has none."""
+    found = run_folder.read_json(part / FINGERPRINT).get("fingerprint")
+    if not isinstance(found, dict):
+        raise CheckFailed(f"{part / FINGERPRINT} holds no fingerprint; train anew, or remove it.")
+    return found
+
+
+def _part(config: RunConfig, folder: Path) -> Path:
+    """Where the trained part of a run will lie."""
+    from peftlab.strategies.trained_part import ADAPTER, TRAINED
+
+    adapted = config.method.name in ("lora", "qlora")
+    return folder / (ADAPTER if adapted else TRAINED)

@@ -1,0 +1,102 @@
+"""Runs over 8 bits, exported into each form of their base, and the form that is nearest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from peftlab.pipeline.run import Run
+
+pytestmark = pytest.mark.poison_empty(False)
+
+Train = Callable[..., Any]
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def eight_bits(trained: Train) -> Run:
+    """A run trained over a base in 8 bits."""
+    return trained("llama", name="qlora", bits=8, r=4)
+
+
+def divergence(model: Any, run: Run) -> float:
+    """The mean KL from the trained model's next-token distribution to another model's, nats."""
+    ready = run.answering
+    ids = ready.tokenizer("name number 7 a little dog", return_tensors="pt").input_ids
+    with torch.no_grad():
+        p, q = (
+            m.eval()(input_ids=ids).logits.float().log_softmax(-1) for m in (ready.model, model)
+        )
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def test_an_8_bit_run_is_merged_into_each_form_of_its_base(
+    eight_bits: Run, cli: Cli, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    found: dict[str, float] = {}
+    states: dict[str, Any] = {}
+    for form in ("original", "dequant", "requant"):
+        out = tmp_path / form
+        said = cli("export", eight_bits.folder, "-o", out, "--merge-base", form)
+        assert said.code == 0, said.err
+        model = AutoModelForCausalLM.from_pretrained(out)
+        found[form] = divergence(model, eight_bits)
+        states[form] = load_file(out / "model.safetensors")
+        assert found[form] < 5e-3
+    assert 0 < found["dequant"] < found["original"]
+
+    name = "model.layers.0.self_attn.q_proj.weight"
+    base = load_file(Path(eight_bits.record["model"]["name"]) / "model.safetensors")
+    assert states["original"].keys() == states["dequant"].keys() == base.keys()
+    assert not torch.equal(states["original"][name], states["dequant"][name])
+    assert states["requant"][name].dtype is torch.int8
+    assert states["requant"]["model.embed_tokens.weight"].dtype is torch.float32
+    row_by_row = states["requant"][name] * states["requant"][name[:-6] + "SCB"][:, None] / 127
+    torch.testing.assert_close(row_by_row, states["dequant"][name], rtol=0, atol=5e-3)
+
+
+def test_requantised_models_load_in_transformers_with_bitsandbytes(
+    eight_bits: Run, tmp_path: Path
+) -> None:
+    bnb = pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path / "out"
+    report = eight_bits.export(out, merge_base="requant")
+    assert report.counts["scales"] == report.counts["format"] == 14
+    model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    kinds = {type(m).__name__ for m in model.modules() if isinstance(m, torch.nn.Linear)}
+    assert kinds == {"Linear", "Linear8bitLt"}
+    layer = model.model.layers[1].mlp.down_proj
+    assert isinstance(layer, bnb.nn.Linear8bitLt)
+    stored = load_file(out / "model.safetensors")["model.layers.1.mlp.down_proj.weight"]
+    assert torch.equal(layer.weight.data, stored)
+    assert type(model.lm_head) is torch.nn.Linear
+
+
+def test_auto_measures_the_forms_shows_them_and_takes_the_nearest(
+    eight_bits: Run, cli: Cli, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    said = cli("export", eight_bits.folder, "-o", out, "--json")
+    assert said.code == 0, said.err
+    lines = [line for line in said.err.splitlines() if "KL" in line]
+    assert [line.split()[0] for line in lines if "nats" in line] == [
+        "original", "dequant", "requant",
+    ]  # fmt: skip
+    assert [line.split()[0] for line in lines if "chosen" in line] == ["dequant"]
+    assert json.loads(said.out)["verified"]["logits"]["error"] < 1e-5
+    assert "the dequant base" in (out / "README.md").read_text()
+    again = tmp_path / "again"
+    assert cli("export", eight_bits.folder, "-o", again, "--merge-base", "dequant").code == 0
+    assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
