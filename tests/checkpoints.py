@@ -33,9 +33,13 @@ def write_tokenizer(folder: Path, family: str) -> None:
     }[family]
     tokens = list(dict.fromkeys(special.values()))
     digits = [str(n) for n in range(10)]
-    vocabulary = {
-        t: i for i, t in enumerate([*tokens, *dict.fromkeys(SENTENCES.split()), *digits, ".", ","])
-    }
+    # What stands around entities: tokens kept free for it, as these families have them, or signs.
+    marks = {
+        "bert": [f"[unused{n}]" for n in range(5)],
+        "t5": [f"<extra_id_{n}>" for n in range(5)],
+    }.get(family, ["@", "#"])
+    words = [*dict.fromkeys(SENTENCES.split()), *digits, ".", ",", *marks]
+    vocabulary = {t: i for i, t in enumerate([*tokens, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special["unk"]))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

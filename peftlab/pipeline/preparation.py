@@ -226,7 +226,9 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     for note in loaded.notes:
         logger.info("%s: %s", config.model.name, note)
     checked = replace(checked, task=checked.task.attach(loaded.tokenizer, loaded.model))
-    applied = apply_strategy(loaded.model, config.method, task=config.task.name)
+    applied = apply_strategy(
+        loaded.model, config.method, task=config.task.name, tokens=checked.task.trained_tokens
+    )
     fusion = fuse_for(applied.model, loaded, config)
     max_length = chosen_length(config, loaded.max_length_limit)
     encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))

@@ -72,7 +72,11 @@ class Run:
             self._check_base()
         self.task.attach(loaded.tokenizer, loaded.model)
         applied = load_trained(
-            loaded.model, self.config.method, self.folder, task=self.config.task.name
+            loaded.model,
+            self.config.method,
+            self.folder,
+            task=self.config.task.name,
+            tokens=self.task.trained_tokens,
         )
         fusion = fuse_for(applied.model, loaded, self.config)
         replay_verdicts(self.folder, fusion)

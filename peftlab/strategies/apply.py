@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -49,11 +50,15 @@ class Applied:
     notes: tuple[str, ...] = ()
 
 
-def apply_strategy(model: nn.Module, method: MethodConfig, *, task: str) -> Applied:
+def apply_strategy(
+    model: nn.Module, method: MethodConfig, *, task: str, tokens: Sequence[int] = ()
+) -> Applied:
     """Choose what trains, put adapters on where the method has them, freeze the rest.
 
-    Trainable tensors become fp32, frozen ones keep their dtype. Works on meta models. Raises
-    `CheckFailed` or `ConfigError` where the method cannot be applied to this model.
+    `tokens` are ids whose embeddings an adapter trains beside its own; other methods train them
+    with the whole table or not at all. Trainable tensors become fp32, frozen ones keep their dtype.
+    Works on meta models. Raises `CheckFailed` or `ConfigError` where the method cannot be applied
+    to this model.
     """
     notes: tuple[str, ...] = ()
     match method:
@@ -67,7 +72,7 @@ def apply_strategy(model: nn.Module, method: MethodConfig, *, task: str) -> Appl
         case FullMethod():
             selected = select_all(model)
         case LoraMethod() | QLoraMethod():
-            model, selected, notes = _adapt(model, method, task)
+            model, selected, notes = _adapt(model, method, task, tokens)
         case _:
             assert_never(method)
     freeze(model, selected.names)
@@ -86,14 +91,14 @@ def apply_strategy(model: nn.Module, method: MethodConfig, *, task: str) -> Appl
 
 
 def _adapt(
-    model: nn.Module, method: LoraMethod | QLoraMethod, task: str
+    model: nn.Module, method: LoraMethod | QLoraMethod, task: str, tokens: Sequence[int]
 ) -> tuple[nn.Module, Selection, tuple[str, ...]]:
     from peftlab.strategies.adapter_files import adapter_folder, check_same_adapter, load_adapter
     from peftlab.strategies.lora import adapt
 
     source = None if method.init_from is None else adapter_folder(method.init_from)
     heads = task_head(model)
-    adapted = adapt(model, method, task)
+    adapted = adapt(model, method, task, tokens)
     notes: tuple[str, ...] = ()
     if source is not None:
         check_same_adapter(source, adapted.model)

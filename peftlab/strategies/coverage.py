@@ -14,8 +14,11 @@ from peftlab.model.quantized import scalars
 How = Literal["adapter", "full", "partly", "frozen"]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
-_ADAPTER = re.compile(r"\.(lora_[A-Za-z_]+)(\.|$)")
-_WRAPPING = re.compile(r"^base_model\.model\.|\.(base_layer|original_module)(?=\.|$)")
+_ADAPTER = re.compile(r"\.(lora_[A-Za-z_]+|token_adapter\.trainable_tokens_\w+)(\.|$)")
+_WRAPPING = re.compile(
+    r"^base_model\.model\.|\.(token_adapter\.base_layer|token_adapter|base_layer|original_module)"
+    r"(?=\.|$)"
+)
 _SAVED = re.compile(r"\.modules_to_save\.[^.]+")
 
 

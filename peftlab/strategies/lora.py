@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,20 +31,25 @@ class Adapted:
     saved: tuple[str, ...]
 
 
-def adapt(model: nn.Module, method: LoraMethod | QLoraMethod, task: str) -> Adapted:
+def adapt(
+    model: nn.Module, method: LoraMethod | QLoraMethod, task: str, tokens: Sequence[int] = ()
+) -> Adapted:
     """Put a fresh adapter on the model; A is drawn from torch's generator, B is zero.
+
+    `tokens` are ids whose rows of the input embeddings train with it, from where they stand.
 
     Raises `CheckFailed` for targets that mean nothing, and where PEFT did another thing than asked.
     """
     saved = resolve_saved(model, method.modules_to_save, task)
     targets = resolve_targets(model, method.target_modules, saved)
     config = LoraConfig(
-        task_type=peft_type(task),
+        task_type=peft_type(task, model),
         r=method.r,
         lora_alpha=_whole(method.alpha),
         lora_dropout=method.dropout,
         target_modules=list(targets),
         modules_to_save=list(saved) or None,
+        trainable_token_indices=list(tokens) or None,
         use_rslora=method.use_rslora,
         use_dora=isinstance(method, LoraMethod) and method.use_dora,
         fan_in_fan_out=any(isinstance(model.get_submodule(n), Conv1D) for n in targets),
@@ -81,7 +87,8 @@ def adapt(model: nn.Module, method: LoraMethod | QLoraMethod, task: str) -> Adap
 def is_adapter(name: str) -> bool:
     """Whether a PEFT model's parameter belongs to the adapter, whole saved modules included."""
     parts = name.split(".")
-    return any(part.startswith("lora_") for part in parts) or f"modules_to_save.{ADAPTER}" in name
+    own = ("lora_", "trainable_tokens_delta")
+    return any(part.startswith(own) for part in parts) or f"modules_to_save.{ADAPTER}" in name
 
 
 def _refuse_merging() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peft import TaskType
+from torch import nn
 
 from peftlab.config.tasks import task_options
 
@@ -19,8 +20,10 @@ def has_new_head(task: str) -> bool:
     return task_options()[task].head == "classifier"
 
 
-def peft_type(task: str) -> TaskType:
-    """PEFT's name for the task."""
+def peft_type(task: str, model: nn.Module) -> TaskType:
+    """PEFT's name for the task, which says the class of Transformers that an adapter is for."""
+    if type(model).__name__.endswith("ForTokenClassification"):
+        return TaskType.TOKEN_CLS
     return TaskType(task_options()[task].peft_type)
 
 

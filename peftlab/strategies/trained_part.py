@@ -6,7 +6,7 @@ under `trained/`, whose names are the model's parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -64,14 +64,17 @@ def save_trained(applied: Applied, folder: Path) -> Path:
     return target
 
 
-def load_trained(model: nn.Module, method: MethodConfig, folder: Path, *, task: str) -> Applied:
+def load_trained(
+    model: nn.Module, method: MethodConfig, folder: Path, *, task: str, tokens: Sequence[int] = ()
+) -> Applied:
     """Apply a method to its freshly loaded base and fill in what `save_trained` wrote.
 
     Raises `CheckFailed` where the file is missing or damaged, is another method's, or does not fit.
     """
     if method.name in {"lora", "qlora"}:
         target = folder / ADAPTER
-        applied = apply_strategy(model, method.model_copy(update={"init_from": None}), task=task)
+        fresh = method.model_copy(update={"init_from": None})
+        applied = apply_strategy(model, fresh, task=task, tokens=tokens)
         assert isinstance(applied.model, PeftModel)
         if not target.is_dir():
             raise CheckFailed(f"{folder} has no {ADAPTER} folder; the run is not whole.")

@@ -183,6 +183,11 @@ class Task(ABC):
         return "majority class"
 
     @property
+    def trained_tokens(self) -> tuple[int, ...]:
+        """Ids whose embeddings mean nothing yet: adapters train them too. Known once attached."""
+        return ()
+
+    @property
     @abstractmethod
     def asked_role(self) -> str:
         """The column that a bare text given to `predict` stands for."""

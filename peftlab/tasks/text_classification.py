@@ -114,8 +114,13 @@ class TextClassification(Task):
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Batch]], Batch]:
         return PaddingCollator(pad_id_of(tokenizer))
 
+    def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Logits [rows, labels] in fp32."""
+        logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+        return logits.float()  # type: ignore[no-any-return]
+
     def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        logits = _logits(model, batch)
+        logits = self.logits(model, batch)
         labels = batch["labels"].to(logits.device)
         return self.problem.losses(logits, labels, weighted=True).sum()
 
@@ -125,7 +130,7 @@ class TextClassification(Task):
     @torch.no_grad()
     def score(self, model: nn.Module, batch: Batch) -> RowScores:
         """`loss` is not weighted by class: it is the data's, whatever was trained for."""
-        logits = _logits(model, batch)
+        logits = self.logits(model, batch)
         labels = batch["labels"].to(logits.device)
         return {
             "loss": self.problem.losses(logits, labels, weighted=False).cpu().double().numpy(),
@@ -198,11 +203,5 @@ class TextClassification(Task):
                     for index in range(len(part))
                 ]
                 batch = {name: value.to(device) for name, value in collate(encoded).items()}
-                answers += map(self.problem.answer, _logits(model, batch).cpu())
+                answers += map(self.problem.answer, self.logits(model, batch).cpu())
         return answers
-
-
-def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Logits [rows, labels] in fp32."""
-    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
-    return logits.float()  # type: ignore[no-any-return]

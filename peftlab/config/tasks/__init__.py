@@ -19,6 +19,7 @@ TASKS = (
     "text-classification",
     "token-classification",
     "question-answering",
+    "relation-extraction",
     "causal-lm",
     "seq2seq",
 )

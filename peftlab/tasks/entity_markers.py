@@ -1,0 +1,176 @@
+"""The tokens that stand around two entities, and rows with them in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from peftlab.errors import CheckFailed, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Span = tuple[int, int]
+
+_SPARE = (
+    r"\[unused(\d+)\]",
+    r"<unused_?(\d+)>",
+    r"<extra_id_(\d+)>",
+    r"<\|reserved_special_token_(\d+)\|>",
+    r"<\|?reserved_?(\d+)\|?>",
+    r"<SPECIAL_(\d+)>",
+)
+_PUNCTUATION = "@#*^~|=+"
+_NEEDED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Markers:
+    """Ids before and after the first entity, and before and after the second.
+
+    `trained` ones are spare tokens, which mean nothing to the base; others keep their meaning.
+    """
+
+    tokens: tuple[str, ...]
+    ids: tuple[int, ...]
+    trained: bool
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        asked: Literal["auto", "spare", "punctuation"],
+    ) -> Self:
+        """Choose them in a tokenizer's vocabulary.
+
+        Where it has no four spare tokens, auto takes `@` around the first entity and `#` around the
+        second, which do as well as tokens of their own (W. Zhou and M. Chen, An Improved Baseline
+        for Sentence-level Relation Extraction, 2022) and leave the table of embeddings as it is.
+        Raises `ConfigError` where what was asked is not there.
+        """
+        spare = [] if asked == "punctuation" else _spare(tokenizer)
+        if len(spare) >= _NEEDED:
+            chosen = spare[:_NEEDED]
+            # T5 was pretrained on its spare tokens, as marks of a place in a text; and its stacks
+            # read a table of their own, which rows that PEFT trains do not reach.
+            trained = not chosen[0][0].startswith("<extra_id_")
+            return cls(tuple(token for token, _ in chosen), tuple(i for _, i in chosen), trained)
+        if asked == "spare":
+            raise ConfigError(
+                f"task.markers is spare, but the vocabulary of {tokenizer.name_or_path} has "
+                f"{len(spare)} spare tokens ([unused0], <extra_id_0>, ...) and {_NEEDED} are "
+                "needed; set it to punctuation."
+            )
+        signs = _punctuation(tokenizer)
+        if len(signs) < 2:
+            raise ConfigError(
+                f"the vocabulary of {tokenizer.name_or_path} has neither {_NEEDED} spare tokens "
+                f"nor two of the signs {' '.join(_PUNCTUATION)} to mark entities with; choose "
+                "another model."
+            )
+        (first, a), (second, b) = signs[:2]
+        return cls((first, first, second, second), (a, a, b, b), False)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        return cls(tuple(state["tokens"]), tuple(state["ids"]), bool(state["trained"]))
+
+    def state(self) -> dict[str, Any]:
+        return {"tokens": list(self.tokens), "ids": list(self.ids), "trained": self.trained}
+
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise `CheckFailed` where a tokenizer has other tokens under these ids."""
+        found = tuple(tokenizer.convert_ids_to_tokens(list(self.ids)))
+        if found != self.tokens:
+            raise CheckFailed(
+                f"the run marked entities with {' '.join(self.tokens)}, but under their ids the "
+                f"tokenizer of {tokenizer.name_or_path} has {' '.join(map(str, found))}."
+            )
+
+    def around(
+        self, ids: Sequence[int], places: Sequence[Span], entities: tuple[Span, Span], room: int
+    ) -> tuple[list[int], tuple[int, int]]:
+        """Ids with the markers in, `room` at most, and where the two opening ones stand.
+
+        `places` are the characters that each id is of, `entities` those of the two entities. What
+        is too long is cut far from them: at the ends, or else between them too. Raises `DataError`
+        where an entity has no token, or both with their markers have no room.
+        """
+        spans = [_tokens_of(places, entity) for entity in entities]
+        keep = _kept(len(ids), spans, room - _NEEDED)
+        before: dict[int, list[int]] = {}
+        after: dict[int, list[int]] = {}
+        for (start, stop), opening, closing in zip(
+            spans, self.ids[::2], self.ids[1::2], strict=True
+        ):
+            before.setdefault(start, []).append(opening)
+            after.setdefault(stop - 1, []).insert(0, closing)
+        row: list[int] = []
+        starts: dict[tuple[int, int], int] = {}
+        for at in keep:
+            for opening in before.get(at, ()):
+                starts.setdefault((at, opening), len(row))
+                row.append(opening)
+            row.append(ids[at])
+            row += after.get(at, ())
+        first, second = (
+            starts[start, opening] for (start, _), opening in zip(spans, self.ids[::2], strict=True)
+        )
+        return row, (first, second)
+
+
+def _spare(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, int]]:
+    """The vocabulary's spare tokens of the first kind it has, by their numbers."""
+    vocabulary = tokenizer.get_vocab()
+    for pattern in _SPARE:
+        found = {
+            int(match[1]): (token, index)
+            for token, index in vocabulary.items()
+            if (match := re.fullmatch(pattern, token))
+        }
+        if found:
+            return [found[number] for number in sorted(found)]
+    return []
+
+
+def _punctuation(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, int]]:
+    """Signs that are one token, other than that of the unknown."""
+    vocabulary = tokenizer.get_vocab()
+    return [
+        (sign, vocabulary[sign])
+        for sign in _PUNCTUATION
+        if vocabulary.get(sign) not in (None, tokenizer.unk_token_id)
+    ]
+
+
+def _tokens_of(places: Sequence[Span], entity: Span) -> Span:
+    """The tokens that hold any of an entity's characters."""
+    found = [
+        at for at, (start, end) in enumerate(places) if start < entity[1] and end > entity[0]
+        and start < end
+    ]  # fmt: skip
+    if not found:
+        raise DataError("the tokenizer makes no token of an entity")
+    return found[0], found[-1] + 1
+
+
+def _kept(count: int, spans: Sequence[Span], room: int) -> list[int]:
+    """Which tokens stay: all, or both entities and what is nearest to them."""
+    if count <= room:
+        return list(range(count))
+    held = sorted({at for start, stop in spans for at in range(start, stop)})
+    if len(held) > room:
+        raise DataError(
+            f"its entities take {len(held)} tokens and their markers {_NEEDED}, more than "
+            "data.max_length leaves room for"
+        )
+    low, high = held[0], held[-1] + 1
+    if high - low <= room:
+        left = max(0, min(low - (room - (high - low)) // 2, count - room))
+        return list(range(left, left + room))
+    distance = {
+        at: min(max(start - at, at - stop + 1, 0) for start, stop in spans) for at in range(count)
+    }
+    return sorted(sorted(distance, key=lambda at: (distance[at], at))[:room])
