@@ -58,9 +58,15 @@ def sample_inputs(built: Skeleton, *, rows: int = 3, length: int = 24) -> dict[s
     elif type(built.model).__name__.endswith("ForSequenceClassification"):
         # Without a padding token some heads take one row at a time.
         inputs = {name: tensor[:1] for name, tensor in inputs.items()}
-    if _reads_targets(built.model) and not type(built.model).__name__.endswith(
-        "ForSequenceClassification"
-    ):
+    classifies = type(built.model).__name__.endswith("ForSequenceClassification")
+    end = getattr(config, "eos_token_id", None)
+    if _reads_targets(built.model) and classifies and isinstance(end, int):
+        # Such heads read a row at its end token, of which every row has one.
+        ids, last = inputs["input_ids"], inputs["attention_mask"].sum(dim=1) - 1
+        other = next(i for i in range(int(config.vocab_size))[::-1] if i not in (pad, end))
+        inputs["input_ids"] = ids.masked_fill(ids == end, other)
+        inputs["input_ids"][torch.arange(len(ids)), last] = end
+    elif _reads_targets(built.model) and not classifies:
         inputs["decoder_input_ids"] = inputs["input_ids"][:, : max(2, tokens // 2)].clone()
     return inputs
 
