@@ -173,8 +173,12 @@ def _nested(
 ) -> torch.nn.Module:
     """A model of that one module, under its own name, by which ranks and factors are chosen."""
     layer = copy.deepcopy(kind)
-    for name, tensor in base.items():
-        layer._parameters[name] = torch.nn.Parameter(tensor, requires_grad=False)
+    for name in layer._parameters:
+        # What is not given, a bias that stays as it is, is left out: it takes no part.
+        tensor = base.get(name)
+        layer._parameters[name] = (
+            None if tensor is None else torch.nn.Parameter(tensor, requires_grad=False)
+        )
     holder = inner = torch.nn.Module()
     *parents, last = module.split(".")
     for parent in parents:

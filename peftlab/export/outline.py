@@ -112,7 +112,7 @@ def outline(
 def _changed(built: Skeleton, changes: Changes) -> dict[str, str]:
     """The adapted module of each parameter that an adapter changes."""
     found: dict[str, str] = {}
-    for module in changes.adapted:
+    for module, parts in changes.adapted.items():
         try:
             layer = built.model.get_submodule(module)
         except AttributeError:
@@ -120,7 +120,10 @@ def _changed(built: Skeleton, changes: Changes) -> dict[str, str]:
                 f"{changes.source} adapts {module}, which {type(built.model).__name__} has not; "
                 "the base is another model."
             ) from None
+        biased = any(part.endswith(".bias") for part in parts)
         for name, _ in layer.named_parameters(recurse=False):
+            if name == "bias" and not biased:
+                continue  # An adapter leaves the bias alone, unless it has one of its own.
             full = f"{module}.{name}"
             if full in built.converted:
                 raise CheckFailed(
