@@ -141,8 +141,13 @@ def nearest(run: Run, source: Source) -> Source:
 
     from peftlab.export.nearest import table_of
     from peftlab.export.streamed import logits
+    from peftlab.model.checkpoint import read_checkpoint_config
 
-    forms = {name: over(source, name) for name in ("original", "dequant", "requant")}
+    there: tuple[MergeBase, ...] = ("original", "dequant", "requant")
+    if read_checkpoint_config(source.base, revision=source.revision).in_8bit:
+        # The 16-bit checkpoint that its codes were made from is not at hand.
+        there = there[1:]
+    forms = {name: over(source, name) for name in there}
     ready, inputs = run.answering, _sample(run)
     # As the run answers, arithmetic included.
     narrow = torch.autocast("cpu", torch.bfloat16, enabled=ready.compute is torch.bfloat16)

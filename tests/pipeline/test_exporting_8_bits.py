@@ -100,3 +100,27 @@ def test_auto_measures_the_forms_shows_them_and_takes_the_nearest(
     again = tmp_path / "again"
     assert cli("export", eight_bits.folder, "-o", again, "--merge-base", "dequant").code == 0
     assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+def test_over_a_checkpoint_that_is_in_8_bits_auto_compares_the_forms_that_are_there(
+    eight_bits: Run, cli: Cli, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from peftlab import pipeline
+    from peftlab.config import load_config
+
+    eight = tmp_path / "eight"
+    assert cli("export", eight_bits.folder, "-o", eight, "--merge-base", "requant").code == 0
+    changed = {"model.name": str(eight), "output.dir": str(tmp_path / "again")}
+    overrides = [f"{key}={value}" for key, value in changed.items()]
+    again = pipeline.train(load_config(eight_bits.folder / "config.yaml", overrides).config)
+    said = cli("export", again.folder, "-o", tmp_path / "out")
+    assert said.code == 0, said.err
+    report = json.loads((tmp_path / "out" / "merge_report.json").read_text())
+    assert report["verified"]["logits"]["error"] <= report["verified"]["logits"]["tolerance"]
+    shown = said.out + said.err + caplog.text
+    assert "dequant " in shown
+    assert "original " not in shown
+    refused = cli("export", again.folder, "-o", tmp_path / "no", "--merge-base", "original")
+    assert refused.code == 3
+    assert "rests in 8 bits" in refused.err
+    assert not (tmp_path / "no").exists()
