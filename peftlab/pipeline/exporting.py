@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("peftlab")
 
+Form = Literal["original", "dequant", "requant"]
 MergeBase = Literal["auto", "original", "dequant", "requant"]
 
 
@@ -81,7 +82,7 @@ def _over_8_bits(config: RunConfig) -> bool:
     return isinstance(config.method, QLoraMethod) and config.method.bits == 8
 
 
-def over(source: Source, merge_base: Literal["original", "dequant", "requant"]) -> Source:
+def over(source: Source, merge_base: Form) -> Source:
     """The same trained part over another form of its base."""
     from peftlab.model.quantized import eight_bit_linears
 
@@ -143,11 +144,11 @@ def nearest(run: Run, source: Source) -> Source:
     from peftlab.export.streamed import logits
     from peftlab.model.checkpoint import read_checkpoint_config
 
-    there: tuple[MergeBase, ...] = ("original", "dequant", "requant")
+    there: tuple[Form, ...] = ("original", "dequant", "requant")
     if read_checkpoint_config(source.base, revision=source.revision).in_8bit:
         # The 16-bit checkpoint that its codes were made from is not at hand.
         there = there[1:]
-    forms = {name: over(source, name) for name in there}
+    forms: dict[str, Source] = {name: over(source, name) for name in there}
     ready, inputs = run.answering, _sample(run)
     # As the run answers, arithmetic included.
     narrow = torch.autocast("cpu", torch.bfloat16, enabled=ready.compute is torch.bfloat16)
