@@ -19,8 +19,12 @@ from peft.tuners import lora
 
 from peftlab.errors import CheckFailed
 from peftlab.export.safetensors_files import Stored, stored_tensors
+from peftlab.export.scratch import Scratch
 
 PREFIX = "base_model.model."
+_SUMMED = 512 * 1024
+"""Entries that are summed at a time: in fp32 they fit the caches."""
+
 _PART = re.compile(
     r"^(?P<module>.+?)\.(?P<part>lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)"
     r"|token_adapter\.trainable_tokens_delta|modules_to_save|base_layer)(?P<rest>\..+)?$"
@@ -142,30 +146,43 @@ def adapted_module(
 
 
 def merged_module(
-    module: str, base: Mapping[str, torch.Tensor], kind: torch.nn.Module, changes: Changes
+    module: str,
+    base: Mapping[str, torch.Tensor],
+    kind: torch.nn.Module,
+    changes: Changes,
+    scratch: Scratch,
 ) -> dict[str, torch.Tensor]:
     """The parameters of an adapted module with its adapter merged in, to the bit as PEFT's layer.
 
-    As `adapted_module`; `base` is written into.
+    As `adapted_module`; `base` is written into, and `scratch` has the sums.
     """
     peft_model = adapted_module(module, base, kind, changes)
     layer: Any = peft_model.base_model.model.get_submodule(module)
     ordinary = type(layer) is lora.Linear
     if ordinary and not layer.lora_variant and not any(layer.lora_bias.values()):
         # Not `base`: some ways to begin an adapter, such as PiSSA's, take it out of the weight.
-        return {**base, "weight": _plainly_merged(layer, layer.get_base_layer().weight.detach())}
+        weight = layer.get_base_layer().weight.detach()
+        return {**base, "weight": _plainly_merged(layer, weight, scratch)}
     bare: Any = peft_model.merge_and_unload()
     found = bare.get_submodule(module)
     return {name: p.detach() for name, p in found.named_parameters()}
 
 
-def _plainly_merged(layer: Any, weight: torch.Tensor) -> torch.Tensor:
-    """`W + s B A` in fp32, rounded once: PEFT's own sums, several times faster in 16 bits."""
+def _plainly_merged(layer: Any, weight: torch.Tensor, scratch: Scratch) -> torch.Tensor:
+    """`W + s B A` in fp32, rounded once, in place: PEFT's own sums, several times faster."""
     (name,) = layer.active_adapters
     a, b = (part[name].weight.detach().float() for part in (layer.lora_A, layer.lora_B))
-    delta = (b @ a).mul_(layer.scaling[name])
+    shape = (b.shape[0], a.shape[1])
+    delta = torch.mm(b, a, out=scratch.tensor("delta", shape, torch.float32))
+    delta.mul_(layer.scaling[name])
+    delta = delta.T if layer.fan_in_fan_out else delta
     wide = torch.promote_types(weight.dtype, torch.float32)
-    return weight.to(wide).add_(delta.T if layer.fan_in_fan_out else delta).to(weight.dtype)
+    rows = max(1, _SUMMED // weight.shape[1])
+    for start in range(0, weight.shape[0], rows):
+        part = weight[start : start + rows]
+        total = scratch.tensor("sum", part.shape, wide).copy_(part)
+        part.copy_(total.add_(delta[start : start + rows]))
+    return weight
 
 
 def _nested(

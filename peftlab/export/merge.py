@@ -176,7 +176,7 @@ def _write(
     names = [SINGLE] if len(shards) == 1 else [
         f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
     ]  # fmt: skip
-    tensors = Tensors(built, source.changes, plan.outputs)
+    tensors = Tensors(built, source.changes, plan.outputs, overwrite=True)
     copied: dict[str, str] = {}
     total = sum(output.spec.size for output in plan.outputs)
     with tqdm(total=total, unit="B", unit_scale=True, desc="Merging", disable=None) as bar:

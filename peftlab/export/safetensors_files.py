@@ -6,6 +6,7 @@ header with every tensor's dtype, shape and place, then the bytes of the tensors
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -53,11 +54,14 @@ class Stored:
         """Its bytes."""
         return self.stop - self.start
 
-    def read(self) -> torch.Tensor:
-        """The tensor in memory of its own. Raises `CheckFailed` where the file is cut short."""
+    def read(self, into: torch.Tensor | None = None) -> torch.Tensor:
+        """The tensor in memory of its own, or in `into`, contiguous and of its shape and dtype.
+
+        Raises `CheckFailed` where the file is cut short.
+        """
         if self.dtype not in DTYPES:
             raise CheckFailed(f"{self.file} holds {self.dtype}, a dtype that is not read here.")
-        found = torch.empty(self.shape, dtype=DTYPES[self.dtype])
+        found = torch.empty(self.shape, dtype=DTYPES[self.dtype]) if into is None else into
         if not self.size:
             return found
         view = _bytes_of(found)
@@ -207,6 +211,20 @@ def _bytes_of(tensor: torch.Tensor) -> Any:
     return tensor.view(-1).view(torch.uint8).numpy()
 
 
+def _claim(handle: int, size: int) -> None:
+    """Claim a file's place on the disk, where it can be claimed.
+
+    Room that is lacking is known before anything is made, not at the last tensor.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
 @contextmanager
 def written(path: Path, specs: Sequence[Spec], metadata: Mapping[str, str]) -> Iterator[Writer]:
     """Write a file of these tensors, which is on the disk when the block ends well."""
@@ -222,6 +240,7 @@ def written(path: Path, specs: Sequence[Spec], metadata: Mapping[str, str]) -> I
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as thread:
+        _claim(file.fileno(), 8 + len(text) + end)
         writer = Writer(file, specs, thread)
         writer.head(len(text).to_bytes(8, "little") + text)
         yield writer

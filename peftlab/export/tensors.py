@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
 from peftlab.errors import CheckFailed
 from peftlab.export.changes import Changes, merged_module
 from peftlab.export.outline import Output
 from peftlab.export.safetensors_files import DTYPES
+from peftlab.export.scratch import Scratch
 from peftlab.export.skeleton import Skeleton
 from peftlab_kernels.int8_format import int8_dequantize, int8_quantize
 from peftlab_kernels.int8_linear import BY_ROWS
 
 
 class Tensors:
-    """Makes what an outline announces; holds no more than one module's tensors at a time."""
+    """Makes what an outline announces; holds no more than one module's tensors at a time.
 
-    def __init__(self, built: Skeleton, changes: Changes, outputs: tuple[Output, ...]) -> None:
+    With `overwrite` a merged tensor stays as it is until the second module after its own is merged:
+    long enough to write it, and the same memory serves them all.
+    """
+
+    def __init__(
+        self,
+        built: Skeleton,
+        changes: Changes,
+        outputs: tuple[Output, ...],
+        *,
+        overwrite: bool = False,
+    ) -> None:
         self._built = built
+        self._scratch = Scratch()
+        self._overwrite = overwrite
+        self._merged = 0
         self._changes = changes
         self._of_module: dict[str, list[Output]] = {}
         for output in outputs:
@@ -63,23 +76,39 @@ class Tensors:
 
     def _merge(self, module: str) -> None:
         outputs = self._of_module[module]
-        base: Mapping[str, torch.Tensor] = {
-            output.parameter.rpartition(".")[2]: _wide_enough(based(output), output)
-            for output in outputs
-        }
+        base = {output.parameter.rpartition(".")[2]: self._base(output) for output in outputs}
         kind = self._built.model.get_submodule(module)
-        found = merged_module(module, base, kind, self._changes)
+        found = merged_module(module, base, kind, self._changes, self._scratch)
         self.consumed += len(self._changes.adapted[module])
         self.consumed += sum(output.parameter in self._changes.bases for output in outputs)
         for output in outputs:
             name = output.parameter.rpartition(".")[2]
             self._made[output.spec.name] = found[name]
 
+    def _base(self, output: Output) -> torch.Tensor:
+        """A parameter that is merged into, in the wider of its dtype and the written one."""
+        if not self._overwrite or len(self._of_module[output.module]) > 1:
+            return _wide_enough(based(output), output)
+        # One is written while the next is made.
+        self._merged += 1
+        turn = self._merged % 2
+        stored, shape = output.base, output.spec.shape
+        assert stored is not None
+        into = self._scratch.tensor(f"base {turn}", stored.shape, DTYPES[stored.dtype])
+        found = based(output, into)
+        dtype = _wide(found.dtype, output)
+        if dtype == found.dtype:
+            return found
+        return self._scratch.tensor(f"wide {turn}", shape, dtype).copy_(found)
 
-def based(output: Output) -> torch.Tensor:
-    """What an adapter was added to while training, in memory of its own; fp32 if in 8 bits."""
+
+def based(output: Output, into: torch.Tensor | None = None) -> torch.Tensor:
+    """What an adapter was added to while training, in memory of its own; fp32 if in 8 bits.
+
+    A tensor that is stored as it was is read into the memory that is given, if any.
+    """
     assert output.base is not None
-    tensor = output.base.read()
+    tensor = output.base.read(into)
     if output.rows is not None:
         indices, rows = output.rows
         tensor.index_copy_(0, torch.tensor(indices), rows.read().to(tensor.dtype))
@@ -112,5 +141,10 @@ def _finite(tensor: torch.Tensor) -> bool:
 
 def _wide_enough(tensor: torch.Tensor, output: Output) -> torch.Tensor:
     """Merged in the wider of both dtypes, and rounded once."""
-    wanted = torch.float32 if output.in_8bit else DTYPES[output.spec.dtype]
-    return tensor.to(torch.promote_types(tensor.dtype, wanted))
+    return tensor.to(_wide(tensor.dtype, output))
+
+
+def _wide(dtype: torch.dtype, output: Output) -> torch.dtype:
+    return torch.promote_types(
+        dtype, torch.float32 if output.in_8bit else DTYPES[output.spec.dtype]
+    )
