@@ -26,6 +26,9 @@ from peftlab.errors import CheckFailed
 CHUNK = 16 * 1024 * 1024
 """Bytes read or written at a time."""
 
+_SENT = 64 * 1024 * 1024
+"""Bytes that are sent to the disk together."""
+
 _LONGEST_HEADER = 100_000_000
 _METADATA = "__metadata__"
 
@@ -152,7 +155,7 @@ class Writer:
         self._thread = thread
         self._pending: Future[None] | None = None
         self._waiting = list(specs)
-        self._left = 0
+        self._unsent = 0
 
     def head(self, data: bytes) -> None:
         """Write what comes before all tensors."""
@@ -192,7 +195,23 @@ class Writer:
         # Unbuffered, in large pieces: Python's own buffer copies them once more.
         left = memoryview(data)
         while left:
-            left = left[(self._file.write(left) or 0) :]
+            written = self._file.write(left) or 0
+            left = left[written:]
+            self._unsent += written
+        if self._unsent >= _SENT:
+            self.send()
+
+    def send(self) -> None:
+        """Send what is written to the disk, and take no more room in the page cache for it.
+
+        The disk is then busy from the first piece on, nothing that others keep in memory is pushed
+        out by a model that is larger than it, and what is read again comes from the disk.
+        """
+        handle = self._file.fileno()
+        os.fsync(handle)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        self._unsent = 0
 
     def _next(self, name: str) -> Spec:
         spec = self._waiting.pop(0)
@@ -245,5 +264,5 @@ def written(path: Path, specs: Sequence[Spec], metadata: Mapping[str, str]) -> I
         writer.head(len(text).to_bytes(8, "little") + text)
         yield writer
         writer.wait()
+        writer.send()
         writer.close()
-        os.fsync(file.fileno())

@@ -25,4 +25,4 @@ class Scratch:
         if held is None or held.numel() < wanted:
             self._memory.pop(use, None)  # before the next is there, not after
             held = self._memory[use] = torch.empty(wanted, dtype=torch.uint8)
-        return held[:wanted].view(dtype).view(*shape)
+        return held[:wanted].view(dtype).view(tuple(shape))

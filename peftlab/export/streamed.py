@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
+from peftlab.export.scratch import Scratch
 from peftlab.export.skeleton import Skeleton
 from peftlab.model.hush import hushed
 from peftlab.model.logits import logits_of
 
 Weights = Callable[[str], Tensor]
-"""A parameter or persistent buffer of the model, by its name, in memory of its own."""
+"""A parameter or persistent buffer of the model, by its name; it may be overwritten by the next."""
 
 Layers = Mapping[str, Callable[[], nn.Module]]
 """Modules that compute otherwise than by their own weights: what makes the layer that does."""
@@ -36,7 +39,7 @@ def streamed(built: Skeleton, weights: Weights, layers: Layers) -> Iterator[nn.M
     model = _with_buffers(built)
     for name, buffer in tuple(model.named_buffers()):
         if buffer.is_meta or name in model.state_dict():
-            _set_buffer(model, name, weights(name))
+            _set_buffer(model, name, weights(name).clone())
     with _streaming(model, weights, layers):
         yield model
 
@@ -94,13 +97,14 @@ def _set_buffer(model: nn.Module, name: str, value: Tensor) -> None:
 @contextmanager
 def _streaming(model: nn.Module, weights: Weights, layers: Layers) -> Iterator[None]:
     handles = []
+    lent = _Lent(weights)
     for name, module in model.named_modules():
         own = tuple(module._parameters)
         if name in layers:
             module.forward = _by_layer(layers[name])
         elif any(module._parameters[part] is not None for part in own):
-            handles.append(module.register_forward_pre_hook(_Give(name, weights)))
-            handles.append(module.register_forward_hook(_take, always_call=True))
+            handles.append(module.register_forward_pre_hook(partial(lent.give, name)))
+            handles.append(module.register_forward_hook(lent.take, always_call=True))
     try:
         yield
     finally:
@@ -115,18 +119,31 @@ def _by_layer(make: Callable[[], nn.Module]) -> Callable[..., Any]:
     return forward
 
 
-class _Give:
-    def __init__(self, module: str, weights: Weights) -> None:
-        self.module, self.weights = module, weights
+class _Lent:
+    """Gives modules their weights in fp32, those of one depth in the same memory."""
 
-    def __call__(self, module: nn.Module, _: Any) -> None:
-        for name, parameter in module._parameters.items():
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._scratch = Scratch()
+        self._depth = 0
+
+    def give(self, name: str, module: nn.Module, _: Any) -> None:
+        self._depth += 1
+        for part, parameter in module._parameters.items():
             if parameter is not None:
-                value = self.weights(f"{self.module}.{name}" if self.module else name)
-                module._parameters[name] = nn.Parameter(value.float(), requires_grad=False)
+                stored = self._weights(f"{name}.{part}" if name else part)
+                use = f"{self._depth} {part}"
+                value = self._scratch.tensor(use, stored.shape, torch.float32).copy_(stored)
+                module._parameters[part] = nn.Parameter(value, requires_grad=False)
 
-
-def _take(module: nn.Module, *_: Any) -> None:
-    for name, parameter in module._parameters.items():
-        if parameter is not None:
-            module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+    def take(self, module: nn.Module, _: Any, output: Any) -> Any:
+        self._depth -= 1
+        lent = set()
+        for part, parameter in module._parameters.items():
+            if parameter is not None:
+                lent.add(parameter.untyped_storage().data_ptr())
+                module._parameters[part] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        # What a module hands on of its own weights, such as a slice, is overwritten by the next.
+        return tree_map_only(
+            Tensor, lambda t: t.clone() if t.untyped_storage().data_ptr() in lent else t, output
+        )

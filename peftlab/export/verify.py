@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from peftlab.errors import VerificationError
 from peftlab.export.changes import Changes, adapted_module
 from peftlab.export.outline import Output
-from peftlab.export.safetensors_files import Spec, Stored, stored_in
+from peftlab.export.safetensors_files import DTYPES, Spec, Stored, stored_in
+from peftlab.export.scratch import Scratch
 from peftlab.export.skeleton import Skeleton, tied_names
 from peftlab.export.streamed import logits, sample_inputs, streamed
 from peftlab.export.tensors import Tensors, based
@@ -94,8 +95,9 @@ def logit_error(
 def as_trained(built: Skeleton, changes: Changes, outputs: Sequence[Output]) -> Iterator[nn.Module]:
     """The base with the trained part on it and not merged, streamed in fp32."""
     by_name = {output.parameter: output for output in outputs if output.parameter}
-    weights = partial(_trained, by_name, _ties(built))
-    with streamed(built, weights, _adapted(built, by_name, changes)) as model:
+    scratch = Scratch()
+    weights = partial(_trained, by_name, _ties(built), scratch)
+    with streamed(built, weights, _adapted(built, by_name, changes, scratch)) as model:
         yield model
 
 
@@ -130,9 +132,11 @@ def _written(
 ) -> dict[str, Callable[[], Tensor]]:
     """What reads each parameter of the merged model; 8-bit ones are dequantised."""
 
+    scratch = Scratch()
+
     def read(output: Output) -> Tensor:
         name = output.spec.name
-        tensor = merged[name].read()
+        tensor = merged[name].read(_room(merged[name], scratch))
         if not output.in_8bit:
             return tensor
         scales = merged[f"{name.removesuffix('weight')}SCB"].read()
@@ -142,25 +146,39 @@ def _written(
 
 
 def _adapted(
-    built: Skeleton, by_name: Mapping[str, Output], changes: Changes
+    built: Skeleton, by_name: Mapping[str, Output], changes: Changes, scratch: Scratch
 ) -> dict[str, Callable[[], nn.Module]]:
     """PEFT's own layer for each adapted module, made as it is called, in fp32 and not merged."""
 
     def make(module: str) -> nn.Module:
         kind = built.model.get_submodule(module)
-        base = {
-            name: based(by_name[f"{module}.{name}"]).float()
-            for name, _ in kind.named_parameters(recurse=False)
-        }
+        base = {}
+        for name, _ in kind.named_parameters(recurse=False):
+            stored = _based(by_name[f"{module}.{name}"], scratch)
+            wide = scratch.tensor(f"adapted {name}", stored.shape, torch.float32)
+            base[name] = wide.copy_(stored)
         found: nn.Module = adapted_module(module, base, kind, changes).base_model.model
         return found.get_submodule(module)
 
     return {module: partial(make, module) for module in changes.adapted}
 
 
-def _trained(by_name: Mapping[str, Output], ties: Mapping[str, str], name: str) -> Tensor:
+def _trained(
+    by_name: Mapping[str, Output], ties: Mapping[str, str], scratch: Scratch, name: str
+) -> Tensor:
     output = by_name[name if name in by_name else ties[name]]
-    return output.whole.read() if output.whole is not None else based(output)
+    return output.whole.read() if output.whole is not None else _based(output, scratch)
+
+
+def _based(output: Output, scratch: Scratch) -> Tensor:
+    """`based`, in memory that the next one is read into."""
+    assert output.base is not None
+    return based(output, _room(output.base, scratch))
+
+
+def _room(stored: Stored, scratch: Scratch) -> Tensor | None:
+    dtype = DTYPES.get(stored.dtype)  # reading what is none of these raises, and says so
+    return None if dtype is None else scratch.tensor("stored", stored.shape, dtype)
 
 
 def _read(
