@@ -18,6 +18,8 @@ from peftlab_kernels.dispatch import int8_kernels_for, kernels_for
 from peftlab_kernels.int8_format import Int8Rows, Int8Weight
 from peftlab_kernels.protocol import Int8Kernels, Kernels, Needs
 
+_LOSES_GRADIENTS = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
+
 
 class LoraLinear(torch.autograd.Function):
     """`lora_linear` on matrices, checked and flattened; also `int8_lora_linear` with w8a16.
@@ -59,7 +61,7 @@ class LoraLinear(torch.autograd.Function):
             h if b_needs else None,
             mask if x_needs or a_needs else None,
         )
-        return y
+        return _returned(y)
 
     @staticmethod
     @once_differentiable
@@ -119,7 +121,7 @@ class Int8LoraLinear(torch.autograd.Function):
             h if b_needs else None,
             mask if x_needs or a_needs else None,
         )
-        return y
+        return _returned(y)
 
     @staticmethod
     @once_differentiable
@@ -134,6 +136,14 @@ class Int8LoraLinear(torch.autograd.Function):
             )  # fmt: skip
             bias = _bias_gradient(dy, ctx.bias_dtype)
         return found.x, None, None, None, None, bias, found.lora_a, found.lora_b, None, None
+
+
+def _returned(y: Tensor) -> Tensor:
+    """y; in a graph that torch 2.11 traces, a copy.
+
+    Its graphs send zeros backward through a result that forward wrote into, without a word.
+    """
+    return y.clone() if _LOSES_GRADIENTS and torch.compiler.is_compiling() else y
 
 
 def _weight(weight: Tensor, scales: Tensor | None) -> Tensor | Int8Weight:

@@ -69,11 +69,14 @@ def int8_quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 def int8_dequantize(codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
     """Write the weight of `codes [N, K]` and `scales [N]` into `out [N, K]`, any float dtype.
 
-    The product is rounded once, to out's dtype.
+    The product is rounded once, to out's dtype; every device gives the same bits.
     """
+    wide = out.dtype if out.dtype.itemsize >= 4 else torch.float32
+    # By a tensor: torch on CUDA divides by a number as if multiplying by its rounded reciprocal.
+    factors = scales.to(wide) / torch.full_like(scales, LARGEST_CODE, dtype=wide)
     if out.dtype.itemsize >= 4:
-        return out.copy_(codes).mul_((scales.to(out.dtype) / LARGEST_CODE).unsqueeze(1))
-    return out.copy_(codes.float().mul_((scales / LARGEST_CODE).unsqueeze(1)))
+        return out.copy_(codes).mul_(factors.unsqueeze(1))
+    return out.copy_(codes.float().mul_(factors.unsqueeze(1)))
 
 
 def _refuse_lost_rows(block: Tensor, largest: Tensor, *, first: int) -> None:

@@ -121,7 +121,7 @@ def source_of(run: Run, base: str | None = None) -> Source:
         base=base or model["name"],
         revision=model["revision"] if base is None else None,
         auto_class=head.auto_class,
-        config=dict(head.config),
+        config={**head.config, **_padding(run)},
         tokenizer=run.folder / "tokenizer",
         stops=run.task.stops,
         provenance={
@@ -131,6 +131,20 @@ def source_of(run: Run, base: str | None = None) -> Source:
             "trained by": f"peftlab {run.record.get('peftlab')}",
         },
     )
+
+
+def _padding(run: Run) -> dict[str, int]:
+    """The padding token's id for classifiers of rows, some of which find a row's end by it.
+
+    The checkpoint's config may name none; the run padded by its tokenizer's.
+    """
+    from peftlab.model.tokenizer import load_tokenizer
+
+    if not str(run.task.head().auto_class).endswith("ForSequenceClassification"):
+        return {}
+    trusted = run.config.model.trust_remote_code
+    tokenizer = load_tokenizer(str(run.folder / "tokenizer"), trust_remote_code=trusted)
+    return {"pad_token_id": tokenizer.pad_token_id}
 
 
 def nearest(run: Run, source: Source) -> Source:
@@ -150,10 +164,12 @@ def nearest(run: Run, source: Source) -> Source:
         there = there[1:]
     forms: dict[str, Source] = {name: over(source, name) for name in there}
     ready, inputs = run.answering, _sample(run)
-    # As the run answers, arithmetic included.
-    narrow = torch.autocast("cpu", torch.bfloat16, enabled=ready.compute is torch.bfloat16)
-    with torch.no_grad(), by_choices_of(run.folder), narrow:
-        trained = logits(ready.model.to("cpu").eval(), inputs)
+    # As the run answers, device and arithmetic included.
+    device = next(ready.model.parameters()).device
+    there_too = {name: value.to(device) for name, value in inputs.items()}
+    narrow = torch.autocast(device.type, torch.bfloat16, enabled=ready.compute is torch.bfloat16)
+    with by_choices_of(run.folder), narrow:
+        trained = logits(ready.model.eval(), there_too).cpu()
     found = table_of(trained, forms, inputs)
     for line in found.lines():
         logger.info("%s", line)

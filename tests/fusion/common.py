@@ -69,7 +69,7 @@ def outcome(
     y = model(x, **kwargs)
     dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     if y.requires_grad:
-        y.backward(dy.to(y.dtype))
+        y.backward(dy.to(y))
     return {"y": y.detach()} | ({} if x.grad is None else {"x": x.grad}) | gradients(model)
 
 

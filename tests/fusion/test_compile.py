@@ -84,6 +84,7 @@ def test_what_changes_after_compiling_is_seen() -> None:
         seen.append(agree())
     model.base_model.set_adapter(["default", "other"])
     seen.append(agree())
-    model.base_model.model.layer.base_layer.weight.requires_grad_()
-    agree()
+    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12):  # 2.11 has no such guard
+        model.base_model.model.layer.base_layer.weight.requires_grad_()
+        agree()
     assert len({float(y.sum()) for y in seen}) == len(seen)

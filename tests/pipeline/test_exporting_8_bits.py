@@ -124,3 +124,35 @@ def test_over_a_checkpoint_that_is_in_8_bits_auto_compares_the_forms_that_are_th
     assert refused.code == 3
     assert "rests in 8 bits" in refused.err
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_classifier_that_finds_the_end_of_a_row_by_padding(
+    family: str, tiny_checkpoint: Any, tmp_path: Path
+) -> None:
+    """No padding token in the base: the run's is the merged model's, so that it takes batches."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    import peftlab
+
+    rows = tmp_path / "rows.jsonl"
+    texts = ["a good film, and long", "bad"] * 8
+    rows.write_text("".join(json.dumps({"text": t, "label": t[:3]}) + "\n" for t in texts))
+    run = peftlab.train(
+        {
+            "model": {"name": str(tiny_checkpoint(family)), "dtype": "float32"},
+            "task": "text-classification",
+            "data": {"source": str(rows)},
+            "train": {"max_steps": 4, "global_batch_size": 8},
+            "eval": {"every": "never"},
+            "output": {"dir": str(tmp_path / "run"), "plots": False},
+        },
+        method="qlora",
+    )
+    run.export(tmp_path / "merged")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    with torch.no_grad():
+        together = model(**tokenizer(texts[:2], padding=True, return_tensors="pt")).logits
+        alone = torch.cat([model(**tokenizer(t, return_tensors="pt")).logits for t in texts[:2]])
+    torch.testing.assert_close(together, alone)

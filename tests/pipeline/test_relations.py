@@ -92,7 +92,6 @@ def test_every_method_learns_and_answers(
     reopened.export(merged)
     kind = reopened.task.head().auto_class
     plain = getattr(transformers, kind).from_pretrained(merged).eval()
-    plain.config.pad_token_id = reopened.answering.model.config.pad_token_id
     task, tokenizer = reopened.task, reopened.answering.tokenizer
     checked = pipeline.preparation.check(reopened.config)
     encoded = task.encode(checked.splits.get("test"), tokenizer, max_length=24).rows

@@ -119,7 +119,8 @@ class Layer:
         """Run both ways and hold everything to its bound."""
         out = self.forward()
         found = self.backward(out)
-        bound = BOUND[self.dtype]
+        # A running sum's rounding grows with the root of its terms; the bound is for 1,024.
+        bound = BOUND[self.dtype] * max(1.0, max(self.shape[:3]) / 1024) ** 0.5
         errors = self.errors(out, found)
         assert all(e <= bound for e in errors.values()), f"{errors} beyond {bound}"
         dtypes = (out.y.dtype, found.x.dtype, found.lora_a.dtype, found.lora_b.dtype)
