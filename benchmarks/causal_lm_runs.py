@@ -219,7 +219,9 @@ def write_case(folder: Path, size: str, text: Path, tokenizer: str) -> None:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder / "model")
-    transformers.AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder / "model")
+    words = transformers.AutoTokenizer.from_pretrained(tokenizer)
+    words.model_max_length = config.max_position_embeddings
+    words.save_pretrained(folder / "model")
     (folder / "data").mkdir()
     paragraphs = [part for part in text.read_text(encoding="utf-8").split("\n\n") if part.strip()]
     for split, rows in (("train", paragraphs), ("validation", paragraphs[:8])):
