@@ -243,6 +243,27 @@ def in_a_process(side: str, case: Case) -> dict[str, float]:
     return values
 
 
+def summed_up(
+    given: argparse.Namespace, runs: dict[str, list[dict[str, float]]], problems: list[str]
+) -> dict[str, Any]:
+    """The runs so far, and every side's step by peftlab's in the rounds that both ran."""
+    seconds = {side: [run["step_seconds"] for run in found] for side, found in runs.items()}
+    ours = seconds.get("peftlab", [])
+    ratios = {
+        side: asdict(ratio({side: all_[:both], "peftlab": ours[:both]}, side, "peftlab"))
+        for side, all_ in seconds.items()
+        if side != "peftlab" and (both := min(len(all_), len(ours)))
+    }
+    return {
+        "size": given.size, "length": given.length, "batch": given.batch, "steps": given.steps,
+        "runs": runs, "problems": problems, "ratio_to_peftlab": ratios,
+    }  # fmt: skip
+
+
+def _median(runs: Sequence[dict[str, float]], figure: str) -> float:
+    return statistics.median(run[figure] for run in runs)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one side (in a child), or all sides in turns and the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -273,6 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     sides = [side for side in wanted if not any(p.startswith(f"{side}:") for p in problems)]
     runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    out = given.json or RESULTS / f"causal_lm_runs--{gpu_kind()}.json"
     with tempfile.TemporaryDirectory() as folder:
         write_case(Path(folder), given.size, given.text, given.tokenizer)
         case = Case(folder, given.length, given.batch, given.steps)
@@ -285,22 +307,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     sides.remove(side)
                     continue
                 print(side, runs[side][-1], file=sys.stderr, flush=True)
-    seconds = {side: [run["step_seconds"] for run in runs[side]] for side in sides}
-    result: dict[str, Any] = {
-        "size": given.size, "length": given.length, "batch": given.batch, "steps": given.steps,
-        "runs": runs, "problems": problems, "ratio_to_peftlab": {},
-    }  # fmt: skip
+                # A lent machine may be gone before the last side has ended.
+                write_result(out, summed_up(given, runs, problems))
     for side in sides:
         print(
-            f"{side:16} {statistics.median(seconds[side]) * 1e3:8.1f} ms a step, "
-            f"{statistics.median(r['tokens_per_second'] for r in runs[side]):9,.0f} tokens/s, "
-            f"{statistics.median(r['peak_memory'] for r in runs[side]) / 2**30:6.2f} GiB"
+            f"{side:16} {_median(runs[side], 'step_seconds') * 1e3:8.1f} ms a step, "
+            f"{_median(runs[side], 'tokens_per_second'):9,.0f} tokens/s, "
+            f"{_median(runs[side], 'peak_memory') / 2**30:6.2f} GiB"
         )
-        if "peftlab" in sides:
-            result["ratio_to_peftlab"][side] = asdict(ratio(seconds, side, "peftlab"))
     for problem in problems:
         print("left out:", problem)
-    write_result(given.json or RESULTS / f"causal_lm_runs--{gpu_kind()}.json", result)
+    write_result(out, summed_up(given, runs, problems))
 
 
 if __name__ == "__main__":
