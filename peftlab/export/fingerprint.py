@@ -1,7 +1,9 @@
 """What a base is, by its tensors: so that an adapter meets no other base than its own.
 
 Taken from the tensors as the checkpoint stores them and under its names, so neither the sharding
-nor the folder matters: dtype, shape, and a hash of some of the bytes, spread over each tensor.
+nor the folder matters: dtype, shape, and a hash of some of the bytes, spread over each tensor. Of
+layers in 8 bits the codes and scales that were trained on as well, whether the checkpoint
+has them or they were made of what it has: see `codes`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from typing import Any
 
 from peftlab.export.safetensors_files import Stored
 
-FORMAT = 1
+FORMAT = 2
+"""1 knew no codes."""
+
 _PIECES = 16
 _PIECE = 4096
 
@@ -41,12 +45,7 @@ def sampled_hash(tensor: Stored) -> str:
 def differences(
     known: Mapping[str, Any], base: Mapping[str, Stored], *, only: Iterable[str] | None = None
 ) -> tuple[str, ...]:
-    """Sentences on the tensors of a base that are not those of a fingerprint; none where all are.
-
-    A fingerprint of a later format than this one says nothing.
-    """
-    if known.get("format") != FORMAT:
-        return ()
+    """Sentences on a base's tensors that are not those of a fingerprint; none where all are."""
     told = []
     wanted: Mapping[str, Any] = known.get("tensors", {})
     for name in wanted if only is None else only:

@@ -143,7 +143,7 @@ def laid_out(
     plan = outline(
         built, base, source.changes, dtype=dtype, at_rest=checkpoint.at_rest,
         quantised=frozenset(source.quantised(built.model) if source.quantised else ()),
-        requantise=source.requantise,
+        through=source.through, requantise=source.requantise,
     )  # fmt: skip
     return built, plan
 

@@ -29,7 +29,8 @@ class Output:
     `parameter` is its name in the model, empty for what no single parameter is; `base` the tensor
     it comes from, `whole` the one that takes its place; `module` is adapted where it is merged;
     `rows` are put into it, by their indices.
-    `quantised`: what was in 8 bits while it was trained, and is rounded to that first; `scales`
+    `quantised`: what was in 8 bits while it was trained, and is rounded to that first, `through`
+    another dtype if need be; `scales`
     are those of a base that is codes already; `in_8bit`: it is written as codes. `transposed`:
     its rows in 8 bits are the columns here (GPT-2's Conv1D).
     """
@@ -42,6 +43,7 @@ class Output:
     module: str = ""
     rows: tuple[tuple[int, ...], Stored] | None = None
     quantised: bool = False
+    through: torch.dtype | None = None
     scales: Stored | None = None
     in_8bit: bool = False
     transposed: bool = False
@@ -69,13 +71,14 @@ def outline(
     dtype: torch.dtype | None,
     at_rest: torch.dtype,
     quantised: frozenset[str] = frozenset(),
+    through: torch.dtype | None = None,
     requantise: bool = False,
 ) -> Outline:
     """Lay out the merged model. Raises `CheckFailed` naming what does not fit together.
 
     `dtype` is that of all floating tensors, None for each its own, and `at_rest` for what the base
-    has in 8 bits; `quantised` names the linear layers that were in 8 bits while training, and
-    `requantise` writes them so again.
+    has in 8 bits; `quantised` names the linear layers that were in 8 bits while training, made from
+    weights that went `through` this dtype, and `requantise` writes them so again.
     """
     here = built.model.state_dict()
     tied = tied_names(built.model)
@@ -96,7 +99,7 @@ def outline(
         )
     fresh = [n for n in written if n not in built.names]
     rename = bool(fresh) and any(n != key for n, key in built.names.items())
-    made = _Outputs(built.model, base, changes, changed, dtype, at_rest, quantised)
+    made = _Outputs(built.model, base, changes, changed, dtype, at_rest, quantised, through)
     outputs = [
         made.of(name, name if rename else built.names.get(name, name), sources[name], here[name])
         for name in _in_order(written, built, base)
@@ -212,6 +215,7 @@ class _Outputs:
     dtype: torch.dtype | None
     at_rest: torch.dtype
     quantised: frozenset[str]
+    through: torch.dtype | None
 
     def of(self, name: str, written_as: str, key: str | None, here: torch.Tensor) -> Output:
         """The output of a parameter that comes from `key`, None where the base has none."""
@@ -235,14 +239,15 @@ class _Outputs:
         if name in self.changed:
             return Output(
                 spec, "merged", name, stored, module=self.changed[name], quantised=rounded,
-                scales=scales, transposed=turned,
+                through=self.through, scales=scales, transposed=turned,
             )  # fmt: skip
         if name in changes.rows:
             return Output(spec, "rows", name, stored, rows=changes.rows[name])
         if rounded or scales is not None:
             return Output(
-                spec, "cast", name, stored, quantised=rounded, scales=scales, transposed=turned
-            )
+                spec, "cast", name, stored, quantised=rounded, through=self.through,
+                scales=scales, transposed=turned,
+            )  # fmt: skip
         return self.copied(written_as, name, stored)
 
     def copied(self, written_as: str, parameter: str, stored: Stored) -> Output:

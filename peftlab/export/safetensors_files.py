@@ -74,6 +74,15 @@ class Stored:
                 raise CheckFailed(f"{self.file} ends before its tensors do; fetch it again.")
         return found
 
+    def rows(self, numbers: Sequence[int]) -> torch.Tensor:
+        """Some rows of a matrix [N, K] as [len(numbers), K]; `numbers` rise. As `read` raises."""
+        width = self.size // self.shape[0] if self.shape[0] else 0
+        parts = [
+            Stored(self.file, self.dtype, self.shape[1:], at, at + width).read()
+            for at in (self.start + number * width for number in numbers)
+        ]
+        return torch.stack(parts) if parts else self.read()
+
     def chunks(self) -> Iterator[bytes]:
         """Its bytes as they lie there. Raises `CheckFailed` where the file is cut short."""
         left = self.size

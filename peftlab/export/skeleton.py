@@ -78,7 +78,7 @@ def skeleton(
         first = str(error).strip().splitlines()[0]
         raise CheckFailed(f"{checkpoint.name} cannot be built: {first}") from None
     untie_stored(model, checkpoint.files)
-    names, unread, converted = _names(model, tuple(keys))
+    names, unread, converted = key_names(model, tuple(keys), model.state_dict())
     return Skeleton(model, config, names, unread, converted, checkpoint.files[0].parent)
 
 
@@ -90,16 +90,16 @@ def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return {n: tuple(names) for names in groups.values() if len(names) > 1 for n in names}
 
 
-def _names(
-    model: Any, keys: tuple[str, ...]
+def key_names(
+    model: Any, keys: tuple[str, ...], here: dict[str, Any]
 ) -> tuple[dict[str, str], tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """A checkpoint's keys by the names `here` of a base's parameters; see `Skeleton`."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, rename_source_key
 
     transforms: list[Any] = get_model_conversion_mapping(model)
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
     renamings = [t for t in transforms if not isinstance(t, WeightConverter)]
-    here = model.state_dict()
     names: dict[str, str] = {}
     converted: dict[str, tuple[str, ...]] = {}
     unread = []

@@ -18,7 +18,8 @@ class Source:
 
     `auto_class` and `config` are those of its head, `auto_class` None for the base's own;
     `quantised` tells which linear layers were in 8 bits, given the model on meta, and `requantise`
-    that they are to be so again; `tokenizer` is a folder that has one; `stops` are ids at which the
+    that they are to be so again; `through` is a dtype that weights were rounded to before their 8
+    bits; `tokenizer` is a folder that has one; `stops` are ids at which the
     model learnt to stop, beside those that its base stops at. `replay` is called with the model as
     it was trained, in fp32, and raises where it is not that.
     """
@@ -30,6 +31,7 @@ class Source:
     config: Mapping[str, Any] = field(default_factory=dict)
     quantised: Callable[[torch.nn.Module], tuple[str, ...]] | None = None
     requantise: bool = False
+    through: torch.dtype | None = None
     tokenizer: Path | None = None
     stops: tuple[int, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -116,8 +116,9 @@ def based(output: Output, into: torch.Tensor | None = None) -> torch.Tensor:
         return _turned(_dequantised(tensor, output.scales.read()), output)
     if not output.quantised:
         return tensor
+    rounded = tensor if output.through is None else tensor.to(output.through)
     try:
-        codes, scales = int8_quantize(_turned(tensor, output))
+        codes, scales = int8_quantize(_turned(rounded, output))
     except ValueError:  # loading left this layer as it was, for the same reason
         return tensor
     return _turned(_dequantised(codes, scales), output)

@@ -12,7 +12,7 @@ from peftlab import run_folder
 from peftlab.config.methods import QLoraMethod
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.pipeline import preparation
-from peftlab.pipeline.fingerprints import check_base
+from peftlab.pipeline.fingerprints import check_base, rounded_through
 from peftlab.pipeline.fusing import by_choices_of
 from peftlab.pipeline.run import Run, open_run
 
@@ -59,7 +59,10 @@ def export(
             # Others are compared as they answer, over their own base; see `nearest`.
             source = replace(source, replay=run.check_logits)
     trusted = run is not None and run.config.model.trust_remote_code
-    check_base(source.changes.source, source.base, source.revision, trust_remote_code=trusted)
+    check_base(
+        source.changes.source, source.base, source.revision, trust_remote_code=trusted,
+        asked="codes" if merge_base in ("dequant", "requant") else "source",
+    )  # fmt: skip
     if run is not None and not _over_8_bits(run.config):
         if merge_base not in ("auto", "original"):
             raise ConfigError(
@@ -71,7 +74,7 @@ def export(
         # An adapter alone does not say how its base was loaded.
         source = over(source, "original") if run is None else nearest(run, source)
     else:
-        source = over(source, merge_base)
+        source = over(source, merge_base, trust_remote_code=trusted)
     return merge_source(
         source, Path(out), dtype=dtype, max_shard_size=max_shard_size, verify=verify,
         trust_remote_code=trusted,
@@ -82,15 +85,22 @@ def _over_8_bits(config: RunConfig) -> bool:
     return isinstance(config.method, QLoraMethod) and config.method.bits == 8
 
 
-def over(source: Source, merge_base: Form) -> Source:
+def over(source: Source, merge_base: Form, *, trust_remote_code: bool = False) -> Source:
     """The same trained part over another form of its base."""
+    from peftlab.model.checkpoint import read_checkpoint_config, tensor_shapes
     from peftlab.model.quantized import eight_bit_linears
 
     if merge_base == "original":
         return replace(source, quantised=None, requantise=False)
+    base = read_checkpoint_config(
+        source.base, revision=source.revision, trust_remote_code=trust_remote_code
+    )
+    # Of a checkpoint in 8 bits those layers that it keeps so, and no other.
+    stored = tuple(tensor_shapes(base.files)) if base.in_8bit else None
     return replace(
         source,
-        quantised=lambda model: eight_bit_linears(model, None),
+        quantised=lambda model: eight_bit_linears(model, stored),
+        through=rounded_through(source.changes.source),
         requantise=merge_base == "requant",
     )
 

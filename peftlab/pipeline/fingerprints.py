@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,10 @@ from peftlab import run_folder
 from peftlab.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from peftlab.config import RunConfig
+    from peftlab.export.base import Asked
     from peftlab.pipeline.preparation import Prepared
     from peftlab.run_folder import Staging
 
@@ -82,19 +86,31 @@ def check_base(
     trust_remote_code: bool,
     what: str | None = None,
     way_out: str = "give the base it was trained on, or train anew on this one",
+    asked: Asked = "source",
 ) -> bool:
     """Hold a base to the fingerprint that lies in the folder of a trained part.
 
-    `what` and `way_out` are words of the message. Raises `CheckFailed` naming the tensors that
-    differ; a part without a fingerprint is warned of. Returns False where the base's files are not
-    on this machine yet: ask again once they are.
+    `what` and `way_out` are words of the message; `asked` is what of the base counts, its tensors
+    as stored or the 8-bit codes that they come to. Raises `CheckFailed` naming the tensors that
+    differ; a part without a fingerprint, or with one that this version cannot read, is warned of.
+    Returns False where the base's files are not on this machine yet: ask again once they are.
     """
     if not (part / FINGERPRINT).is_file():
         logger.warning(
             "%s carries no fingerprint of its base: only names and shapes are compared", part
         )
         return True
-    told = _differences(part, name, revision, trust_remote_code)
+    known = _known(part)
+    if later := _of_later_format(known):
+        logger.warning("%s: %s; only names and shapes are compared", part / FINGERPRINT, later)
+        return True
+    if asked == "codes" and "codes" not in known:
+        logger.warning(
+            "%s does not tell the 8-bit codes it was trained on, only the base that they were made "
+            "of: that is compared", part
+        )  # fmt: skip
+        asked = "source"
+    told = _differences(known, name, revision, trust_remote_code, asked)
     if told:
         more = f", and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
         raise CheckFailed(
@@ -114,25 +130,58 @@ def fingerprint_state(part: Path, name: str | None, revision: str | None) -> dic
         return {"state": "none"}
     known = _known(part)
     found = {"state": "unknown", "tensors": len(known.get("tensors", {}))}
+    if later := _of_later_format(known):
+        return {**found, "why": later}
+    codes = known.get("codes")
     if not name:
         return {**found, "why": "the adapter names no base"}
     try:
-        told = _differences(part, name, revision, trust_remote_code=False)
+        told = _differences(known, name, revision, False, "source")
+        coded = (
+            _differences(known, name, revision, False, "codes")
+            if codes and told is not None
+            else ()
+        )
     except (CheckFailed, ConfigError) as error:
         return {**found, "why": str(error)}
     if told is None:
         return {**found, "why": f"{name} is not on this machine"}
+    if codes:
+        found["codes"] = {
+            "state": "differs" if coded else "matches",
+            "tensors": len(codes["tensors"]),
+            **({"differences": list(coded)} if coded else {}),
+        }
     if told:
         return {**found, "state": "differs", "differences": list(told)}
     return {**found, "state": "matches"}
 
 
+def rounded_through(part: Path) -> torch.dtype | None:
+    """The dtype that a trained part's base went through before it was put in 8 bits, if any."""
+    from peftlab.export.safetensors_files import DTYPES
+
+    if not (part / FINGERPRINT).is_file():
+        return None
+    name = _known(part).get("codes", {}).get("rounded")
+    return None if name is None else DTYPES[name]
+
+
+def _of_later_format(known: Mapping[str, Any]) -> str | None:
+    from peftlab.export.fingerprint import FORMAT
+
+    found = known.get("format")
+    if isinstance(found, int) and found <= FORMAT:
+        return None
+    return f"the fingerprint has format {found}, and this version reads up to {FORMAT}"
+
+
 def _differences(
-    part: Path, name: str, revision: str | None, trust_remote_code: bool
+    known: Mapping[str, Any], name: str, revision: str | None, trusted: bool, asked: Asked
 ) -> tuple[str, ...] | None:
     from peftlab.export.base import differing
 
-    return differing(_known(part), name, revision, trust_remote_code=trust_remote_code)
+    return differing(known, name, revision, trust_remote_code=trusted, asked=asked)
 
 
 def _known(part: Path) -> dict[str, Any]:

@@ -63,9 +63,3 @@ def test_shapes_dtypes_and_absence_are_told(tmp_path: Path) -> None:
         "b.weight is F16, and was F32",
         "c.bias is missing",
     )
-
-
-def test_a_later_format_says_nothing(tmp_path: Path) -> None:
-    base = stored(tmp_path / "one", tensors())
-    known = fingerprint(base) | {"format": 2}  # type: ignore[arg-type]
-    assert differences(known, {}) == ()
