@@ -84,6 +84,8 @@ def _keys(model: nn.Module, base: Mapping[str, Stored]) -> dict[str, tuple[str, 
     """The checkpoint's keys of each of the base's parameters and buffers, by its bare name."""
     get_base_model: Any = getattr(model, "get_base_model", None)
     plain: Any = model if get_base_model is None else get_base_model()
+    if not hasattr(plain, "base_model_prefix"):  # a head of ours alone, which no checkpoint has
+        return {}
     here = {_bare(name): tensor for name, tensor in plain.state_dict().items()}
     names, _, converted = key_names(plain, tuple(base), here)
     return {name: (key,) for name, key in names.items()} | converted

@@ -253,6 +253,7 @@ def _report(
         added=plan.added,
         hashes=copied,
         verified=verified,
+        compared=source.compared,
         seconds=seconds,
         peak_anonymous_bytes=peaks,
     )

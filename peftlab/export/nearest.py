@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from peftlab.export.merge import laid_out
 from peftlab.export.source import Source
@@ -17,16 +18,22 @@ from peftlab.export.verify import as_merged
 _EQUAL = 1.02
 """A divergence this much larger than the least is no other: the base at hand first."""
 
+TRAINED = "trained"
+"""The model as it was trained, among the rows of a table."""
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """The mean KL divergence, in nats, from the model as trained to each merged one.
 
-    `agree` is the share of outputs whose likeliest entry is the same.
+    `agree` is the share of outputs whose likeliest entry is the same. `scores` are the task's
+    `metric` of each on the sample's rows, and of the model as trained.
     """
 
     divergence: Mapping[str, float]
     agree: Mapping[str, float]
+    metric: str
+    scores: Mapping[str, float]
 
     @property
     def best(self) -> str:
@@ -37,11 +44,30 @@ class Table:
     def lines(self) -> tuple[str, ...]:
         """The table for people."""
         rows = [
-            f"  {name:<9} KL {kl:.3g} nats, same answer {100 * self.agree[name]:.1f} %"
-            f"{'   <- chosen, the nearest' if name == self.best else ''}"
+            f"  {name:<9} KL {kl:.3g} nats, same answer {100 * self.agree[name]:.1f} %, "
+            f"{self._scored(name)}{'   <- chosen, the nearest' if name == self.best else ''}"
             for name, kl in self.divergence.items()
         ]
-        return ("Merged models against the model as it was trained over 8 bits:", *rows)
+        return (
+            "Merged models against the model as it was trained over 8 bits, which has "
+            f"{self._scored(TRAINED)} on these rows:",
+            *rows,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What the report keeps of it."""
+        return {
+            "chosen": self.best,
+            "metric": self.metric,
+            TRAINED: {self.metric: self.scores[TRAINED]},
+            **{
+                name: {"kl": kl, "agree": self.agree[name], self.metric: self.scores[name]}
+                for name, kl in self.divergence.items()
+            },
+        }
+
+    def _scored(self, name: str) -> str:
+        return f"{self.metric} {self.scores[name]:.4g}"
 
     def provenance(self) -> dict[str, object]:
         """What a model card says of the choice."""
@@ -51,24 +77,33 @@ class Table:
 
 @torch.no_grad()
 def table_of(
-    trained: Tensor, candidates: Mapping[str, Source], inputs: Mapping[str, Tensor]
+    trained: Tensor,
+    score: float,
+    candidates: Mapping[str, Source],
+    inputs: Mapping[str, Tensor],
+    metric: str,
+    measure: Callable[[nn.Module], float],
 ) -> Table:
-    """Compare outputs for one batch with the trained model's; each candidate merged on the fly."""
+    """Compare outputs for one batch with the trained model's; each candidate merged on the fly.
+
+    `measure` is a model's `metric` on these rows, of which the trained one's is `score`.
+    """
     written = inputs.get("decoder_input_ids")
     # A decoder's outputs are not of the places that the mask is of.
     mask = inputs["attention_mask"] if written is None else torch.ones_like(written)
     kept = mask.bool()
-    divergence, agree = {}, {}
+    divergence, agree, scores = {}, {}, {TRAINED: score}
     for name, source in candidates.items():
         built, plan = laid_out(source)
         with as_merged(built, source.changes, plan.outputs) as model:
             found = logits(model, inputs)
+            scores[name] = measure(model)
         p, q = _rows(trained, kept), _rows(found, kept)
         # Of equal models, rounding may make it hardly negative.
         kl = float(F.kl_div(q, p, log_target=True, reduction="batchmean"))
         divergence[name] = max(0.0, kl)
         agree[name] = float((p.argmax(-1) == q.argmax(-1)).float().mean())
-    return Table(divergence, agree)
+    return Table(divergence, agree, metric, scores)
 
 
 def _rows(outputs: Tensor, kept: Tensor) -> Tensor:

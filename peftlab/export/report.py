@@ -12,7 +12,10 @@ REPORT = "merge_report.json"
 
 @dataclass(frozen=True, slots=True)
 class MergeReport:
-    """What was merged and how it was checked. Bytes and seconds; errors are relative."""
+    """What was merged and how it was checked. Bytes and seconds; errors are relative.
+
+    `compared`: the forms of an 8-bit base of which the nearest was taken, where that was asked.
+    """
 
     folder: Path
     base: str
@@ -27,6 +30,7 @@ class MergeReport:
     added: tuple[str, ...]
     hashes: Mapping[str, str] = field(default_factory=dict)
     verified: Mapping[str, Any] = field(default_factory=dict)
+    compared: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_anonymous_bytes: Mapping[str, int] = field(default_factory=dict)
 

@@ -21,7 +21,8 @@ class Source:
     that they are to be so again; `through` is a dtype that weights were rounded to before their 8
     bits; `tokenizer` is a folder that has one; `stops` are ids at which the
     model learnt to stop, beside those that its base stops at. `replay` is called with the model as
-    it was trained, in fp32, and raises where it is not that.
+    it was trained, in fp32, and raises where it is not that. `compared` is how the form of its base
+    was chosen.
     """
 
     changes: Changes
@@ -35,4 +36,5 @@ class Source:
     tokenizer: Path | None = None
     stops: tuple[int, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    compared: Mapping[str, Any] = field(default_factory=dict)
     replay: Callable[[torch.nn.Module], None] | None = None

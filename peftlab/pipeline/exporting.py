@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from peftlab import run_folder
 from peftlab.config.methods import QLoraMethod
 from peftlab.errors import CheckFailed, ConfigError
-from peftlab.pipeline import preparation
-from peftlab.pipeline.fingerprints import check_base, rounded_through
-from peftlab.pipeline.fusing import by_choices_of
+from peftlab.pipeline.base_forms import nearest, over
+from peftlab.pipeline.fingerprints import check_base
 from peftlab.pipeline.run import Run, open_run
 
 if TYPE_CHECKING:
@@ -23,9 +20,6 @@ if TYPE_CHECKING:
     from peftlab.export.report import MergeReport
     from peftlab.export.source import Source
 
-logger = logging.getLogger("peftlab")
-
-Form = Literal["original", "dequant", "requant"]
 MergeBase = Literal["auto", "original", "dequant", "requant"]
 
 
@@ -85,26 +79,6 @@ def _over_8_bits(config: RunConfig) -> bool:
     return isinstance(config.method, QLoraMethod) and config.method.bits == 8
 
 
-def over(source: Source, merge_base: Form, *, trust_remote_code: bool = False) -> Source:
-    """The same trained part over another form of its base."""
-    from peftlab.model.checkpoint import read_checkpoint_config, tensor_shapes
-    from peftlab.model.quantized import eight_bit_linears
-
-    if merge_base == "original":
-        return replace(source, quantised=None, requantise=False)
-    base = read_checkpoint_config(
-        source.base, revision=source.revision, trust_remote_code=trust_remote_code
-    )
-    # Of a checkpoint in 8 bits those layers that it keeps so, and no other.
-    stored = tuple(tensor_shapes(base.files)) if base.in_8bit else None
-    return replace(
-        source,
-        quantised=lambda model: eight_bit_linears(model, stored),
-        through=rounded_through(source.changes.source),
-        requantise=merge_base == "requant",
-    )
-
-
 def source_of(run: Run, base: str | None = None) -> Source:
     """What a run trained, its base, and its head. Raises `CheckFailed` where it has no equal."""
     from peftlab.export.changes import adapter_changes, whole_changes
@@ -155,43 +129,3 @@ def _padding(run: Run) -> dict[str, int]:
     trusted = run.config.model.trust_remote_code
     tokenizer = load_tokenizer(str(run.folder / "tokenizer"), trust_remote_code=trusted)
     return {"pad_token_id": tokenizer.pad_token_id}
-
-
-def nearest(run: Run, source: Source) -> Source:
-    """The form of an 8-bit run's base over which the merged model is nearest to what was trained.
-
-    Measured on rows of the run's own data: the mean KL divergence of the outputs.
-    """
-    import torch
-
-    from peftlab.export.nearest import table_of
-    from peftlab.export.streamed import logits
-    from peftlab.model.checkpoint import read_checkpoint_config
-
-    there: tuple[Form, ...] = ("original", "dequant", "requant")
-    if read_checkpoint_config(source.base, revision=source.revision).in_8bit:
-        # The 16-bit checkpoint that its codes were made from is not at hand.
-        there = there[1:]
-    forms: dict[str, Source] = {name: over(source, name) for name in there}
-    ready, inputs = run.answering, _sample(run)
-    # As the run answers, device and arithmetic included.
-    device = next(ready.model.parameters()).device
-    there_too = {name: value.to(device) for name, value in inputs.items()}
-    narrow = torch.autocast(device.type, torch.bfloat16, enabled=ready.compute is torch.bfloat16)
-    with by_choices_of(run.folder), narrow:
-        trained = logits(ready.model.eval(), there_too).cpu()
-    found = table_of(trained, forms, inputs)
-    for line in found.lines():
-        logger.info("%s", line)
-    return replace(forms[found.best], provenance={**source.provenance, **found.provenance()})
-
-
-def _sample(run: Run) -> Mapping[str, Any]:
-    """A batch of the run's held-out rows, as its model reads them."""
-    ready = run.answering
-    checked = replace(preparation.check(run.config), task=run.task)
-    split = "validation" if checked.splits.validation is not None else "train"
-    encoded = preparation.encode(checked, ready.tokenizer, int(run.record["max_length"]), (split,))
-    rows = encoded[split].rows
-    batch = run.task.collator(ready.tokenizer)([rows[i] for i in range(min(16, len(rows)))])
-    return run.task.model_inputs(batch)

@@ -98,6 +98,9 @@ class Seq2Seq(Task):
         """Without the start token: data alone does not tell it."""
         return replace(self, start=None)
 
+    def without_texts(self) -> Self:
+        return replace(self, measured=replace(self.measured, chosen=()))
+
     def head(self) -> HeadSpec:
         return HeadSpec("AutoModelForSeq2SeqLM")
 

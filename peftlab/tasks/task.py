@@ -169,6 +169,10 @@ class Task(ABC):
         """The task without what `settled` chose: as it is made from the data alone."""
         return self
 
+    def without_texts(self) -> Self:
+        """The task as it is measured by forward passes alone, where generating takes too long."""
+        return self
+
     @abstractmethod
     def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
         """A 95 % interval of one metric, from the scores; the same at every call."""

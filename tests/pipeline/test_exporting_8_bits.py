@@ -95,7 +95,22 @@ def test_auto_measures_the_forms_shows_them_and_takes_the_nearest(
         "original", "dequant", "requant",
     ]  # fmt: skip
     assert [line.split()[0] for line in lines if "chosen" in line] == ["dequant"]
-    assert json.loads(said.out)["verified"]["logits"]["error"] < 1e-5
+    report = json.loads(said.out)
+    assert report["verified"]["logits"]["error"] < 1e-5
+    compared = json.loads((out / "merge_report.json").read_text())["compared"]
+    assert compared == report["compared"]
+    assert (compared["chosen"], compared["metric"]) == ("dequant", "perplexity")
+    # Of eight rows all were compared: the run's own evaluation, and a merged model's.
+    known = eight_bits.metrics["validation"]["perplexity"]
+    assert compared["trained"]["perplexity"] == pytest.approx(known, rel=1e-4)
+    assert f"which has perplexity {known:.4g} on these rows" in said.err
+    merged = [compared[form]["perplexity"] for form in ("original", "dequant", "requant")]
+    assert merged == pytest.approx([known] * 3, rel=1e-2)
+    assert len({*merged, known}) == 4
+    assert [
+        f"perplexity {compared[name]['perplexity']:.4g}" in line
+        for name, line in zip(("original", "dequant", "requant"), lines[-3:], strict=True)
+    ] == [True] * 3
     assert "the dequant base" in (out / "README.md").read_text()
     again = tmp_path / "again"
     assert cli("export", eight_bits.folder, "-o", again, "--merge-base", "dequant").code == 0
@@ -156,3 +171,43 @@ def test_a_classifier_that_finds_the_end_of_a_row_by_padding(
         together = model(**tokenizer(texts[:2], padding=True, return_tensors="pt")).logits
         alone = torch.cat([model(**tokenizer(t, return_tensors="pt")).logits for t in texts[:2]])
     torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize(
+    ("task", "family", "rows", "metric"),
+    [
+        ("token-classification", "bert", {"tokens": ["the", "dog"], "tags": ["O", "B-who"]}, "f1"),
+        ("question-answering", "bert", {
+            "question": "who", "context": "the dog was good",
+            "answers": {"text": ["dog"], "answer_start": [4]},
+        }, "f1"),
+        ("seq2seq", "t5", {"prompt": "the dog", "completion": "was good"}, "loss"),
+    ],
+)  # fmt: skip
+def test_the_table_has_the_metric_of_the_task(
+    task: str, family: str, rows: dict[str, Any], metric: str, tiny_checkpoint: Any, tmp_path: Path
+) -> None:
+    """By forward passes alone: of a seq2seq task the loss."""
+    import peftlab
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text((json.dumps(rows) + "\n") * 24)
+    base = tiny_checkpoint(family, "seq2seq") if task == "seq2seq" else tiny_checkpoint(family)
+    run = peftlab.train(
+        {
+            "model": {"name": str(base), "dtype": "float32"},
+            "task": task,
+            "data": {"source": str(file)},
+            "train": {"max_steps": 4, "global_batch_size": 8},
+            "eval": {"every": "never"},
+            "output": {"dir": str(tmp_path / "run"), "plots": False},
+        },
+        method="qlora",
+    )
+    compared = run.export(tmp_path / "merged").compared
+    assert compared["metric"] == metric
+    known = run.metrics["validation"][metric]
+    # The run's validation is fewer rows than a batch, and they are alike.
+    assert compared["trained"][metric] == pytest.approx(known, rel=1e-4)
+    for form in ("original", "dequant", "requant"):
+        assert compared[form][metric] == pytest.approx(known, rel=5e-2, abs=5e-2)

@@ -1,0 +1,102 @@
+"""The forms of a base that an 8-bit run can be merged into, and which of them is the nearest."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from peftlab.pipeline import preparation
+from peftlab.pipeline.fingerprints import rounded_through
+from peftlab.pipeline.fusing import by_choices_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from peftlab.export.source import Source
+    from peftlab.pipeline.run import Run
+
+logger = logging.getLogger("peftlab")
+
+Form = Literal["original", "dequant", "requant"]
+
+
+def over(source: Source, merge_base: Form, *, trust_remote_code: bool = False) -> Source:
+    """The same trained part over another form of its base."""
+    from peftlab.model.checkpoint import read_checkpoint_config, tensor_shapes
+    from peftlab.model.quantized import eight_bit_linears
+
+    if merge_base == "original":
+        return replace(source, quantised=None, requantise=False)
+    base = read_checkpoint_config(
+        source.base, revision=source.revision, trust_remote_code=trust_remote_code
+    )
+    # Of a checkpoint in 8 bits those layers that it keeps so, and no other.
+    stored = tuple(tensor_shapes(base.files)) if base.in_8bit else None
+    return replace(
+        source,
+        quantised=lambda model: eight_bit_linears(model, stored),
+        through=rounded_through(source.changes.source),
+        requantise=merge_base == "requant",
+    )
+
+
+def nearest(run: Run, source: Source) -> Source:
+    """The form of an 8-bit run's base over which the merged model is nearest to what was trained.
+
+    Measured on rows of the run's own data: the mean KL divergence of the outputs, which chooses,
+    and the task's metric of each form (of seq2seq the loss: texts are not generated for this).
+    """
+    import torch
+
+    from peftlab.evaluation import evaluate
+    from peftlab.export.nearest import table_of
+    from peftlab.export.streamed import logits
+    from peftlab.model.checkpoint import read_checkpoint_config
+
+    there: tuple[Form, ...] = ("original", "dequant", "requant")
+    if read_checkpoint_config(source.base, revision=source.revision).in_8bit:
+        # The 16-bit checkpoint that its codes were made from is not at hand.
+        there = there[1:]
+    forms: dict[str, Source] = {name: over(source, name) for name in there}
+    ready, task = run.answering, run.task.without_texts()
+    rows = _sample(run)
+    collate = task.collator(ready.tokenizer)
+    inputs = task.model_inputs(collate(rows))
+
+    def measure(model: nn.Module, place: torch.device, compute: torch.dtype) -> float:
+        found = evaluate(
+            model, task, rows, collate,
+            batch_size=len(rows), compute_dtype=compute, device=place,
+        )  # fmt: skip
+        return found.metrics[task.best_metric]
+
+    # As the run answers, device and arithmetic included.
+    device = next(ready.model.parameters()).device
+    there_too = {name: value.to(device) for name, value in inputs.items()}
+    narrow = torch.autocast(device.type, torch.bfloat16, enabled=ready.compute is torch.bfloat16)
+    with by_choices_of(run.folder), narrow:
+        trained = logits(ready.model.eval(), there_too).cpu()
+        score = measure(ready.model, device, ready.compute)
+    found = table_of(
+        trained, score, forms, inputs, task.best_metric,
+        lambda model: measure(model, torch.device("cpu"), torch.float32),
+    )  # fmt: skip
+    for line in found.lines():
+        logger.info("%s", line)
+    return replace(
+        forms[found.best],
+        provenance={**source.provenance, **found.provenance()},
+        compared=found.to_json(),
+    )
+
+
+def _sample(run: Run) -> list[Any]:
+    """Some of the run's held-out rows, encoded."""
+    ready = run.answering
+    checked = replace(preparation.check(run.config), task=run.task)
+    split = "validation" if checked.splits.validation is not None else "train"
+    encoded = preparation.encode(checked, ready.tokenizer, int(run.record["max_length"]), (split,))
+    rows = encoded[split].rows
+    return [rows[i] for i in range(min(16, len(rows)))]
