@@ -78,7 +78,6 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
     [
         (setting("layer_replication", [[0, 2]]), "layers are repeated"),
         (setting("target_parameters", ["a.b"]), "adapts parameters, not layers"),
-        (setting("loftq_config", {"loftq_bits": 4}), "LoftQ changed"),
         (setting("peft_type", "IA3"), "of kind .*IA3; LORA is merged|cannot be used"),
         (setting("peft_type", "NOTHING"), "adapter_config.json cannot be used"),
         (tensors(lambda t: {**t, "mine": torch.ones(2)}), "mine, which is no name that PEFT gives"),
@@ -98,5 +97,5 @@ def test_rows_without_their_indices_are_refused(tmp_path: Path) -> None:
         trainable_token_indices={"embed_tokens": [3]},
     )  # fmt: skip
     setting("trainable_token_indices", None)(made)
-    with pytest.raises(CheckFailed, match="does not say which rows of .*embed_tokens train"):
+    with pytest.raises(CheckFailed, match=r"does not say which rows of .*embed_tokens train"):
         read(made)
