@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from peft.tuners import lora
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -67,6 +68,8 @@ def fuse(
         if not isinstance(layer, BaseTunerLayer):
             if (gate := _gated(name, layer, swaps, arithmetic, tolerance)) is not None:
                 gates[gate.layer] = gate
+            continue
+        if isinstance(layer, TrainableTokensLayer):  # rows of a table: no product to fuse
             continue
         kind = _kind(layer)
         reason = None if isinstance(layer, kinds) else _why_not_swap(layer, swaps)

@@ -283,6 +283,17 @@ def test_another_method_of_peft_is_left_alone_and_told(calls: Any) -> None:
     assert calls.take() == 0
 
 
+def test_trained_tokens_are_nothing_to_fuse(calls: Any) -> None:
+    model = adapted_tiny(
+        "llama", target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [3, 5]}
+    )
+    expected = model_outcome(model, batch("llama"))
+    report = fuse(model)
+    assert report.not_fused == ()
+    assert_same(model_outcome(model, batch("llama")), expected, 1e-12)
+    assert calls.take() == len(report.fused) == 2
+
+
 def test_layers_that_are_not_linear_are_told(calls: Any) -> None:
     model = adapted_tiny("llama", target_modules=["embed_tokens", "q_proj"])
     expected = model_outcome(model, batch("llama"))
