@@ -16,17 +16,8 @@ from benchmarks.gpu_clock import Clock
 from benchmarks.gpu_limits import Ceilings, layer_limit, predicted
 from benchmarks.gpu_targets import OURS_IN_TRITON, OVER_8_BITS, SHAPES, fusion_gains
 from benchmarks.interleaving import noise, ratio, take_turns
-from benchmarks.peers import (
-    INT8_PEERS,
-    PEERS,
-    SCALING,
-    Case,
-    Inputs,
-    LayerStep,
-    Weights,
-    inputs_of,
-    weights_of,
-)
+from benchmarks.layer_case import SCALING, Case, Inputs, Weights, inputs_of, weights_of
+from benchmarks.peers import INT8_PEERS, PEERS, LayerStep
 from peftlab_kernels import autograd
 from peftlab_kernels.dispatch import use_backend
 from peftlab_kernels.functional import int8_lora_linear, lora_linear

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.gpu_clock import Clock
+from benchmarks.layer_case import Case
 from benchmarks.llama import ModelCase
-from benchmarks.peers import Case
 
 ELEMENT = 2
 """Bytes of an activation or a weight."""

@@ -22,7 +22,7 @@ from functools import partial
 from benchmarks.gpu_correctness import cases, check
 from benchmarks.gpu_layers import layer_case, release, row_of
 from benchmarks.gpu_targets import OURS_IN_TRITON, OVER_8_BITS, SHAPES, SIZES
-from benchmarks.peers import Case, inputs_of, weights_of
+from benchmarks.layer_case import Case, inputs_of, weights_of
 
 Job = Callable[[], object]
 

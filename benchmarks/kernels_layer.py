@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.peers import PEERS, Case, step_of, weights_of
+from benchmarks.layer_case import Case, weights_of
+from benchmarks.peers import PEERS, step_of
 from benchmarks.result_files import has_16bit_units
 
 HOPELESS_IN_BF16 = ("ours, 16-bit adapters", "PEFT, autocast", "PEFT, 16-bit adapters")

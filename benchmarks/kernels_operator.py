@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.bare_layers import PlainAddmm
 from benchmarks.counting import count
-from benchmarks.peers import SCALING, Case, PlainAddmm, weights_of
+from benchmarks.layer_case import SCALING, Case, weights_of
 from benchmarks.result_files import has_16bit_units
 from peftlab_kernels.functional import lora_linear
 

@@ -20,7 +20,8 @@ import torch
 
 from benchmarks.counting import Counts
 from benchmarks.interleaving import Bar, summary, table, take_turns
-from benchmarks.peers import Case, LayerStep, step_of, weights_of
+from benchmarks.layer_case import Case, weights_of
+from benchmarks.peers import LayerStep, step_of
 from benchmarks.result_files import RESULTS, cpu_kind, has_16bit_units, write_result
 from peftlab.measure.allocator import keep_large_buffers
 from peftlab_kernels import choices

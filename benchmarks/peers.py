@@ -9,112 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from benchmarks.bare_layers import IntegerProducts, PlainLayer
 from benchmarks.counting import Counts, count
-
-SCALING = 2
-SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One layer and its input: x [rows, in_features] of `dtype`, as the frozen weight is."""
-
-    rows: int
-    in_features: int
-    out_features: int
-    rank: int = 16
-    dropout: float = 0.0
-    dtype: torch.dtype = torch.bfloat16
-    device: str = "cpu"
-
-    def __str__(self) -> str:
-        return (
-            f"{SHORT[self.dtype]} M={self.rows} {self.in_features}>{self.out_features} "
-            f"r={self.rank} p={self.dropout:g}"
-        )
-
-
-class Weights(NamedTuple):
-    """`weight [N, K]` of the case's dtype, `lora_a [R, K]` and `lora_b [N, R]` in fp32."""
-
-    weight: Tensor
-    lora_a: Tensor
-    lora_b: Tensor
-
-
-def weights_of(case: Case, seed: int = 0) -> Weights:
-    """Random values of a trained model's size; B is not zero, so that no product is trivial."""
-    draw = torch.Generator(case.device).manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=draw, device=case.device) * 0.02
-
-    return Weights(
-        normal(case.out_features, case.in_features).to(case.dtype),
-        normal(case.rank, case.in_features),
-        normal(case.out_features, case.rank),
-    )
-
-
-class PlainAddmm(torch.autograd.Function):
-    """What one writes in an afternoon: torch's products, the low-rank parts added in place.
-
-    Torch's own dropout, whose result and boolean mask are kept. A fair peer: no copy of x, no
-    gradient of the weight.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, lora_a: Tensor, lora_b: Tensor, dropout: float
-    ) -> Tensor:
-        """`x [M, K]`, `weight [N, K]`, `lora_a [R, K]`, `lora_b [N, R]` -> `[M, N]` as x."""
-        a, b = lora_a.to(x.dtype), lora_b.to(x.dtype)
-        dropped, kept = torch.native_dropout(x, dropout, True) if dropout else (x, None)
-        h = (dropped @ a.T).mul_(SCALING)
-        y = F.linear(x, weight).addmm_(h, b.T)
-        ctx.save_for_backward(dropped, kept, weight, a, b, h)
-        ctx.dropout, ctx.dtypes = dropout, (lora_a.dtype, lora_b.dtype)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of x, A and B."""
-        dropped, kept, weight, a, b, h = ctx.saved_tensors
-        g = (dy @ b).mul_(SCALING)
-        dx = dy @ weight
-        if kept is None:
-            dx.addmm_(g, a)
-        else:
-            dx.add_((g @ a).mul_(kept), alpha=1 / (1 - ctx.dropout))
-        # On a CPU dy.T @ h would be ten times slower.
-        da, db = g.T @ dropped, (h.T @ dy).T
-        return dx, None, da.to(ctx.dtypes[0]), db.to(ctx.dtypes[1]), None
-
-
-class PlainLayer(nn.Module):
-    """`PlainAddmm` as a layer."""
-
-    def __init__(self, case: Case, weights: Weights) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weights.weight, requires_grad=False)
-        self.lora_a = nn.Parameter(weights.lora_a.clone())
-        self.lora_b = nn.Parameter(weights.lora_b.clone())
-        self.dropout = case.dropout
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[M, K] -> [M, N]`."""
-        y: Tensor = PlainAddmm.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.lora_a, self.lora_b, self.dropout
-        )
-        return y
+from benchmarks.layer_case import SCALING, Case, Inputs, Weights, inputs_of
 
 
 class Holder(nn.Module):
@@ -232,54 +134,6 @@ def _over_8_bits(
     return found
 
 
-class IntegerProducts(nn.Module):
-    """The two integer products of a w8a8 layer and nothing else: what it can hardly beat."""
-
-    def __init__(self, case: Case, weights: Weights) -> None:
-        super().__init__()
-        from peftlab_kernels.cpu_arithmetic import int8_engine
-        from peftlab_kernels.int8_format import int8_quantize
-
-        self.codes = int8_quantize(weights.weight)[0]
-        self.engines = int8_engine("x @ W.T"), int8_engine("dy @ W")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[M, K] -> [M, N]`, of codes that have nothing to do with x."""
-        y: Tensor = _Products.apply(x, self.codes, self.engines)  # type: ignore[no-untyped-call]
-        return y
-
-
-class _Products(torch.autograd.Function):
-    """Multiplies codes of x's and dy's shapes, made once."""
-
-    made: ClassVar[dict[tuple[int, int], Tensor]] = {}
-
-    @classmethod
-    def rows(cls, like: Tensor) -> Tensor:
-        """int8 codes of this shape, within 6 bits for every engine."""
-        shape = (like.shape[0], like.shape[1])
-        if shape not in cls.made:
-            cls.made[shape] = torch.randint(-63, 64, shape, dtype=torch.int8)
-        return cls.made[shape]
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, codes: Tensor, engines: Any) -> Tensor:
-        """One product; what it gives is dropped."""
-        from peftlab_kernels.int8_products import multiplier
-
-        ctx.codes, ctx.engine, ctx.shape = codes, engines[1], x.shape
-        multiplier(engines[0], codes, transposed=False)(_Products.rows(x))
-        return x.new_empty(x.shape[0], codes.shape[0])
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """The other."""
-        from peftlab_kernels.int8_products import multiplier
-
-        multiplier(ctx.engine, ctx.codes, transposed=True)(_Products.rows(dy))
-        return dy.new_empty(ctx.shape), None, None
-
-
 INT8_PEERS: Mapping[str, Peer] = {
     "ours, w8a8": Peer(lambda case, w: _over_8_bits(case, w, arithmetic="w8a8")),
     "ours, w8a16": Peer(lambda case, w: _over_8_bits(case, w, arithmetic="w8a16")),
@@ -307,22 +161,6 @@ PEERS: Mapping[str, Peer] = {
     "frozen base": Peer(frozen),
 }
 """Every row, by the name it has in tables and results."""
-
-
-Inputs = list[tuple[Tensor, Tensor]]
-"""Sets of x [M, K] and dy [M, N]."""
-
-
-def inputs_of(case: Case, dtype: torch.dtype, sets: int = 1) -> Inputs:
-    """Random inputs, the same for everybody; x requires a gradient, as inside a model."""
-    draw = torch.Generator(case.device).manual_seed(1)
-
-    def normal(columns: int) -> Tensor:
-        return torch.randn(case.rows, columns, generator=draw, device=case.device).to(dtype)
-
-    return [
-        (normal(case.in_features).requires_grad_(), normal(case.out_features)) for _ in range(sets)
-    ]
 
 
 class LayerStep:

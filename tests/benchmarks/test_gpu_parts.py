@@ -18,8 +18,8 @@ from benchmarks.gpu_limits import Ceilings, layer_limit, predicted, product_limi
 from benchmarks.gpu_steps import LLAMAS
 from benchmarks.gpu_suite import Suite, plan
 from benchmarks.gpu_targets import SHAPES, fusion_gains, seven_layers
+from benchmarks.layer_case import Case
 from benchmarks.llama import TARGETS
-from benchmarks.peers import Case
 
 H100 = Ceilings(flops=700e12, bandwidth=3.0e12)
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from benchmarks.peers import INT8_PEERS, PEERS, SCALING, Case, PlainAddmm, step_of, weights_of
+from benchmarks.bare_layers import PlainAddmm
+from benchmarks.layer_case import SCALING, Case, weights_of
+from benchmarks.peers import INT8_PEERS, PEERS, step_of
 from peftlab_kernels import choices, reference
 from peftlab_kernels.int8_format import int8_quantize
 
