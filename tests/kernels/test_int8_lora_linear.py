@@ -344,6 +344,23 @@ def test_dropout_keeps_what_it_says_on_average() -> None:
     assert torch.equal((dx != 0).sum(1).double(), kept.round())
 
 
+def torch_mixes_rows(inner: int, dtype: torch.dtype) -> bool:
+    """Whether torch's own product over `inner` terms lets a NaN in one row reach another.
+
+    oneDNN's bf16 product on AMX does so for some `inner` that are no multiple of 32; what is built
+    on such a product cannot keep rows apart there.
+    """
+    x = torch.ones(37, inner, dtype=dtype)
+    x[5] = float("nan")
+    others = torch.arange(37) != 5
+    for columns in (3, 32, 72, 96, 100, 128):
+        weight = torch.ones(inner, columns, dtype=dtype)
+        for layout in (weight, weight.T.contiguous().T):
+            if not (x @ layout)[others].isfinite().all():
+                return True
+    return False
+
+
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -356,7 +373,11 @@ def test_a_broken_row_shows_and_stays_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compute_with(monkeypatch, engine)
-    case = Int8Case((37, 72, 100, 3), arithmetic, dtype)
+    shape = (37, 72, 100, 3)
+    if any(torch_mixes_rows(inner, dtype) for inner in shape[1:]):
+        shape = (37, 96, 128, 32)
+        assert not any(torch_mixes_rows(inner, dtype) for inner in shape[1:])
+    case = Int8Case(shape, arithmetic, dtype)
     whole = case.forward().detach()
     with torch.no_grad():
         case.tensors["x"][5, 7] = bad
