@@ -75,7 +75,7 @@ def build(case: Case) -> tuple[Any, dict[str, torch.Tensor]]:
 
 
 def losses() -> dict[str, Callable[[Any, dict[str, torch.Tensor]], torch.Tensor]]:
-    from peftlab.tasks.chunked_loss import CausalLoss, plain_loss_sum
+    from peftlab.tasks.language.loss.chunked_loss import CausalLoss, plain_loss_sum
 
     chunked = CausalLoss("chunked")
     return {

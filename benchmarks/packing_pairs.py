@@ -35,7 +35,7 @@ def batches_of(rows: int, folder: Path, model: Any) -> tuple[Any, dict[str, Batc
 
     from peftlab.config.tasks.causal_lm import CausalLMOptions
     from peftlab.data.sources import load_splits
-    from peftlab.tasks.causal_lm import CausalLM
+    from peftlab.tasks.language.causal_lm import CausalLM
 
     options = CausalLMOptions(name="causal-lm")
     splits = load_splits(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.checkpoints import write_checkpoint
-from tests.tasks.chat_tokenizers import tokenizer_of
+from tests.tasks.language.chat.tokenizers import tokenizer_of
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from peftlab.errors import DataError
 from peftlab.evaluation import evaluate
+from peftlab.tasks.classification.label_problems import SingleLabel
+from peftlab.tasks.classification.text_classification import TextClassification
 from peftlab.tasks.collate import PaddingCollator
 from peftlab.tasks.encoding import Gathered
-from peftlab.tasks.label_problems import SingleLabel
-from peftlab.tasks.text_classification import TextClassification
 
 datasets = pytest.importorskip("datasets")
 

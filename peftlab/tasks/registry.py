@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
+from importlib import import_module
 
 from peftlab.config.tasks import TASKS
 from peftlab.errors import ConfigError
 from peftlab.tasks.task import Task
 
+_CLASSES = {
+    "text-classification": ("classification.text_classification", "TextClassification"),
+    "token-classification": ("tagging.token_classification", "TokenClassification"),
+    "question-answering": ("answering.question_answering", "QuestionAnswering"),
+    "relation-extraction": ("classification.relation_extraction", "RelationExtraction"),
+    "causal-lm": ("language.causal_lm", "CausalLM"),
+    "seq2seq": ("language.seq2seq", "Seq2Seq"),
+}
+
 
 def task_class(name: str) -> type[Task]:
-    """The task called `name`: the one class of the module named after it that has its options.
+    """The task called `name`.
 
-    The module, and torch with it, is imported now. Raises `ConfigError` for a name that is none.
+    Its module, and torch with it, is imported now. Raises `ConfigError` for an unknown name.
     """
     if name not in TASKS:
         raise ConfigError(f"task {name!r} is none of {', '.join(TASKS)}.")
-    module = importlib.import_module(f"peftlab.tasks.{name.replace('-', '_')}")
-    (found,) = (
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Task)
-        and value.__module__ == module.__name__
-        and not value.__name__.startswith("_")
-    )
-    return found
+    module, class_name = _CLASSES[name]
+    kind: type[Task] = getattr(import_module(f"peftlab.tasks.{module}"), class_name)
+    return kind

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from peftlab.errors import CheckFailed, ConfigError
-from peftlab.tasks.hidden_states import base_model
+from peftlab.tasks.language.loss.hidden_states import base_model
 
 
 def start_token(model: nn.Module) -> int:

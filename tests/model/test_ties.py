@@ -13,7 +13,7 @@ from peftlab.model.checkpoint import read_checkpoint_config, tensor_shapes
 from peftlab.model.head_spec import HeadSpec
 from peftlab.model.loading import empty_model, load_model
 from peftlab.model.structure import is_tied
-from tests.tasks.seq2seq_models import write_model
+from tests.tasks.language.seq2seq_models import write_model
 
 HEAD = HeadSpec("AutoModelForSeq2SeqLM")
 

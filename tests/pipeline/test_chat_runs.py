@@ -14,7 +14,7 @@ import transformers
 import peftlab
 from peftlab.errors import PeftlabError
 from tests.checkpoints import write_checkpoint
-from tests.tasks.chat_tokenizers import tokenizer_of
+from tests.tasks.language.chat.tokenizers import tokenizer_of
 
 pytestmark = pytest.mark.slow
 

@@ -144,7 +144,7 @@ def wide_model(configure: Configure, family: str) -> dict[str, Any]:
 def test_a_killed_run_resumes_to_the_same_bits(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from peftlab.tasks.causal_lm import CausalLM
+    from peftlab.tasks.language.causal_lm import CausalLM
 
     whole = pipeline.train(configure("whole", "causal-lm", "llama", method=METHODS["lora"]))
     train = {"num_train_epochs": 2, "global_batch_size": 8, "learning_rate": 5e-3, "save_every": 2}

@@ -16,7 +16,7 @@ import peftlab
 from peftlab import pipeline
 from peftlab.cli import main
 from peftlab.errors import CheckFailed, ConfigError, PeftlabError
-from tests.tasks.seq2seq_models import write_model
+from tests.tasks.language.seq2seq_models import write_model
 
 pytestmark = pytest.mark.slow
 

@@ -147,7 +147,7 @@ def test_resuming_reaches_the_weights_of_an_uninterrupted_run(
 ) -> None:
     from safetensors.torch import load_file
 
-    from peftlab.tasks.text_classification import TextClassification
+    from peftlab.tasks.classification.text_classification import TextClassification
 
     model = tiny_checkpoint("llama")
     whole = pipeline.train(configure(model, rows, tmp_path / "whole"))

@@ -13,9 +13,9 @@ import transformers
 from torch import nn
 
 from peftlab.config.schema import TrainConfig
+from peftlab.tasks.classification.label_problems import SingleLabel
+from peftlab.tasks.classification.text_classification import TextClassification
 from peftlab.tasks.collate import PaddingCollator
-from peftlab.tasks.label_problems import SingleLabel
-from peftlab.tasks.text_classification import TextClassification
 from peftlab.training.trainer import TrainResult, train
 
 VOCABULARY, PAD, END, LABELS = 61, 0, 1, 3
@@ -120,8 +120,8 @@ def make_task() -> Callable[[str], Any]:
 
     def make(head: str) -> Any:
         if head.endswith("causal"):
-            from peftlab.tasks.causal_lm import CausalLM
-            from peftlab.tasks.causal_rows import Pairs
+            from peftlab.tasks.language.causal_lm import CausalLM
+            from peftlab.tasks.language.causal_rows import Pairs
 
             return CausalLM(Pairs(), loss="plain")
         return TextClassification(SingleLabel(tuple("abc")))

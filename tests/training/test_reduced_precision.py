@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from peftlab.config.schema import TrainConfig
-from peftlab.tasks.causal_lm import CausalLM
-from peftlab.tasks.causal_rows import Pairs
+from peftlab.tasks.language.causal_lm import CausalLM
+from peftlab.tasks.language.causal_rows import Pairs
 from peftlab.training.trainer import train
 
 HEAD = "llama-causal"

@@ -1,0 +1,1 @@
+"""Answers found in a context: windows, spans, SQuAD's metrics."""

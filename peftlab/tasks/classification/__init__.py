@@ -1,0 +1,1 @@
+"""Texts as wholes: classes, scores, relations between two entities."""

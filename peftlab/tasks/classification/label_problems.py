@@ -1,0 +1,278 @@
+"""What a row's label is: one class, several, or a number. Loss, scores, metrics and answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from peftlab.errors import DataError
+from peftlab.tasks.statistics import intervals
+from peftlab.tasks.statistics.correlation import pearson, r2, ranks
+from peftlab.tasks.task import RowScores
+
+if TYPE_CHECKING:
+    import datasets
+
+THRESHOLD = 0.5
+"""Probability from which a label of several is answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelProblem(ABC):
+    """A problem over `label_names`. `weights`, of classes in the training loss, may be None."""
+
+    name: ClassVar[str]
+    best_metric: ClassVar[str]
+    metric_names: ClassVar[Mapping[str, bool]]
+    untuned_name: ClassVar[str] = "majority class"
+
+    label_names: tuple[str, ...] = ()
+    weights: tuple[float, ...] | None = None
+
+    def head_config(self) -> dict[str, object]:
+        """The fields of the model's configuration that shape its head."""
+        return {
+            "num_labels": len(self.label_names),
+            "id2label": dict(enumerate(self.label_names)),
+            "label2id": {name: index for index, name in enumerate(self.label_names)},
+            "problem_type": f"{self.name}_classification",
+        }
+
+    def index(self, name: str) -> int:
+        """A label's number. Raises `DataError` for a name that the problem does not know."""
+        if name not in self.label_names:
+            raise DataError(
+                f"label {name!r} is not one the task knows ({', '.join(self.label_names[:20])})."
+            )
+        return self.label_names.index(name)
+
+    def _weights(self, like: torch.Tensor) -> torch.Tensor | None:
+        return None if self.weights is None else like.new_tensor(self.weights)
+
+    @abstractmethod
+    def target(self, label: Any) -> Any:
+        """A checked row's label as the loss reads it."""
+
+    @abstractmethod
+    def shown(self, target: Any) -> Any:
+        """A target as people read it."""
+
+    @abstractmethod
+    def losses(self, logits: torch.Tensor, labels: torch.Tensor, *, weighted: bool) -> torch.Tensor:
+        """The loss of each row [rows], from logits [rows, labels] in fp32."""
+
+    @abstractmethod
+    def predictions(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the logits [rows, labels] answer, in the form of the targets."""
+
+    @abstractmethod
+    def metrics(self, scores: RowScores) -> dict[str, float]:
+        """Metrics from `prediction`, `label` and `loss`."""
+
+    @abstractmethod
+    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+        """A 95 % interval of one of `metric_names` but `loss`."""
+
+    @abstractmethod
+    def untuned(self, train: datasets.Dataset, held_out: datasets.Dataset) -> RowScores:
+        """The scores of answering every held-out row alike, by what train's rows are like."""
+
+    @abstractmethod
+    def answer(self, logits: torch.Tensor) -> dict[str, Any]:
+        """One row's logits [labels] as `predict` answers."""
+
+
+class SingleLabel(LabelProblem):
+    __slots__ = ()
+    name: ClassVar[str] = "single_label"
+    best_metric: ClassVar[str] = "f1_macro"
+    metric_names: ClassVar[Mapping[str, bool]] = {
+        "accuracy": True, "f1_macro": True, "f1_micro": True, "loss": False,
+    }  # fmt: skip
+
+    def target(self, label: Any) -> int:
+        return self.index(label)
+
+    def shown(self, target: Any) -> str:
+        return str(self.label_names[target])
+
+    def losses(self, logits: torch.Tensor, labels: torch.Tensor, *, weighted: bool) -> torch.Tensor:
+        weights = self._weights(logits) if weighted else None
+        return F.cross_entropy(logits, labels, weight=weights, reduction="none")
+
+    def predictions(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.argmax(dim=-1)
+
+    def metrics(self, scores: RowScores) -> dict[str, float]:
+        from sklearn.metrics import accuracy_score, f1_score
+
+        label, prediction = scores["label"], scores["prediction"]
+        return {
+            "accuracy": float(accuracy_score(label, prediction)),
+            "f1_macro": float(f1_score(label, prediction, average="macro", zero_division=0)),
+            "f1_micro": float(f1_score(label, prediction, average="micro", zero_division=0)),
+            "loss": float(scores["loss"].mean()),
+        }
+
+    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+        label, prediction = scores["label"], scores["prediction"]
+        if metric == "f1_macro":
+            return intervals.confusion_interval(label, prediction, intervals.f1_macro)
+        # With one label a row, micro F1 is the accuracy.
+        return intervals.share_interval(int((label == prediction).sum()), len(label))
+
+    def untuned(self, train: datasets.Dataset, held_out: datasets.Dataset) -> RowScores:
+        """The most frequent training label for every row, with the training rows' shares."""
+        index_of = {name: index for index, name in enumerate(self.label_names)}
+        counts = np.bincount(
+            [index_of[name] for name in train["label"]], minlength=len(self.label_names)
+        )
+        # A label that train lacks has no share; one row's stands in, so that the loss is finite.
+        shares = np.maximum(counts, 1) / np.maximum(counts, 1).sum()
+        label = np.asarray([index_of[name] for name in held_out["label"]])
+        prediction = np.full(len(label), counts.argmax())
+        return {"label": label, "prediction": prediction, "loss": -np.log(shares[label])}
+
+    def answer(self, logits: torch.Tensor) -> dict[str, Any]:
+        probabilities = logits.softmax(dim=-1).tolist()
+        named = dict(zip(self.label_names, probabilities, strict=True))
+        label = max(named, key=named.__getitem__)
+        return {"label": label, "probability": named[label], "probabilities": named}
+
+
+class MultiLabel(LabelProblem):
+    """Any number of labels a row, each by a sigmoid of its own; the loss is their mean."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "multi_label"
+    best_metric: ClassVar[str] = "f1_micro"
+    metric_names: ClassVar[Mapping[str, bool]] = {
+        "f1_micro": True, "f1_macro": True, "subset_accuracy": True, "loss": False,
+    }  # fmt: skip
+
+    def target(self, label: Any) -> list[float]:
+        found = {self.index(name) for name in label}
+        return [float(index in found) for index in range(len(self.label_names))]
+
+    def shown(self, target: Any) -> list[str]:
+        return [name for name, has in zip(self.label_names, target, strict=True) if has]
+
+    def losses(self, logits: torch.Tensor, labels: torch.Tensor, *, weighted: bool) -> torch.Tensor:
+        weights = self._weights(logits) if weighted else None
+        return F.binary_cross_entropy_with_logits(
+            logits, labels.to(logits.dtype), pos_weight=weights, reduction="none"
+        ).mean(dim=-1)
+
+    def predictions(self, logits: torch.Tensor) -> torch.Tensor:
+        return (logits.sigmoid() >= THRESHOLD).long()
+
+    def metrics(self, scores: RowScores) -> dict[str, float]:
+        """`subset_accuracy` is the share of rows with every label right, and no other."""
+        from sklearn.metrics import f1_score
+
+        label, prediction = scores["label"].astype(int), scores["prediction"]
+        columns = list(zip(label.T, prediction.T, strict=True))
+        tp, either = (label * prediction).sum(), (label + prediction).sum()
+        return {
+            # By hand: scikit-learn takes one column of labels for another kind of problem.
+            "f1_micro": float(2 * tp / max(int(either), 1)),
+            "f1_macro": float(np.mean([f1_score(t, p, zero_division=0) for t, p in columns])),
+            "subset_accuracy": float((label == prediction).all(axis=1).mean()),
+            "loss": float(scores["loss"].mean()),
+        }
+
+    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+        label, prediction = scores["label"].astype(int), scores["prediction"]
+        if metric == "subset_accuracy":
+            right = (label == prediction).all(axis=1)
+            return intervals.share_interval(int(right.sum()), len(right))
+        hits, either = 2 * label * prediction, label + prediction
+        if metric == "f1_micro":
+            return intervals.ratio_interval(hits.sum(axis=1), either.sum(axis=1))
+        return intervals.weighted_interval(
+            len(label), lambda w: (w @ hits / np.maximum(w @ either, 1)).mean(axis=-1)
+        )
+
+    def untuned(self, train: datasets.Dataset, held_out: datasets.Dataset) -> RowScores:
+        """Each label for all rows or for none, as more of train's have it or have it not."""
+        targets = np.asarray([self.target(label) for label in train["label"]])
+        label = np.asarray([self.target(label) for label in held_out["label"]])
+        # Half a row stands in for none and for all, so that the loss is finite.
+        shares = np.clip(targets.mean(axis=0), 0.5 / len(targets), 1 - 0.5 / len(targets))
+        losses = -(label * np.log(shares) + (1 - label) * np.log(1 - shares)).mean(axis=1)
+        prediction = np.tile((shares >= THRESHOLD).astype(int), (len(label), 1))
+        return {"label": label, "prediction": prediction, "loss": losses}
+
+    def answer(self, logits: torch.Tensor) -> dict[str, Any]:
+        named = dict(zip(self.label_names, logits.sigmoid().tolist(), strict=True))
+        labels = [name for name, probability in named.items() if probability >= THRESHOLD]
+        return {"labels": labels, "probabilities": named}
+
+
+class Regression(LabelProblem):
+    """A number a row, by squared error."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "regression"
+    best_metric: ClassVar[str] = "pearson"
+    metric_names: ClassVar[Mapping[str, bool]] = {
+        "pearson": True, "spearman": True, "r2": True, "mse": False, "loss": False,
+    }  # fmt: skip
+    untuned_name: ClassVar[str] = "training mean"
+
+    def head_config(self) -> dict[str, object]:
+        return {"num_labels": 1, "problem_type": "regression"}
+
+    def target(self, label: Any) -> float:
+        return float(label)
+
+    def shown(self, target: Any) -> float:
+        return float(target)
+
+    def losses(self, logits: torch.Tensor, labels: torch.Tensor, *, weighted: bool) -> torch.Tensor:
+        return (logits.squeeze(-1) - labels.to(logits.dtype)) ** 2
+
+    def predictions(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.squeeze(-1).double()
+
+    def metrics(self, scores: RowScores) -> dict[str, float]:
+        """Correlations are 0 where the answers, or the labels, are all the same."""
+        label, prediction = scores["label"], scores["prediction"]
+        error = float(((label - prediction) ** 2).mean())
+        return {
+            "pearson": float(pearson(prediction, label)),
+            "spearman": float(pearson(ranks(prediction), ranks(label))),
+            "r2": float(r2(prediction, label)),
+            "mse": error,
+            "loss": float(scores["loss"].mean()),
+        }
+
+    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+        """By bootstrap over rows; Spearman's keeps the ranks among all rows in each resample."""
+        label, prediction = scores["label"], scores["prediction"]
+        if metric == "mse":
+            return intervals.ratio_interval((label - prediction) ** 2, np.ones(len(label)))
+        if metric == "r2":
+            return intervals.weighted_interval(len(label), lambda w: r2(prediction, label, w))
+        if metric == "spearman":
+            label, prediction = ranks(label), ranks(prediction)
+        return intervals.weighted_interval(len(label), lambda w: pearson(prediction, label, w))
+
+    def untuned(self, train: datasets.Dataset, held_out: datasets.Dataset) -> RowScores:
+        label = np.asarray(held_out["label"], dtype=float)
+        prediction = np.full(len(label), np.mean(train["label"]))
+        return {"label": label, "prediction": prediction, "loss": (label - prediction) ** 2}
+
+    def answer(self, logits: torch.Tensor) -> dict[str, Any]:
+        return {"value": logits.squeeze(-1).item()}
+
+
+PROBLEMS: Mapping[str, type[LabelProblem]] = {
+    problem.name: problem for problem in (SingleLabel, MultiLabel, Regression)
+}

@@ -1,0 +1,231 @@
+"""Relation extraction: how two entities that a text marks are related."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from peftlab.config.tasks.relation_extraction import RelationExtractionOptions
+from peftlab.errors import ConfigError, DataError
+from peftlab.model.head_spec import HeadSpec
+from peftlab.model.pooling import is_decoder
+from peftlab.tasks.class_weights import class_weights
+from peftlab.tasks.classification.entity_markers import Markers, Span
+from peftlab.tasks.classification.relation_metrics import RelationLabels, none_of
+from peftlab.tasks.classification.text_classification import TextClassification
+from peftlab.tasks.encoding import Gathered, batches_of
+from peftlab.tasks.prediction import evaluating
+from peftlab.tasks.task import Batch, Encoded
+from peftlab.tasks.windows import frame_of, pieces
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+    from peftlab.data.sources import Splits
+
+_STARTS = ("head_at", "tail_at")
+
+
+@dataclass(frozen=True, slots=True)
+class RelationExtraction(TextClassification):
+    """A label for a text whose entities stand between marker tokens.
+
+    `pooled` classifies as text classification does. `entity_start` is a linear layer on the hidden
+    states at both opening markers, side by side (L. Baldini Soares et al., Matching the Blanks,
+    2019): a head for tokens with twice the labels, of which one half is read at each, and summed.
+    """
+
+    options: ClassVar[type[RelationExtractionOptions]] = RelationExtractionOptions  # type: ignore[assignment]
+
+    none: str | None = None
+    representation: Literal["pooled", "entity_start"] = "pooled"
+    asked_markers: Literal["auto", "spare", "punctuation"] = "auto"
+    markers: Markers | None = None
+
+    @classmethod
+    def from_splits(cls, splits: Splits, options: RelationExtractionOptions) -> Self:  # type: ignore[override]
+        names = splits.label_names
+        if names is None or len(names) < 2:
+            raise DataError(f"{splits.origin}: relations need labels, of two kinds at least.")
+        none = none_of(options.no_relation, names)
+        counts = np.zeros(len(names), dtype=np.int64)
+        if options.class_weights is not None:
+            index_of = {name: index for index, name in enumerate(names)}
+            rows = [index_of[name] for name in splits.train["label"]]
+            counts = np.bincount(rows, minlength=len(names))
+        weights = class_weights(options.class_weights, names, counts)
+        return cls(
+            RelationLabels(names, weights, none), False, none, options.representation,
+            options.markers,
+        )  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        names = tuple(state["label_names"])
+        return cls(
+            RelationLabels(names, None, state["no_relation"]), False, state["no_relation"],
+            state["representation"], "auto", Markers.from_state(state["markers"]),
+        )  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "label_names": list(self.problem.label_names),
+            "no_relation": self.none,
+            "representation": self.representation,
+            "markers": self._marked.state(),
+        }
+
+    def head(self) -> HeadSpec:
+        if self.representation == "pooled":
+            return HeadSpec("AutoModelForSequenceClassification", self.problem.head_config())
+        halves = [f"{name} {at}" for at in ("e1", "e2") for name in self.problem.label_names]
+        return HeadSpec(
+            "AutoModelForTokenClassification",
+            {
+                "num_labels": len(halves),
+                "id2label": dict(enumerate(halves)),
+                "label2id": {name: index for index, name in enumerate(halves)},
+            },
+        )
+
+    def attach(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None) -> Self:
+        config = getattr(model, "config", None)
+        if self.representation == "entity_start" and config is not None and is_decoder(config):
+            raise ConfigError(
+                f"task.representation is entity_start, but {type(model).__name__} reads from left "
+                "to right: at an entity's first marker it has not seen the entity; set it to "
+                "pooled."
+            )
+        if self.markers is not None:
+            self.markers.check(tokenizer)
+            return self
+        return replace(self, markers=Markers.of(tokenizer, self.asked_markers))
+
+    @property
+    def _marked(self) -> Markers:
+        if self.markers is None:
+            raise RuntimeError("attach the task to a tokenizer first")
+        return self.markers
+
+    @property
+    def trained_tokens(self) -> tuple[int, ...]:
+        return self._marked.ids if self._marked.trained else ()
+
+    def encode(
+        self,
+        rows: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        packing: bool = False,
+    ) -> Encoded:
+        if packing:
+            raise ConfigError("data.packing joins plain text, for causal-lm; a label is one row's.")
+        gathered = Gathered()
+        done = 0
+        for batch in batches_of(rows):
+            given = [
+                dict(zip(batch, cells, strict=True)) for cells in zip(*batch.values(), strict=True)
+            ]
+            columns, lengths = self._columns(given, tokenizer, max_length, done)
+            done += len(given)
+            if "label" in batch:
+                columns["labels"] = [self.problem.target(label) for label in batch["label"]]
+            gathered.add(
+                columns,
+                whole_lengths=lengths,
+                truncated=sum(length > max_length for length in lengths),
+                trained=len(lengths),
+            )
+        return gathered.encoded()
+
+    def _columns(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        done: int = 0,
+    ) -> tuple[dict[str, list[Any]], list[int]]:
+        """Encoded columns, and what each row's length would have been uncut."""
+        frame = frame_of(tokenizer, pair=False)
+        columns: dict[str, list[Any]] = {}
+        lengths = []
+        found = pieces(tokenizer, [row["text"] for row in rows])
+        for number, (row, (ids, places)) in enumerate(zip(rows, found, strict=True), done + 1):
+            try:
+                marked, starts = self._marked.around(
+                    ids, places, entities_of(row), max_length - frame.size
+                )
+            except DataError as problem:
+                raise DataError(f"row {number}, {row['text']!r:.60}: {problem}.") from None
+            encoded: dict[str, Any] = dict(frame.around(marked))
+            if self.representation == "entity_start":
+                shift = len(frame.before)
+                encoded |= {name: at + shift for name, at in zip(_STARTS, starts, strict=True)}
+            for name, value in encoded.items():
+                columns.setdefault(name, []).append(value)
+            lengths.append(len(ids) + len(self._marked.ids) + frame.size)
+        return columns, lengths
+
+    def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        output: torch.Tensor = model(**self.model_inputs(batch)).logits.float()
+        if self.representation == "pooled":
+            return output
+        halves = output.unflatten(-1, (2, len(self.problem.label_names)))
+        row = torch.arange(len(output), device=output.device)
+        at = [batch[name].to(output.device) for name in _STARTS]
+        summed: torch.Tensor = halves[row, at[0], 0] + halves[row, at[1], 1]
+        return summed
+
+    @property
+    def asked_role(self) -> str:
+        return "text"
+
+    def predict(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        max_length: int,
+        batch_size: int,
+        generation: Mapping[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """`{"label", "probability", "probabilities", "head", "tail"}`, these two as texts."""
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row.get("text"), str) or not row.get("head") or not row.get("tail"):
+                raise DataError(
+                    f"row {number} to predict needs a text with <e1>..</e1> and <e2>..</e2> in "
+                    "it, or with the spans head and tail beside it."
+                )
+        collate = self.collator(tokenizer)
+        device = next(model.parameters()).device
+        answers: list[dict[str, Any]] = []
+        with evaluating(model), torch.no_grad():
+            for start in range(0, len(rows), batch_size):
+                part = rows[start : start + batch_size]
+                columns, _ = self._columns(part, tokenizer, max_length, start)
+                encoded = [
+                    {name: column[index] for name, column in columns.items()}
+                    for index in range(len(part))
+                ]
+                batch = {name: value.to(device) for name, value in collate(encoded).items()}
+                for row, logits in zip(part, self.logits(model, batch).cpu(), strict=True):
+                    head, tail = entities_of(row)
+                    answers.append(
+                        self.problem.answer(logits)
+                        | {"head": row["text"][slice(*head)], "tail": row["text"][slice(*tail)]}
+                    )
+        return answers
+
+
+def entities_of(row: Mapping[str, Any]) -> tuple[Span, Span]:
+    """Characters of the two entities of a row."""
+    head, tail = (cast("Mapping[str, int]", row[name]) for name in ("head", "tail"))
+    return (int(head["start"]), int(head["end"])), (int(tail["start"]), int(tail["end"]))

@@ -1,0 +1,114 @@
+"""F1 over relations, as SemEval-2010 Task 8 scores it: with directions, without "no relation"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peftlab.errors import ConfigError
+from peftlab.tasks.classification.label_problems import SingleLabel
+from peftlab.tasks.statistics import intervals
+from peftlab.tasks.task import RowScores
+
+_DIRECTED = re.compile(r"(?P<relation>.+)\((?:e1,\s*e2|e2,\s*e1)\)")
+_NONE = ("other", "no_relation", "no relation", "norelation", "none", "na", "n/a")
+
+
+def none_of(asked: str | None, label_names: Sequence[str]) -> str | None:
+    """The label that means no relation; None where there is none.
+
+    `asked` is the option: auto, a label, or None. Raises `ConfigError` for a name that is no label.
+    """
+    if asked is None or asked in label_names:
+        return asked
+    if asked == "auto":
+        return next((name for name in label_names if name.strip().lower() in _NONE), None)
+    raise ConfigError(
+        f"task.no_relation is {asked!r}, which is no label; labels are "
+        f"{', '.join(label_names[:20])}, or null where every label is a relation."
+    )
+
+
+class RelationLabels(SingleLabel):
+    """One label a row. `Cause(e1,e2)` and `Cause(e2,e1)` are one relation in two directions.
+
+    An answer is right only with its direction; with the wrong one it counts against precision and
+    against recall of its relation. Macro F1 is the mean of the relations' F1, micro F1 that of
+    their sums; no relation is none of them, but answering a relation for it costs precision.
+    Source: I. Hendrickx et al., SemEval-2010 Task 8, 2010, and its official scorer.
+    """
+
+    __slots__ = ("relations",)
+    relations: tuple[int, ...]
+    metric_names: ClassVar[Mapping[str, bool]] = {
+        "f1_macro": True, "f1_micro": True, "accuracy": True, "loss": False,
+    }  # fmt: skip
+
+    def __init__(
+        self,
+        label_names: tuple[str, ...],
+        weights: tuple[float, ...] | None = None,
+        none: str | None = None,
+    ) -> None:
+        super().__init__(label_names, weights)
+        names: dict[str, int] = {}
+        # The relation of each label, -1 for none.
+        relations = tuple(
+            -1 if name == none else names.setdefault(_relation(name), len(names))
+            for name in label_names
+        )
+        object.__setattr__(self, "relations", relations)
+
+    def metrics(self, scores: RowScores) -> dict[str, float]:
+        confusion = self._confusion(scores)[None]
+        return {
+            "f1_macro": float(self._f1_macro(confusion)[0]),
+            "f1_micro": float(self._f1_micro(confusion)[0]),
+            "accuracy": float((scores["label"] == scores["prediction"]).mean()),
+            "loss": float(scores["loss"].mean()),
+        }
+
+    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+        if metric == "accuracy":
+            return super().interval(scores, metric)
+        of = self._f1_macro if metric == "f1_macro" else self._f1_micro
+        labels = len(self.label_names)
+
+        def padded(confusion: NDArray[Any]) -> NDArray[Any]:
+            missing = labels - confusion.shape[1]
+            return of(np.pad(confusion, ((0, 0), (0, missing), (0, missing))))
+
+        return intervals.confusion_interval(scores["label"], scores["prediction"], padded)
+
+    def _confusion(self, scores: RowScores) -> NDArray[Any]:
+        labels = len(self.label_names)
+        cells = scores["label"].astype(int) * labels + scores["prediction"].astype(int)
+        return np.bincount(cells, minlength=labels * labels).reshape(labels, labels)
+
+    def _counts(self, confusion: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Right answers, and answers plus rows, of each relation: [resamples, relations]."""
+        relations = max(self.relations, default=-1) + 1
+        of = np.zeros((len(self.label_names), relations))
+        for label, relation in enumerate(self.relations):
+            if relation >= 0:
+                of[label, relation] = 1
+        right = np.diagonal(confusion, axis1=1, axis2=2) @ of
+        either = (confusion.sum(axis=1) + confusion.sum(axis=2)) @ of
+        return right, either
+
+    def _f1_macro(self, confusion: NDArray[Any]) -> NDArray[Any]:
+        right, either = self._counts(confusion)
+        return np.asarray((2 * right / np.maximum(either, 1)).mean(axis=1))
+
+    def _f1_micro(self, confusion: NDArray[Any]) -> NDArray[Any]:
+        right, either = self._counts(confusion)
+        return np.asarray(2 * right.sum(axis=1) / np.maximum(either.sum(axis=1), 1))
+
+
+def _relation(label: str) -> str:
+    found = _DIRECTED.fullmatch(label)
+    return label if found is None else found["relation"]

@@ -1,0 +1,1 @@
+"""Language models: rows, encoding, packing, generation, metrics."""

@@ -1,0 +1,183 @@
+"""Causal language modelling: plain text, completions of prompts, answers in conversations."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from peftlab.config.tasks.causal_lm import CausalLMOptions
+from peftlab.errors import ConfigError, DataError
+from peftlab.model.head_spec import HeadSpec
+from peftlab.tasks.causal_preview import shown_mask
+from peftlab.tasks.collate import PaddingCollator, pad_id_of
+from peftlab.tasks.language.causal_rows import Chats, Rows, rows_from_state, rows_of
+from peftlab.tasks.language.generation import generate, generation_config, prompt_room
+from peftlab.tasks.language.isolation import check_packed
+from peftlab.tasks.language.loss.chunked_loss import CausalLoss, LossMode
+from peftlab.tasks.language.loss.hidden_states import targets
+from peftlab.tasks.prediction import evaluating
+from peftlab.tasks.statistics import intervals
+from peftlab.tasks.task import Batch, Encoded, RowScores, Task
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+    from peftlab.data.sources import Splits
+
+_LARGEST_EXPONENT = 700.0
+
+
+@dataclass(frozen=True, slots=True)
+class CausalLM(Task):
+    """Next-token cross-entropy on the tokens that `rows` says are learnt.
+
+    `loss` is auto, plain or chunked (`with_settings`); it does not belong to `state`.
+    """
+
+    options: ClassVar[type[CausalLMOptions]] = CausalLMOptions
+
+    rows: Rows
+    loss: LossMode = "auto"
+    _computed: CausalLoss = field(init=False, repr=False, compare=False)
+    _model: Any = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_computed", CausalLoss(self.loss))
+
+    def with_settings(self, *, loss: LossMode, generation: Mapping[str, Any] | None) -> Self:
+        return replace(self, loss=loss)
+
+    def attach(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None) -> Self:
+        attached = replace(self, rows=self.rows.attach(tokenizer))
+        if model is not None:
+            # Asked when rows are packed, which is known only then.
+            object.__setattr__(attached, "_model", weakref.ref(model))
+        return attached
+
+    @classmethod
+    def from_splits(cls, splits: Splits, options: CausalLMOptions) -> Self:
+        return cls(rows_of(splits, options))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        return cls(rows_from_state(state))
+
+    def state(self) -> dict[str, Any]:
+        return self.rows.state()
+
+    def head(self) -> HeadSpec:
+        return HeadSpec("AutoModelForCausalLM")
+
+    def encode(
+        self,
+        rows: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        packing: bool = False,
+    ) -> Encoded:
+        encoded = self.rows.encode(rows, tokenizer, max_length, packing)
+        if "position_ids" in encoded.rows.column_names and self._model is not None:
+            check_packed(self._model(), encoded.rows)
+        return encoded
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Batch]], Batch]:
+        return PaddingCollator(pad_id_of(tokenizer))
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        return self._computed.loss_sum(model, batch)
+
+    def count_items(self, batch: Batch) -> int:
+        return int(targets(batch)[1].sum())
+
+    def score(self, model: nn.Module, batch: Batch) -> RowScores:
+        losses, correct = self._computed.score(model, batch)
+        return {
+            "loss": losses.numpy(),
+            "tokens": targets(batch)[1].sum(dim=1).cpu().numpy(),
+            "correct": correct.numpy(),
+        }
+
+    def metrics(self, scores: RowScores) -> dict[str, float]:
+        tokens = int(scores["tokens"].sum())
+        if tokens == 0:
+            raise DataError("no row of this split has a token to predict: every label is masked.")
+        loss = float(scores["loss"].sum() / tokens)
+        return {
+            "loss": loss,
+            "perplexity": float(_perplexity(np.asarray(loss))),
+            "token_accuracy": float(scores["correct"].sum() / tokens),
+        }
+
+    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+        if metric == "token_accuracy":
+            return intervals.ratio_interval(scores["correct"], scores["tokens"])
+        if metric not in self.greater_is_better:
+            raise ConfigError(f"{metric!r} is none of {', '.join(self.greater_is_better)}.")
+        transform = _perplexity if metric == "perplexity" else np.asarray
+        return intervals.ratio_interval(scores["loss"], scores["tokens"], transform)
+
+    @property
+    def asked_role(self) -> str:
+        return self.rows.asked_role
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        return self.rows.stops
+
+    def asked(
+        self, text: str, earlier: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
+    ) -> dict[str, Any]:
+        if not isinstance(self.rows, Chats):
+            return {self.asked_role: text}
+        messages: list[Any] = []
+        if earlier:
+            row, answer = earlier[-1]
+            messages = [*row["messages"], {"role": "assistant", "content": answer["text"]}]
+            if not answer["text"].strip():
+                # Nothing was said: no template has such a turn.
+                messages = messages[:-2]
+        return {"messages": [*messages, {"role": "user", "content": text}]}
+
+    def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """The text has brackets around what is trained."""
+        return shown_mask(row, tokenizer)
+
+    def untuned(self, splits: Splits) -> RowScores | None:
+        """None: what a language model knows untuned is the base model's own to tell."""
+        return None
+
+    def predict(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        max_length: int,
+        batch_size: int,
+        generation: Mapping[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """`{"text", "finished"}` for each row: what the model goes on with, and whether it ended.
+
+        A conversation is answered as one; answers at its end are left out, and asked for.
+        """
+        self.rows.check(rows)
+        config = generation_config(model, tokenizer, generation, self.stops)
+        room = prompt_room(model, max_length, int(config.max_new_tokens))
+        prompts = self.rows.prompts(rows, tokenizer, room)
+        answers: list[dict[str, Any]] = []
+        with evaluating(model):
+            for start in range(0, len(prompts), batch_size):
+                answers += generate(model, tokenizer, prompts[start : start + batch_size], config)
+        return answers
+
+
+def _perplexity(loss: Any) -> Any:
+    return np.exp(np.minimum(loss, _LARGEST_EXPONENT))

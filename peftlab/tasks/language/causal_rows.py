@@ -1,0 +1,241 @@
+"""The three kinds of rows that a causal language model learns from, and what each asks it.
+
+One value says which kind: `PlainText`, `Pairs` or `Chats`. All that differs between them is here:
+how rows become ids and labels, and how a row to predict becomes the ids that the model goes on
+from, which are those that training had.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from peftlab.errors import ConfigError, DataError
+from peftlab.tasks.language.causal_encoding import encode_pairs, encode_text, pack_text, prompt_ids
+from peftlab.tasks.language.chat.encoding import LossOn, chat_prompt_ids, encode_chats
+from peftlab.tasks.language.chat.template import (
+    dated,
+    default_template,
+    own_template,
+    read_template,
+)
+from peftlab.tasks.language.chat.turns import turn_end_ids
+from peftlab.tasks.language.packing import pack
+from peftlab.tasks.prediction import check_rows
+from peftlab.tasks.task import Encoded
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+    from peftlab.config.tasks.causal_lm import CausalLMOptions
+    from peftlab.data.sources import Splits
+
+logger = logging.getLogger("peftlab")
+
+Row = Mapping[str, Any]
+Packing = Literal["isolated", "wrapped"]
+CHAT_FORMATS = frozenset({"messages", "sharegpt", "alpaca"})
+
+
+@dataclass(frozen=True, slots=True)
+class PlainText:
+    """Every token is trained. `wrapped`: packed rows follow each other as one stream."""
+
+    packing: Packing = "wrapped"
+    asked_role = "text"
+    stops: tuple[int, ...] = ()
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Raise `DataError` for a row to predict that lacks what is read."""
+        check_rows(rows, ("text",))
+
+    def state(self) -> dict[str, Any]:
+        """What `rows_from_state` makes the same value of."""
+        return {"rows": "text", "packing": self.packing}
+
+    def attach(self, tokenizer: PreTrainedTokenizerBase) -> Self:
+        """The same value: nothing depends on the tokenizer."""
+        return self
+
+    def encode(
+        self,
+        rows: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        packing: bool,
+    ) -> Encoded:
+        """Isolated rows that are too long are packed in pieces, so that no token is lost."""
+        if not packing:
+            return encode_text(rows, tokenizer, max_length)
+        if self.packing == "wrapped":
+            return pack_text(rows, tokenizer, max_length)
+        return pack(encode_text(rows, tokenizer, max_length, in_pieces=True), max_length)
+
+    def prompts(
+        self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, room: int
+    ) -> list[list[int]]:
+        """Ids to go on from."""
+        return prompt_ids(tokenizer, [row["text"] for row in rows], "", room)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """A prompt and its completion, with `separator` between."""
+
+    separator: str = ""
+    loss_on: Literal["completion", "all"] = "completion"
+    asked_role = "prompt"
+    stops: tuple[int, ...] = ()
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Raise `DataError` for a row to predict that lacks what is read."""
+        check_rows(rows, ("prompt",))
+
+    def state(self) -> dict[str, Any]:
+        """What `rows_from_state` makes the same value of."""
+        return {"rows": "pairs", "separator": self.separator, "loss_on": self.loss_on}
+
+    def attach(self, tokenizer: PreTrainedTokenizerBase) -> Self:
+        """The same value: nothing depends on the tokenizer."""
+        return self
+
+    def encode(
+        self,
+        rows: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        packing: bool,
+    ) -> Encoded:
+        """As `encode_pairs`; packed rows do not see each other."""
+        encoded = encode_pairs(
+            rows, tokenizer, self.separator, max_length, all_tokens=self.loss_on == "all"
+        )
+        return pack(encoded, max_length) if packing else encoded
+
+    def prompts(
+        self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, room: int
+    ) -> list[list[int]]:
+        """Ids to go on from."""
+        return prompt_ids(tokenizer, [row["prompt"] for row in rows], self.separator, room)
+
+
+@dataclass(frozen=True, slots=True)
+class Chats:
+    """Conversations. `template` is None until a tokenizer is known; `stops` end a turn."""
+
+    loss_on: LossOn = "assistant"
+    template: str | None = None
+    system: str | None = None
+    stops: tuple[int, ...] = ()
+    asked_role = "messages"
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Raise `DataError` for a row to predict that lacks what is read."""
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row.get("messages"), list) or not row["messages"]:
+                raise DataError(
+                    f"row {number} to predict has no 'messages'; give a list of objects with role "
+                    "and content, or the columns that the run was trained on."
+                )
+
+    def state(self) -> dict[str, Any]:
+        """What `rows_from_state` makes the same value of."""
+        return {
+            "rows": "chats", "loss_on": self.loss_on, "template": self.template,
+            "system": self.system, "stops": list(self.stops),
+        }  # fmt: skip
+
+    def attach(self, tokenizer: PreTrainedTokenizerBase) -> Self:
+        """With the template in use, which the tokenizer has from now on, and is saved with."""
+        template = self.template or own_template(tokenizer)
+        if template is None:
+            template = default_template(tokenizer)
+            logger.info("the tokenizer has no chat template; a plain one is used, and kept with it")
+        template = dated(template)
+        if own_template(tokenizer) != template:
+            tokenizer.chat_template = template
+        return replace(self, template=template, stops=turn_end_ids(tokenizer))
+
+    def encode(
+        self,
+        rows: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        packing: bool,
+    ) -> Encoded:
+        """As `encode_chats`; packed conversations do not see each other."""
+        encoded = encode_chats(
+            rows, tokenizer, max_length, loss_on=self.loss_on, system=self.system
+        )
+        return pack(encoded, max_length) if packing else encoded
+
+    def prompts(
+        self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, room: int
+    ) -> list[list[int]]:
+        """Ids to go on from. Raises `DataError` for what the template or `room` refuses."""
+        return chat_prompt_ids(
+            tokenizer, [row["messages"] for row in rows], room, system=self.system
+        )
+
+
+Rows = PlainText | Pairs | Chats
+
+
+def rows_from_state(state: Mapping[str, Any]) -> Rows:
+    """The inverse of `Rows.state`; runs from before there were chats say `paired`."""
+    kind = state.get("rows", "pairs" if state.get("paired") else "text")
+    if kind == "text":
+        return PlainText(state.get("packing", "wrapped"))
+    if kind == "pairs":
+        return Pairs(str(state["separator"]), state.get("loss_on", "completion"))
+    return Chats(state["loss_on"], state["template"], state["system"], tuple(state["stops"]))
+
+
+def rows_of(splits: Splits, options: CausalLMOptions) -> Rows:
+    """The kind of the data's rows, as the options want it. Raises `ConfigError`."""
+    asked = options.loss_on
+    if splits.format in CHAT_FORMATS:
+        _refuse(options.packing == "wrapped", "packing", "wrapped", "plain text", splits.format)
+        loss_on: LossOn = "assistant"
+        if asked != "auto":
+            loss_on = asked
+        elif splits.format != "alpaca" and any(splits.train["prompt_messages"]):
+            loss_on = "completion"
+        file = options.chat_template
+        return Chats(loss_on, None if file == "auto" else read_template(file), options.system)
+    chats = "conversations (messages, sharegpt, alpaca)"
+    _refuse(
+        options.chat_template != "auto", "chat_template", options.chat_template, chats,
+        splits.format,
+    )  # fmt: skip
+    _refuse(options.system is not None, "system", options.system, chats, splits.format)
+    _refuse(asked == "assistant", "loss_on", asked, chats, splits.format)
+    if splits.format == "text":
+        _refuse(asked == "completion", "loss_on", asked, "rows with completions", splits.format)
+        return PlainText("isolated" if options.packing == "isolated" else "wrapped")
+    _refuse(options.packing == "wrapped", "packing", "wrapped", "plain text", splits.format)
+    separator = "" if _has_boundary(splits.train) else "\n"
+    if separator:
+        logger.info("prompt and completion are separated by a line break, which the data lacks")
+    return Pairs(separator, "all" if asked == "all" else "completion")
+
+
+def _refuse(wrong: bool, key: str, value: object, what: str, found: str) -> None:
+    if wrong:
+        raise ConfigError(
+            f"task.{key} is {value!r:.60}, which is for {what}; these rows are of the format "
+            f"{found}. Leave task.{key} out."
+        )
+
+
+def _has_boundary(rows: datasets.Dataset) -> bool:
+    """Whether white space already parts prompt and completion, in nine rows of ten."""
+    first = rows[:1000]
+    parted = [
+        prompt[-1:].isspace() or completion[:1].isspace()
+        for prompt, completion in zip(first["prompt"], first["completion"], strict=True)
+    ]
+    return bool(sum(parted) >= 0.9 * len(parted))

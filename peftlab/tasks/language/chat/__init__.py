@@ -1,0 +1,1 @@
+"""Conversations: templates, turns, what of them trains."""

@@ -1,0 +1,244 @@
+"""Sequence to sequence: an encoder reads a source, a decoder writes a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from peftlab.config.tasks.seq2seq import Seq2SeqOptions
+from peftlab.errors import ConfigError
+from peftlab.model.head_spec import HeadSpec
+from peftlab.tasks.collate import pad_id_of
+from peftlab.tasks.language.generation import generate, generation_config
+from peftlab.tasks.language.loss.chunked_loss import CausalLoss, LossMode
+from peftlab.tasks.language.loss.hidden_states import targets
+from peftlab.tasks.language.seq2seq_encoding import (
+    Seq2SeqCollator,
+    encode_seq2seq,
+    end_token,
+    source_ids,
+    warn_of_cut,
+    warn_of_short_texts,
+)
+from peftlab.tasks.language.text_metrics import TextMetrics
+from peftlab.tasks.prediction import check_rows, evaluating
+from peftlab.tasks.seq2seq_model import check_room, start_token
+from peftlab.tasks.seq2seq_preview import shown_pair
+from peftlab.tasks.statistics import intervals
+from peftlab.tasks.task import Batch, Encoded, RowScores, Task
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+    from peftlab.data.sources import Splits
+
+
+@dataclass(frozen=True, slots=True)
+class Seq2Seq(Task):
+    """Cross-entropy on the target's tokens, its end token among them; texts are generated.
+
+    `start` is what the decoder begins with, known once the task is attached to a model. `loss` and
+    `generation` are shared settings (`with_settings`), and no part of `state`.
+    """
+
+    options: ClassVar[type[Seq2SeqOptions]] = Seq2SeqOptions
+
+    prefix: str
+    max_target_length: int
+    measured: TextMetrics
+    start: int | None = None
+    loss: LossMode = "auto"
+    generation: Mapping[str, Any] | None = None
+    _computed: CausalLoss = field(init=False, repr=False, compare=False)
+    _tokenizer: Any = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_computed", CausalLoss(self.loss))
+
+    @property
+    def best_metric(self) -> str:
+        return self.measured.best or "loss"
+
+    @property
+    def greater_is_better(self) -> Mapping[str, bool]:
+        known = self.options.metrics
+        return {name: known[name] for name in (*self.measured.names, "token_accuracy", "loss")}
+
+    @classmethod
+    def from_splits(cls, splits: Splits, options: Seq2SeqOptions) -> Self:
+        measured = TextMetrics(
+            tuple(options.text_metrics), options.bleu_tokenizer, options.rouge_stemmer
+        )
+        return cls(options.prefix, options.max_target_length, measured)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        measured = TextMetrics(
+            tuple(state["text_metrics"]), state["bleu_tokenizer"], state["rouge_stemmer"]
+        )
+        return cls(state["prefix"], state["max_target_length"], measured, state["start"])
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "prefix": self.prefix,
+            "max_target_length": self.max_target_length,
+            "text_metrics": list(self.measured.chosen),
+            "bleu_tokenizer": self.measured.bleu_tokenizer,
+            "rouge_stemmer": self.measured.rouge_stemmer,
+            "start": self.start,
+        }
+
+    def unsettled(self) -> Self:
+        """Without the start token: data alone does not tell it."""
+        return replace(self, start=None)
+
+    def without_texts(self) -> Self:
+        return replace(self, measured=replace(self.measured, chosen=()))
+
+    def head(self) -> HeadSpec:
+        return HeadSpec("AutoModelForSeq2SeqLM")
+
+    def with_settings(self, *, loss: LossMode, generation: Mapping[str, Any] | None) -> Self:
+        """Raises `ConfigError` where evaluation would draw its texts."""
+        if generation is not None and generation["do_sample"] and self.measured.chosen:
+            raise ConfigError(
+                "eval.generation.do_sample is true, and task.text_metrics would be of texts that "
+                "are drawn anew each time; set task.text_metrics to [], or leave do_sample out: "
+                "from Python, run.predict(texts, do_sample=True) draws all the same."
+            )
+        return replace(self, loss=loss, generation=generation)
+
+    def attach(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None) -> Self:
+        """Learns the model's start token. Raises `CheckFailed` where there is none, or no end."""
+        end_token(tokenizer)
+        if model is None:
+            return self
+        check_room(model, self.max_target_length, "task.max_target_length")
+        if self.generation is not None and self.measured.chosen:
+            # The start token takes a position too, as the last token of a target takes none.
+            limit = int(self.generation["max_new_tokens"])
+            check_room(model, limit, "eval.generation.max_new_tokens")
+        return replace(self, start=start_token(model))
+
+    def encode(
+        self,
+        rows: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        packing: bool = False,
+    ) -> Encoded:
+        if packing:
+            raise ConfigError("data.packing joins the texts of causal-lm; a pair stands alone.")
+        encoded = encode_seq2seq(
+            rows, tokenizer,
+            prefix=self.prefix, max_length=max_length, target_limit=self.max_target_length,
+        )  # fmt: skip
+        if self.generation is not None and self.measured.chosen:
+            warn_of_short_texts(encoded, int(self.generation["max_new_tokens"]))
+        return encoded
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Batch]], Batch]:
+        """`score` makes texts of what is generated by this tokenizer."""
+        if self.start is None:
+            raise RuntimeError("the task is attached to no model, whose start token batches need")
+        object.__setattr__(self, "_tokenizer", tokenizer)
+        return Seq2SeqCollator(pad_id_of(tokenizer), self.start)
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        return self._computed.loss_sum(model, self._labelled(batch))
+
+    def count_items(self, batch: Batch) -> int:
+        return int(targets(batch)[1].sum())
+
+    def _labelled(self, batch: Batch) -> Batch:
+        return {**self.model_inputs(batch), "labels": batch["labels"]}
+
+    def score(self, model: nn.Module, batch: Batch) -> RowScores:
+        """Loss and likeliest tokens given the right ones before; and texts, generated freely."""
+        losses, correct = self._computed.score(model, self._labelled(batch))
+        found: RowScores = {
+            "loss": losses.numpy(),
+            "tokens": targets(batch)[1].sum(dim=1).cpu().numpy(),
+            "correct": correct.numpy(),
+        }
+        if self.measured.chosen:
+            sources = [
+                ids[mask.bool()].tolist()
+                for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+            ]
+            answers = self._generate(model, self._tokenizer, sources, self.generation)
+            texts = [answer["text"] for answer in answers]
+            found |= self.measured.score(texts, batch["references"])
+        return found
+
+    def _generate(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        sources: Sequence[list[int]],
+        settings: Mapping[str, Any] | None,
+    ) -> list[dict[str, Any]]:
+        config = generation_config(model, tokenizer, settings)
+        config.decoder_start_token_id = self.start
+        return generate(model, tokenizer, sources, config)
+
+    def metrics(self, scores: RowScores) -> dict[str, float]:
+        """Text metrics are from 0 to 100."""
+        tokens = int(scores["tokens"].sum())
+        return {
+            **self.measured.values(scores),
+            "token_accuracy": float(scores["correct"].sum() / tokens),
+            "loss": float(scores["loss"].sum() / tokens),
+        }
+
+    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+        if metric in self.measured.names:
+            return self.measured.interval(scores, metric)
+        if metric not in self.greater_is_better:
+            raise ConfigError(f"{metric!r} is none of {', '.join(self.greater_is_better)}.")
+        column = "correct" if metric == "token_accuracy" else "loss"
+        return intervals.ratio_interval(np.asarray(scores[column]), np.asarray(scores["tokens"]))
+
+    def untuned(self, splits: Splits) -> RowScores | None:
+        """None: what a pretrained model writes untuned is its own to tell."""
+        return None
+
+    @property
+    def asked_role(self) -> str:
+        return "prompt"
+
+    def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """The source, and the target with brackets around what is trained."""
+        return shown_pair(row, tokenizer)
+
+    def predict(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        max_length: int,
+        batch_size: int,
+        generation: Mapping[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """`{"text", "finished"}` for each row: the target, and whether it ended by itself."""
+        check_rows(rows, ("prompt",))
+        limit = int((generation or {}).get("max_new_tokens", 1))
+        check_room(model, limit, "eval.generation.max_new_tokens")
+        sources, lengths = source_ids(
+            tokenizer, [self.prefix + row["prompt"] for row in rows], max_length
+        )
+        warn_of_cut(lengths, max_length)
+        answers: list[dict[str, Any]] = []
+        with evaluating(model):
+            for at in range(0, len(sources), batch_size):
+                part = sources[at : at + batch_size]
+                answers += self._generate(model, tokenizer, part, generation)
+        return answers

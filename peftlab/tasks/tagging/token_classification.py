@@ -1,0 +1,293 @@
+"""Token classification: a tag for each word, and the spans that tags mark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from peftlab.config.tasks.token_classification import TokenClassificationOptions
+from peftlab.errors import ConfigError, DataError
+from peftlab.model.head_spec import HeadSpec
+from peftlab.tasks.class_weights import class_weights
+from peftlab.tasks.collate import PaddingCollator, pad_id_of
+from peftlab.tasks.encoding import Gathered, batches_of
+from peftlab.tasks.prediction import evaluating
+from peftlab.tasks.statistics import intervals
+from peftlab.tasks.tagging.tag_rows import TagRows, encoded_rows
+from peftlab.tasks.tagging.tag_spans import OUTSIDE, SpanCounts, has_spans, span_types, spans_of
+from peftlab.tasks.tagging.word_pieces import Words
+from peftlab.tasks.task import IGNORED, Batch, Encoded, RowScores, Task
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+    from peftlab.data.sources import Splits
+
+
+@dataclass(frozen=True, slots=True)
+class TokenClassification(Task):
+    """Cross-entropy over `tags` at one piece of each word.
+
+    A row that is too long is read in windows, each word's tag in the window that sees most around
+    it: no word is cut off, in training or after. `prefixed` tags mark spans.
+    """
+
+    options: ClassVar[type[TokenClassificationOptions]] = TokenClassificationOptions
+
+    tags: tuple[str, ...]
+    prefixed: bool
+    label_piece: Literal["first", "last"] = "first"
+    stride: int | Literal["auto"] = "auto"
+    weights: tuple[float, ...] | None = None
+
+    @property
+    def greater_is_better(self) -> Mapping[str, bool]:
+        of_types = {f"f1/{kind}": True for kind in span_types(self.tags, prefixed=self.prefixed)}
+        return {**self.options.metrics, **of_types}
+
+    @classmethod
+    def from_splits(cls, splits: Splits, options: TokenClassificationOptions) -> Self:
+        tags = splits.label_names
+        if tags is None or len(tags) < 2:
+            raise DataError(f"{splits.origin}: tagging needs tags, of two kinds at least.")
+        prefixed = has_spans(tags, options.scheme, splits.origin)
+        weights = None
+        if options.class_weights is not None:
+            index_of = {tag: index for index, tag in enumerate(tags)}
+            counts = np.bincount(
+                [index_of[tag] for row in splits.train["tags"] for tag in row], minlength=len(tags)
+            )
+            weights = class_weights(options.class_weights, tags, counts)
+        return cls(tags, prefixed, options.label_piece, options.stride, weights)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        return cls(
+            tuple(state["tags"]), bool(state["prefixed"]), state["label_piece"], state["stride"]
+        )
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "tags": list(self.tags),
+            "prefixed": self.prefixed,
+            "label_piece": self.label_piece,
+            "stride": self.stride,
+        }
+
+    def head(self) -> HeadSpec:
+        return HeadSpec(
+            "AutoModelForTokenClassification",
+            {
+                "num_labels": len(self.tags),
+                "id2label": dict(enumerate(self.tags)),
+                "label2id": {tag: index for index, tag in enumerate(self.tags)},
+            },
+        )
+
+    def encode(
+        self,
+        rows: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        packing: bool = False,
+    ) -> Encoded:
+        """One row or more for each: `row` says whose, `words` which word a labelled piece is of.
+
+        `unread` is, with the first of them, what no piece can bear: JSON of [word, tag] pairs.
+        """
+        if packing:
+            raise ConfigError("data.packing joins plain text, for causal-lm; tags are one row's.")
+        gathered = Gathered()
+        done = 0
+        for batch in batches_of(rows):
+            tags = [[self._index(tag) for tag in row] for row in batch["tags"]]
+            found = encoded_rows(
+                [Words.joined(words) for words in batch["tokens"]], tags, tokenizer,
+                max_length=max_length, stride=self.stride, which=self.label_piece, first_row=done,
+            )  # fmt: skip
+            done += len(tags)
+            trained = sum(label != IGNORED for row in found.columns["labels"] for label in row)
+            gathered.add(found.columns, whole_lengths=found.lengths, truncated=0, trained=trained)
+        if gathered.trained == 0:
+            raise DataError("the tokenizer makes no piece of any word: every label is masked.")
+        return gathered.encoded()
+
+    def _index(self, tag: str) -> int:
+        try:
+            return self.tags.index(tag)
+        except ValueError:
+            known = ", ".join(self.tags[:20])
+            raise DataError(f"tag {tag!r} is not one the task knows ({known}).") from None
+
+    @property
+    def _outside(self) -> int:
+        """The number of `O`; -1 where the data has no such tag."""
+        return self.tags.index(OUTSIDE) if OUTSIDE in self.tags else -1
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Batch]], Batch]:
+        return PaddingCollator(pad_id_of(tokenizer))
+
+    def _logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        logits: torch.Tensor = model(**self.model_inputs(batch)).logits
+        return logits.float()
+
+    def _losses(self, logits: torch.Tensor, labels: torch.Tensor, weighted: bool) -> torch.Tensor:
+        """Of each position [B, T], zero where there is no label."""
+        weights = self.weights if weighted else None
+        weight = None if weights is None else torch.tensor(weights, device=logits.device)
+        return F.cross_entropy(
+            logits.transpose(1, 2), labels, weight, reduction="none", ignore_index=IGNORED
+        )
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        logits = self._logits(model, batch)
+        return self._losses(logits, batch["labels"].to(logits.device), weighted=True).sum()
+
+    def count_items(self, batch: Batch) -> int:
+        return int((batch["labels"] != IGNORED).sum())
+
+    @torch.no_grad()
+    def score(self, model: nn.Module, batch: Batch) -> RowScores:
+        """Words, tags and predictions of each encoded row; `loss` is summed, and not weighted."""
+        logits = self._logits(model, batch)
+        labels = batch["labels"].to(logits.device)
+        losses = self._losses(logits, labels, weighted=False).sum(dim=1)
+        labels, predictions = labels.cpu(), logits.argmax(dim=-1).cpu()
+        rows = TagRows.scores(labels, predictions, batch, unread=self._outside)
+        return {"loss": losses.cpu().double().numpy(), **rows}
+
+    def metrics(self, scores: RowScores) -> dict[str, float]:
+        """Spans over whole rows, by seqeval's definition; accuracy over words."""
+        rows = TagRows.joined(scores)
+        hits, words = rows.right()
+        return {
+            **self._counts(rows).metrics(),
+            "accuracy": float(hits.sum() / words.sum()),
+            "loss": float(scores["loss"].sum() / max(scores["items"].sum(), 1)),
+        }
+
+    def _counts(self, rows: TagRows) -> SpanCounts:
+        def named(indices: Sequence[int]) -> list[str]:
+            return [OUTSIDE if index < 0 else self.tags[index] for index in indices]
+
+        types = span_types(self.tags, prefixed=self.prefixed)
+        labels, predictions = map(named, rows.labels), map(named, rows.predictions)
+        return SpanCounts.of(list(labels), list(predictions), types, prefixed=self.prefixed)
+
+    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+        if metric == "loss":
+            return intervals.ratio_interval(scores["loss"], scores["items"])
+        rows = TagRows.joined(scores)
+        if metric == "accuracy":
+            return intervals.ratio_interval(*rows.right())
+        if metric not in self.greater_is_better:
+            raise ConfigError(f"{metric!r} is none of {', '.join(self.greater_is_better)}.")
+        counts = self._counts(rows)
+        return intervals.weighted_interval(
+            len(rows.labels), lambda weights: counts.resampled(metric, weights)
+        )
+
+    def untuned(self, splits: Splits) -> RowScores | None:
+        """The most frequent training tag for every word, with the training words' shares."""
+        held_out = splits.test if splits.test is not None else splits.validation
+        if held_out is None:
+            return None
+        seen = [self._index(tag) for row in splits.train["tags"] for tag in row]
+        counts = np.bincount(seen, minlength=len(self.tags))
+        shares = np.maximum(counts, 1) / np.maximum(counts, 1).sum()
+        rows = [[self._index(tag) for tag in row] for row in held_out["tags"]]
+        likeliest = int(counts.argmax())
+        losses = np.asarray([float(-np.log(shares[row]).sum()) for row in rows])
+        constant = [[likeliest] * len(row) for row in rows]
+        return {"loss": losses, **TagRows(rows, constant).whole_scores()}
+
+    @property
+    def untuned_name(self) -> str:
+        return "majority tag"
+
+    @property
+    def asked_role(self) -> str:
+        return "tokens"
+
+    def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """The pieces that bear a tag, each with it."""
+        shown = Task.preview(self, row, tokenizer)
+        shown["trained"] = " ".join(
+            f"{str(tokenizer.decode([index])).strip()}/{self.tags[label]}"
+            for index, label in zip(row["input_ids"], row["labels"], strict=True)
+            if label != IGNORED
+        )
+        return shown
+
+    def answer_text(self, answer: Mapping[str, Any]) -> str:
+        found = answer["entities"]
+        if not found:
+            return "no entities"
+        return ", ".join(f"{e['text']} ({e['type']} {e['score']:.3g})" for e in found)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        max_length: int,
+        batch_size: int,
+        generation: Mapping[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """`entities` with text, type, characters start to end and score; `tokens` and their `tags`.
+
+        Tokens are as given, or a text's words between white space. The score of a span is the mean
+        probability of its words' tags. A word that the tokenizer makes nothing of is `O`.
+        """
+        read = [_words(row, number) for number, row in enumerate(rows, start=1)]
+        encoded = encoded_rows(
+            read, None, tokenizer,
+            max_length=max_length, stride=self.stride, which=self.label_piece, first_row=0,
+        )  # fmt: skip
+        batches = encoded.as_rows()
+        collate = self.collator(tokenizer)
+        device = next(model.parameters()).device
+        best = [[(self._outside, 1.0)] * len(words.words) for words in read]
+        with evaluating(model):
+            for start in range(0, len(batches), batch_size):
+                part = batches[start : start + batch_size]
+                batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v
+                         for k, v in collate(part).items()}  # fmt: skip
+                likely, index = self._logits(model, batch).softmax(-1).max(-1)
+                for i, row in enumerate(part):
+                    at = [p for p, label in enumerate(row["labels"]) if label != IGNORED]
+                    for word, p in zip(row["words"], at, strict=True):
+                        best[row["row"]][word] = (int(index[i, p]), float(likely[i, p]))
+        return [self._answer(words, found) for words, found in zip(read, best, strict=True)]
+
+    def _answer(self, words: Words, best: Sequence[tuple[int, float]]) -> dict[str, Any]:
+        tags = [OUTSIDE if index < 0 else self.tags[index] for index, _ in best]
+        entities = []
+        for kind, first, last in spans_of(tags, prefixed=self.prefixed):
+            start, end = words.places[first][0], words.places[last][1]
+            score = float(np.mean([p for _, p in best[first : last + 1]]))
+            entities.append({"text": words.text[start:end], "type": kind, "start": start,
+                             "end": end, "score": score})  # fmt: skip
+        return {"entities": entities, "tokens": list(words.words), "tags": tags}
+
+
+def _words(row: Mapping[str, Any], number: int) -> Words:
+    given = row.get("tokens", row.get("text"))
+    if isinstance(given, str) and given.strip():
+        return Words.split(given)
+    if isinstance(given, list) and given and all(isinstance(w, str) and w.strip() for w in given):
+        return Words.joined(given)
+    raise DataError(
+        f"row {number} to predict has no 'tokens': a text, or a list of words none of which is "
+        "empty."
+    )
