@@ -1,7 +1,7 @@
 """Parameter-efficient fine-tuning, measured.
 
 A module imports only from those to its right; siblings never import each other:
-    cli > demo > pipeline > training, evaluation, export, bench > strategies, fusion, tasks
+    cli > demo > pipeline > training, evaluation, export, bench > methods, fusion, tasks
     > data, model, measure, run_folder > config > errors
 
 From Python, three lines do what the command line does:

@@ -24,7 +24,7 @@ LAYERS = (
     {"demo"},
     {"pipeline"},
     {"training", "evaluation", "export", "bench"},
-    {"strategies", "fusion", "tasks"},
+    {"methods", "fusion", "tasks"},
     {"data", "model", "measure", "run_folder"},
     {"config"},
     {"errors"},

@@ -25,8 +25,8 @@ from peftlab.export.source import Source
 from peftlab.export.tensors import Tensors
 from peftlab.export.verify import check_files, logit_error
 from peftlab.measure.memory import PeakMemory
+from peftlab.methods.adapter_files import CONFIG, WEIGHTS, adapter_folder
 from peftlab.model.checkpoint import Checkpoint, read_checkpoint_config
-from peftlab.strategies.adapter_files import CONFIG, WEIGHTS, adapter_folder
 
 logger = logging.getLogger("peftlab")
 

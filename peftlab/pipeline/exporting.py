@@ -83,9 +83,9 @@ def source_of(run: Run, base: str | None = None) -> Source:
     """What a run trained, its base, and its head. Raises `CheckFailed` where it has no equal."""
     from peftlab.export.changes import adapter_changes, whole_changes
     from peftlab.export.source import Source
-    from peftlab.strategies.adapter_files import WEIGHTS
-    from peftlab.strategies.trained_part import ADAPTER, TRAINED
-    from peftlab.strategies.trained_part import WEIGHTS as WHOLE
+    from peftlab.methods.adapter_files import WEIGHTS
+    from peftlab.methods.trained_part import ADAPTER, TRAINED
+    from peftlab.methods.trained_part import WEIGHTS as WHOLE
 
     model = run.record["model"]
     if model["pooling"] not in (None, "model"):

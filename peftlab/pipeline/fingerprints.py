@@ -65,7 +65,7 @@ def check_start(config: RunConfig) -> bool:
     source = getattr(config.method, "init_from", None)
     if source is None:
         return True
-    from peftlab.strategies.adapter_files import adapter_folder
+    from peftlab.methods.adapter_files import adapter_folder
 
     folder = adapter_folder(source)
     return check_base(
@@ -194,7 +194,7 @@ def _known(part: Path) -> dict[str, Any]:
 
 def _part(config: RunConfig, folder: Path) -> Path:
     """Where the trained part of a run will lie."""
-    from peftlab.strategies.trained_part import ADAPTER, TRAINED
+    from peftlab.methods.trained_part import ADAPTER, TRAINED
 
     adapted = config.method.name in ("lora", "qlora")
     return folder / (ADAPTER if adapted else TRAINED)

@@ -13,7 +13,7 @@ from peftlab.pipeline import preparation
 if TYPE_CHECKING:
     from peftlab.config import RunConfig
     from peftlab.fusion import FusionReport
-    from peftlab.strategies.coverage import Coverage
+    from peftlab.methods.coverage import Coverage
     from peftlab.tasks.task import TokenStatistics
 
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from peftlab.config import RunConfig
     from peftlab.data.sources import Splits
     from peftlab.fusion import FusionReport
+    from peftlab.methods.apply import Applied
+    from peftlab.methods.penalties.regularization import Regularizer
     from peftlab.model.loading import LoadedModel
-    from peftlab.strategies.apply import Applied
-    from peftlab.strategies.regularization import Regularizer
     from peftlab.tasks.task import Batch, Encoded, Task, TokenStatistics
 
 logger = logging.getLogger("peftlab")
@@ -208,12 +208,12 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     """
     from transformers import set_seed
 
+    from peftlab.methods.apply import apply_method
+    from peftlab.methods.learning_rate import default_learning_rate
+    from peftlab.methods.penalties.penalised import regularizer
     from peftlab.model.loading import empty_model, load_model
     from peftlab.pipeline.fingerprints import check_start
     from peftlab.pipeline.fusing import fuse_for
-    from peftlab.strategies.apply import apply_strategy
-    from peftlab.strategies.learning_rate import default_learning_rate
-    from peftlab.strategies.penalised import regularizer
 
     config = checked.config
     compared = check_start(config)
@@ -226,7 +226,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     for note in loaded.notes:
         logger.info("%s: %s", config.model.name, note)
     checked = replace(checked, task=checked.task.attach(loaded.tokenizer, loaded.model))
-    applied = apply_strategy(
+    applied = apply_method(
         loaded.model, config.method, task=config.task.name, tokens=checked.task.trained_tokens
     )
     fusion = fuse_for(applied.model, loaded, config)

@@ -29,7 +29,7 @@ class Trained:
 def write_run(prepared: Prepared, trained: Trained, memory: PeakMemory, folder: Path) -> None:
     """Evaluate the kept weights once, and write all that makes a folder a run."""
     from peftlab.measure.environment import describe_environment
-    from peftlab.strategies.trained_part import save_trained
+    from peftlab.methods.trained_part import save_trained
     from peftlab.training import curves
 
     config, loaded = prepared.checked.config, prepared.loaded

@@ -60,9 +60,9 @@ class Run:
         """The base with the trained part on it. Raises `CheckFailed` where either is missing."""
         if self.trained is not None:
             return self.trained
+        from peftlab.methods.trained_part import load_trained
         from peftlab.model.loading import load_model
         from peftlab.model.precision import training_device
-        from peftlab.strategies.trained_part import load_trained
 
         base = self.record["model"]
         compared = self._check_base()
@@ -126,8 +126,8 @@ class Run:
         )
 
     def _check_base(self) -> bool:
+        from peftlab.methods.trained_part import ADAPTER, TRAINED
         from peftlab.pipeline.fingerprints import check_base
-        from peftlab.strategies.trained_part import ADAPTER, TRAINED
 
         base = self.record["model"]
         adapter = self.folder / ADAPTER

@@ -87,7 +87,7 @@ def _train(prepared: Prepared, staging: Staging) -> Trained:
     rows = {name: prepared.encoded[name].rows for name in needed if name in prepared.encoded}
     applied, method = prepared.applied, prepared.checked.config.method
     if method.name == "head":
-        from peftlab.strategies.features import cache_features
+        from peftlab.methods.features.cache import cache_features
 
         cache = cache_features(
             applied,

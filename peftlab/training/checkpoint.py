@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftlab.errors import CheckFailed, ConfigError
-from peftlab.strategies.trained_part import load_trained_state, trained_state
+from peftlab.methods.trained_part import load_trained_state, trained_state
 from peftlab.training.ledger import Ledger
 
 TRAINED = "trained.safetensors"

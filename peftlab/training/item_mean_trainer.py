@@ -19,7 +19,7 @@ from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
 from peftlab.errors import CheckFailed, ConfigError
-from peftlab.strategies.regularization import Regularizer
+from peftlab.methods.penalties.regularization import Regularizer
 from peftlab.tasks.task import Batch, Task
 from peftlab.training import checkpoint
 from peftlab.training.ledger import Ledger

@@ -18,7 +18,7 @@ from transformers import PrinterCallback
 from peftlab.config.schema import TrainConfig
 from peftlab.errors import Interrupted
 from peftlab.measure.memory import gradient_bytes, optimizer_bytes
-from peftlab.strategies.regularization import Regularizer
+from peftlab.methods.penalties.regularization import Regularizer
 from peftlab.tasks.task import Batch, Task
 from peftlab.training import checkpoint, surroundings
 from peftlab.training.arguments import check_sizes, recorded_settings, training_arguments

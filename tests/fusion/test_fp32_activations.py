@@ -12,7 +12,7 @@ import torch
 from peftlab.fusion import fuse, unfuse
 from peftlab.fusion.fp32_activations import narrow, widen
 from peftlab.fusion.frozen_linear import FrozenConv1D, FrozenLinear, WideEmbedding
-from peftlab.strategies.freeze import freeze
+from peftlab.methods.freeze import freeze
 
 from .sixteen_bits import (
     SIXTEEN,

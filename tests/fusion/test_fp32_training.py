@@ -111,8 +111,8 @@ def test_unloading_and_then_training_everything(family: str, how: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_fine_tuning_after_widening_learns_as_in_fp32(family: str) -> None:
-    """With what trains in fp32, as `strategies.freeze` has it, a step is the fp32 model's."""
-    from peftlab.strategies.freeze import freeze
+    """With what trains in fp32, as `methods.freeze` has it, a step is the fp32 model's."""
+    from peftlab.methods.freeze import freeze
 
     model = tiny(family)
     widen(model)

@@ -14,10 +14,10 @@ from torch import nn
 
 from peftlab.config.schema import RegularizationConfig
 from peftlab.errors import CheckFailed, ConfigError, Interrupted
+from peftlab.methods.apply import Applied
+from peftlab.methods.coverage import cover
+from peftlab.methods.penalties.penalised import regularizer
 from peftlab.model.structure import mark_fresh
-from peftlab.strategies.apply import Applied
-from peftlab.strategies.coverage import cover
-from peftlab.strategies.penalised import regularizer
 from tests.training.test_resume import HEAD as RESUMED
 from tests.training.test_resume import SETTINGS, assert_same_bits, signalled
 

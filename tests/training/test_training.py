@@ -181,7 +181,7 @@ def test_gradient_checkpointing_changes_nothing(
 
 
 class OverFeatures(nn.Module):
-    """A head over cached features, as the `head` strategy trains it."""
+    """A head over cached features, as the `head` method trains it."""
 
     def __init__(self) -> None:
         super().__init__()

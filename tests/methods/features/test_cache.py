@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from peftlab.methods.apply import Applied, apply_method
 from peftlab.model.loading import LoadedModel
-from peftlab.strategies.apply import Applied, apply_strategy
-from tests.strategies.common import (
+from tests.methods.common import (
     CAUSAL,
     CLASSIFICATION,
     FOLDER_TASK,
@@ -56,7 +56,7 @@ def rows_of(loaded: LoadedModel, task: str) -> datasets.Dataset:
 def prepared(folder: Path, task: str, pooling: str) -> tuple[Applied, datasets.Dataset]:
     chosen = method("head", pooling=pooling)
     loaded = load(folder, task, chosen)
-    return apply_strategy(loaded.model, chosen, task=task), rows_of(loaded, task)
+    return apply_method(loaded.model, chosen, task=task), rows_of(loaded, task)
 
 
 @pytest.mark.parametrize(("family", "task", "pooling"), CASES)

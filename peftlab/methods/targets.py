@@ -11,9 +11,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftlab.errors import CheckFailed
+from peftlab.methods.selection import task_head
+from peftlab.methods.task_kind import has_new_head, peft_heads
 from peftlab.model.structure import block_lists, head_modules, is_tied
-from peftlab.strategies.selection import task_head
-from peftlab.strategies.task_kind import has_new_head, peft_heads
 
 Targets = Literal["auto", "all-linear"] | Sequence[str]
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from peftlab.errors import CheckFailed
-from peftlab.strategies.apply import apply_strategy
-from peftlab.strategies.targets import linear_modules, resolve_saved, resolve_targets
-from tests.strategies.common import CAUSAL, CLASSIFICATION, FOLDER_TASK, load, method
+from peftlab.methods.apply import apply_method
+from peftlab.methods.targets import linear_modules, resolve_saved, resolve_targets
+from tests.methods.common import CAUSAL, CLASSIFICATION, FOLDER_TASK, load, method
 
 Tiny = Callable[..., Path]
 
@@ -86,7 +86,7 @@ def test_modules_to_save_mean_exactly_one_module(llama: Any) -> None:
 def test_only_the_named_norm_trains(tiny_checkpoint: Tiny) -> None:
     chosen = method("lora", r=2, modules_to_save=["norm"], target_modules=["q_proj"])
     folder = tiny_checkpoint("llama", "causal")
-    applied = apply_strategy(load(folder, CAUSAL, chosen).model, chosen, task=CAUSAL)
+    applied = apply_method(load(folder, CAUSAL, chosen).model, chosen, task=CAUSAL)
     whole = {n for n in applied.trainable if "lora_" not in n}
     assert whole == {"base_model.model.model.norm.modules_to_save.default.weight"}
 
@@ -95,7 +95,7 @@ def test_tied_embeddings_are_not_copied(tiny_checkpoint: Tiny) -> None:
     chosen = method("lora", r=2, modules_to_save=["embed_tokens"])
     folder = tiny_checkpoint("llama", "causal", tie_word_embeddings=True)
     with pytest.raises(CheckFailed, match="untie"):
-        apply_strategy(load(folder, CAUSAL, chosen).model, chosen, task=CAUSAL)
+        apply_method(load(folder, CAUSAL, chosen).model, chosen, task=CAUSAL)
 
 
 def test_the_head_trains_whatever_is_saved_besides(bert: Any) -> None:
@@ -120,7 +120,7 @@ def test_variants_of_lora(
 ) -> None:
     chosen = method("lora", r=4, alpha=8, **extra)
     folder = tiny_checkpoint(family, FOLDER_TASK[task])
-    model: Any = apply_strategy(load(folder, task, chosen).model, chosen, task=task).model
+    model: Any = apply_method(load(folder, task, chosen).model, chosen, task=task).model
     layer = next(m for m in model.modules() if hasattr(m, "lora_magnitude_vector"))
     assert bool(layer.lora_magnitude_vector) is ("use_dora" in extra)
     assert layer.scaling["default"] == (8 / 4**0.5 if "use_rslora" in extra else 2)

@@ -17,18 +17,18 @@ from peftlab.config.schema import (
     MethodConfig,
     QLoraMethod,
 )
-from peftlab.model.heads import PooledClassifier
-from peftlab.model.mode import pin_eval
-from peftlab.model.structure import base_modules
-from peftlab.strategies.coverage import Coverage, cover
-from peftlab.strategies.freeze import freeze
-from peftlab.strategies.selection import (
+from peftlab.methods.coverage import Coverage, cover
+from peftlab.methods.freeze import freeze
+from peftlab.methods.selection import (
     Selection,
     select_all,
     select_head,
     select_last_n,
     task_head,
 )
+from peftlab.model.heads import PooledClassifier
+from peftlab.model.mode import pin_eval
+from peftlab.model.structure import base_modules
 
 logger = logging.getLogger("peftlab")
 
@@ -50,7 +50,7 @@ class Applied:
     notes: tuple[str, ...] = ()
 
 
-def apply_strategy(
+def apply_method(
     model: nn.Module, method: MethodConfig, *, task: str, tokens: Sequence[int] = ()
 ) -> Applied:
     """Choose what trains, put adapters on where the method has them, freeze the rest.
@@ -93,8 +93,8 @@ def apply_strategy(
 def _adapt(
     model: nn.Module, method: LoraMethod | QLoraMethod, task: str, tokens: Sequence[int]
 ) -> tuple[nn.Module, Selection, tuple[str, ...]]:
-    from peftlab.strategies.adapter_files import adapter_folder, check_same_adapter, load_adapter
-    from peftlab.strategies.lora import adapt
+    from peftlab.methods.adapter_files import adapter_folder, check_same_adapter, load_adapter
+    from peftlab.methods.lora import adapt
 
     source = None if method.init_from is None else adapter_folder(method.init_from)
     heads = task_head(model)

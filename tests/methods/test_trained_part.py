@@ -13,15 +13,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from peftlab.errors import CheckFailed
-from peftlab.strategies.apply import Applied, apply_strategy
-from peftlab.strategies.trained_part import (
+from peftlab.methods.apply import Applied, apply_method
+from peftlab.methods.trained_part import (
     load_trained,
     load_trained_state,
     save_trained,
     trained_state,
 )
 from tests.checkpoints import FAMILIES
-from tests.strategies.common import (
+from tests.methods.common import (
     CAUSAL,
     CLASSIFICATION,
     FOLDER_TASK,
@@ -31,7 +31,7 @@ from tests.strategies.common import (
     method,
     step,
 )
-from tests.strategies.test_apply import COMBINATIONS, METHODS, TIED_HEAD
+from tests.methods.test_apply import COMBINATIONS, METHODS, TIED_HEAD
 
 Tiny = Callable[..., Path]
 
@@ -39,7 +39,7 @@ Tiny = Callable[..., Path]
 def trained(folder: Path, task: str, chosen: Any, *, seed: int = 0) -> tuple[Applied, Any]:
     """Two steps of training, and the batch they were on."""
     loaded = load(folder, task, chosen, seed=seed)
-    applied = apply_strategy(loaded.model, chosen, task=task)
+    applied = apply_method(loaded.model, chosen, task=task)
     inputs = batch(loaded)
     step(applied.model, inputs, task)
     step(applied.model, inputs, task)
@@ -168,7 +168,7 @@ def test_training_starts_from_an_adapter(tiny_checkpoint: Tiny, tmp_path: Path) 
     adapter = save_trained(applied, tmp_path)
     for source in (adapter, tmp_path):  # the adapter, or the run that holds it
         chosen = method("lora", r=2, init_from=str(source))
-        again = apply_strategy(
+        again = apply_method(
             load(folder, CLASSIFICATION, chosen, seed=1).model, chosen, task=CLASSIFICATION
         )
         assert torch.equal(logits(again.model, inputs), logits(applied.model, inputs))
@@ -176,12 +176,12 @@ def test_training_starts_from_an_adapter(tiny_checkpoint: Tiny, tmp_path: Path) 
     # Shapes alone can be checked as well.
     chosen = method("lora", r=2, init_from=str(adapter))
     empty = load(folder, CLASSIFICATION, chosen, empty=True).model
-    assert apply_strategy(empty, chosen, task=CLASSIFICATION).trainable == applied.trainable
+    assert apply_method(empty, chosen, task=CLASSIFICATION).trainable == applied.trainable
 
 
 def start(folder: Path, task: str, source: Path, **settings: Any) -> Applied:
     chosen = method("lora", r=2, init_from=str(source), **settings)
-    return apply_strategy(load(folder, task, chosen, seed=1).model, chosen, task=task)
+    return apply_method(load(folder, task, chosen, seed=1).model, chosen, task=task)
 
 
 def test_what_an_adapter_trained_whole_is_not_lost(tiny_checkpoint: Tiny, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_an_adapter_of_other_settings_is_refused(
     save_trained(applied, tmp_path)
     chosen = method("lora", **({"r": 2} | settings), init_from=str(tmp_path))
     with pytest.raises(CheckFailed, match=words):
-        apply_strategy(load(folder, CLASSIFICATION, chosen).model, chosen, task=CLASSIFICATION)
+        apply_method(load(folder, CLASSIFICATION, chosen).model, chosen, task=CLASSIFICATION)
 
 
 def test_an_adapter_of_another_base_or_none(tiny_checkpoint: Tiny, tmp_path: Path) -> None:
@@ -238,12 +238,12 @@ def test_an_adapter_of_another_base_or_none(tiny_checkpoint: Tiny, tmp_path: Pat
     other = tiny_checkpoint("bert", hidden_act="relu")
     chosen = method("lora", r=2, init_from=str(tmp_path))
     with pytest.raises(CheckFailed, match=f"its base is .*, here {other}"):
-        apply_strategy(load(other, CLASSIFICATION, chosen).model, chosen, task=CLASSIFICATION)
+        apply_method(load(other, CLASSIFICATION, chosen).model, chosen, task=CLASSIFICATION)
     chosen = method("lora", r=2, init_from=str(tmp_path / "nowhere"))
     with pytest.raises(CheckFailed, match=r"there is no adapter_config\.json"):
-        apply_strategy(load(other, CLASSIFICATION, chosen).model, chosen, task=CLASSIFICATION)
+        apply_method(load(other, CLASSIFICATION, chosen).model, chosen, task=CLASSIFICATION)
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     file.rename(file.with_suffix(".bin"))
     chosen = method("lora", r=2, init_from=str(tmp_path))
     with pytest.raises(CheckFailed, match="unpickling"):
-        apply_strategy(load(other, CLASSIFICATION, chosen).model, chosen, task=CLASSIFICATION)
+        apply_method(load(other, CLASSIFICATION, chosen).model, chosen, task=CLASSIFICATION)

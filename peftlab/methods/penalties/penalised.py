@@ -12,10 +12,10 @@ from torch import nn
 
 from peftlab.config.schema import RegularizationConfig
 from peftlab.errors import ConfigError
+from peftlab.methods.apply import Applied
+from peftlab.methods.lora import ADAPTER
+from peftlab.methods.penalties.regularization import Anchored, LoraChange, Regularizer
 from peftlab.model.structure import fresh_modules
-from peftlab.strategies.apply import Applied
-from peftlab.strategies.lora import ADAPTER
-from peftlab.strategies.regularization import Anchored, LoraChange, Regularizer
 
 _WHOLE = f"modules_to_save.{ADAPTER}"
 

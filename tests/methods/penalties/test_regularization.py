@@ -12,9 +12,9 @@ from torch import nn
 
 from peftlab.config.schema import RegularizationConfig
 from peftlab.errors import ConfigError
-from peftlab.strategies.apply import Applied, apply_strategy
-from peftlab.strategies.penalised import regularizer
-from tests.strategies.common import CAUSAL, CLASSIFICATION, FOLDER_TASK, load, method
+from peftlab.methods.apply import Applied, apply_method
+from peftlab.methods.penalties.penalised import regularizer
+from tests.methods.common import CAUSAL, CLASSIFICATION, FOLDER_TASK, load, method
 
 METHODS: dict[str, dict[str, Any]] = {
     "head": {},
@@ -29,7 +29,7 @@ ALL = RegularizationConfig(l1=0.3, l2=0.7, l2_sp=1.3)
 def apply(make: Any, family: str, name: str, task: str = CLASSIFICATION, **more: Any) -> Applied:
     chosen = method(name, **METHODS[name] | more)
     loaded = load(make(family, FOLDER_TASK[task]), task, chosen)
-    return apply_strategy(loaded.model, chosen, task=task)
+    return apply_method(loaded.model, chosen, task=task)
 
 
 def move(applied: Applied, seed: int = 1) -> dict[str, torch.Tensor]:
@@ -118,7 +118,7 @@ def test_soft_thresholding_by_hand() -> None:
 
 
 def penalised(*matrices: nn.Parameter, **strengths: float) -> Any:
-    from peftlab.strategies.regularization import Regularizer
+    from peftlab.methods.penalties.regularization import Regularizer
 
     return Regularizer(RegularizationConfig(**strengths), matrices, (), ())
 
@@ -173,7 +173,7 @@ def test_a_language_model_head_is_drawn_to_the_checkpoint(tiny_checkpoint: Any) 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_start_is_held_in_16_bits_where_they_suffice(dtype: str) -> None:
-    from peftlab.strategies.penalised import _snapshot
+    from peftlab.methods.penalties.penalised import _snapshot
 
     values = torch.randn(3, 5).to(getattr(torch, dtype)).float()
     kept = _snapshot(nn.Parameter(values))
@@ -190,7 +190,7 @@ def test_no_strength_no_penalty(tiny_checkpoint: Any) -> None:
 def test_shapes_alone_are_enough_to_choose(tiny_checkpoint: Any) -> None:
     chosen = method("lora", r=3)
     loaded = load(tiny_checkpoint("bert"), CLASSIFICATION, chosen, empty=True)
-    applied = apply_strategy(loaded.model, chosen, task=CLASSIFICATION)
+    applied = apply_method(loaded.model, chosen, task=CLASSIFICATION)
     penalties = regularizer(applied, ALL)
     assert penalties is not None
     assert "l1 0.3 on" in penalties.describe()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from peftlab.errors import CheckFailed, ConfigError
+from peftlab.methods.task_kind import has_new_head
 from peftlab.model.structure import (
     BlockList,
     after_blocks,
@@ -16,7 +17,6 @@ from peftlab.model.structure import (
     is_tied,
     parameters_under,
 )
-from peftlab.strategies.task_kind import has_new_head
 
 
 @dataclass(frozen=True, slots=True)

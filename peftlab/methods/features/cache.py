@@ -19,16 +19,16 @@ import torch
 from torch import nn
 
 from peftlab.config.tasks import task_options
-from peftlab.model.heads import FeatureHead, PooledClassifier
-from peftlab.model.precision import training_device
-from peftlab.strategies.apply import Applied
-from peftlab.strategies.feature_store import (
+from peftlab.methods.apply import Applied
+from peftlab.methods.features.store import (
     FeatureRows,
     FeatureStore,
     Row,
     allocate,
     collate_features,
 )
+from peftlab.model.heads import FeatureHead, PooledClassifier
+from peftlab.model.precision import training_device
 
 if TYPE_CHECKING:
     import datasets

@@ -1,4 +1,4 @@
-"""What the strategies' tests share: models by family and task, batches, one optimiser step."""
+"""What the methods' tests share: models by family and task, batches, one optimiser step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from peftlab.config.schema import MethodConfig
+from peftlab.methods.apply import Applied
+from peftlab.methods.features.cache import FeatureCache, cache_features
 from peftlab.model.head_spec import HeadSpec
 from peftlab.model.loading import LoadedModel, empty_model, load_model
-from peftlab.strategies.apply import Applied
-from peftlab.strategies.features import FeatureCache, cache_features
 
 CLASSIFICATION, CAUSAL = "text-classification", "causal-lm"
 HEADS = {

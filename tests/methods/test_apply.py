@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-import peftlab.strategies.freeze
+import peftlab.methods.freeze
 from peftlab.errors import CheckFailed, ConfigError
-from peftlab.strategies.apply import apply_strategy
-from peftlab.strategies.freeze import freeze, trainable_names
+from peftlab.methods.apply import apply_method
+from peftlab.methods.freeze import freeze, trainable_names
 from tests.checkpoints import FAMILIES
-from tests.strategies.common import (
+from tests.methods.common import (
     CAUSAL,
     CLASSIFICATION,
     FOLDER_TASK,
@@ -132,10 +132,10 @@ def test_exactly_these_train_and_move(
     loaded = load(folder, task, chosen)
     if (family, task, name) == TIED_HEAD:
         with pytest.raises(CheckFailed, match="lm_head of GPT2LMHeadModel is tied"):
-            apply_strategy(loaded.model, chosen, task=task)
+            apply_method(loaded.model, chosen, task=task)
         return
     before_names = [n for n, _ in loaded.model.named_parameters()]
-    applied = apply_strategy(loaded.model, chosen, task=task)
+    applied = apply_method(loaded.model, chosen, task=task)
     model = applied.model
     assert applied.trainable == expected(family, task, name, before_names)
     assert trainable_names(model) == applied.trainable
@@ -145,7 +145,7 @@ def test_exactly_these_train_and_move(
     assert applied.coverage.parameters == sum(counts.values())
     assert applied.coverage.trained == sum(counts[n] for n in applied.trainable)
 
-    empty = apply_strategy(load(folder, task, chosen, empty=True).model, chosen, task=task)
+    empty = apply_method(load(folder, task, chosen, empty=True).model, chosen, task=task)
     assert empty.trainable == applied.trainable
     assert empty.coverage == applied.coverage
 
@@ -174,7 +174,7 @@ def test_checkpointing_with_frozen_inputs_gives_the_same_gradients(
     gradients = []
     for checkpointing in (False, True):
         loaded = load(folder, task, chosen)
-        model: Any = apply_strategy(loaded.model, chosen, task=task).model
+        model: Any = apply_method(loaded.model, chosen, task=task).model
         if checkpointing:
             model.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
@@ -198,7 +198,7 @@ def test_checkpointing_with_frozen_inputs_gives_the_same_gradients(
 def test_trainable_tensors_of_a_16bit_base_are_fp32(tiny_checkpoint: Tiny, name: str) -> None:
     folder, chosen = tiny_checkpoint("llama", "causal"), method(name, **METHODS[name])
     model = load(folder, CAUSAL, chosen).model.to(torch.bfloat16)
-    applied = apply_strategy(model, chosen, task=CAUSAL)
+    applied = apply_method(model, chosen, task=CAUSAL)
     for parameter_name, parameter in applied.model.named_parameters():
         trains = parameter_name in applied.trainable
         assert parameter.dtype is (torch.float32 if trains else torch.bfloat16), parameter_name
@@ -207,7 +207,7 @@ def test_trainable_tensors_of_a_16bit_base_are_fp32(tiny_checkpoint: Tiny, name:
 def test_a_widened_tied_weight_stays_tied(tiny_checkpoint: Tiny) -> None:
     chosen = method("full")
     model: Any = load(tiny_checkpoint("gpt2", "causal"), CAUSAL, chosen).model.to(torch.bfloat16)
-    apply_strategy(model, chosen, task=CAUSAL)
+    apply_method(model, chosen, task=CAUSAL)
     assert model.lm_head.weight is model.transformer.wte.weight
     assert model.lm_head.weight.dtype is torch.float32
 
@@ -216,7 +216,7 @@ def test_a_widened_tied_weight_stays_tied(tiny_checkpoint: Tiny) -> None:
 def test_a_frozen_base_stays_in_eval_mode(tiny_checkpoint: Tiny, task: str) -> None:
     chosen = method("head", pooling="model")
     folder = tiny_checkpoint("llama" if task == CAUSAL else "bert", FOLDER_TASK[task])
-    model: Any = apply_strategy(load(folder, task, chosen).model, chosen, task=task).model
+    model: Any = apply_method(load(folder, task, chosen).model, chosen, task=task).model
     model.train()
     base = model.model if task == CAUSAL else model.bert
     assert model.training
@@ -229,13 +229,13 @@ def test_more_blocks_than_there_are(tiny_checkpoint: Tiny) -> None:
     chosen = method("last_n", n=3)
     model = load(tiny_checkpoint("bert"), CLASSIFICATION, chosen).model
     with pytest.raises(ConfigError, match=r"method\.n is 3, but .* has 2 blocks"):
-        apply_strategy(model, chosen, task=CLASSIFICATION)
+        apply_method(model, chosen, task=CLASSIFICATION)
 
 
 def test_a_tied_head_stays_frozen_under_last_n_aloud(tiny_checkpoint: Tiny) -> None:
     chosen = method("last_n", n=1)
     model = load(tiny_checkpoint("gpt2", "causal"), CAUSAL, chosen).model
-    applied = apply_strategy(model, chosen, task=CAUSAL)
+    applied = apply_method(model, chosen, task=CAUSAL)
     assert applied.notes == (
         "lm_head is tied to the input embeddings and stays frozen under last_n",
     )
@@ -256,7 +256,7 @@ def test_freeze_refuses_what_cannot_train() -> None:
 
 def test_one_file_writes_requires_grad() -> None:
     """Any assignment to it, and any call of `requires_grad_` but on a tensor just detached."""
-    writer = Path(peftlab.strategies.freeze.__file__)
+    writer = Path(peftlab.methods.freeze.__file__)
     found = []
     for path in sorted(writer.parent.parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

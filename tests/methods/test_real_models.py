@@ -1,4 +1,4 @@
-"""The strategies on real pretrained weights: sizes known beforehand, and training that learns."""
+"""The methods on real pretrained weights: sizes known beforehand, and training that learns."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from torch.nn import functional as F
 
 from peftlab.errors import CheckFailed
+from peftlab.methods.apply import apply_method
+from peftlab.methods.learning_rate import default_learning_rate
+from peftlab.methods.trained_part import load_trained, save_trained
 from peftlab.model.loading import LoadedModel
-from peftlab.strategies.apply import apply_strategy
-from peftlab.strategies.learning_rate import default_learning_rate
-from peftlab.strategies.trained_part import load_trained, save_trained
-from tests.strategies.common import (
+from tests.methods.common import (
     CAUSAL,
     CLASSIFICATION,
     batch,
@@ -45,7 +45,7 @@ def test_minilm_by_the_numbers(
 ) -> None:
     chosen = method(name, **settings)
     model = load(minilm, CLASSIFICATION, chosen, empty=True).model
-    assert apply_strategy(model, chosen, task=CLASSIFICATION).coverage.trained == trained
+    assert apply_method(model, chosen, task=CLASSIFICATION).coverage.trained == trained
 
 
 def test_default_rates_are_those_that_worked_at_minilms_width() -> None:
@@ -62,7 +62,7 @@ def test_minilm_learns_from_real_sentences(
 ) -> None:
     chosen = method(name) if name == "head" else method(name, r=4, dropout=0.0)
     loaded = load(minilm, CLASSIFICATION, chosen)
-    applied = apply_strategy(loaded.model, chosen, task=CLASSIFICATION)
+    applied = apply_method(loaded.model, chosen, task=CLASSIFICATION)
     rows = {
         split: encoded(shared_data / "sentences_3domains" / f"{split}.jsonl", loaded, count)
         for split, count in (("train", 192), ("validation", 96))
@@ -123,7 +123,7 @@ def descend(model: Any, rows: Any, collator: Any, rate: float, *, epochs: int) -
 def test_small_llamas_train(shared_data: Path, folder: str, name: str) -> None:
     chosen = method(name, **({"n": 1} if name == "last_n" else {}))
     loaded = load(shared_data / folder, CAUSAL, chosen)
-    applied = apply_strategy(loaded.model, chosen, task=CAUSAL)
+    applied = apply_method(loaded.model, chosen, task=CAUSAL)
     text = "Once upon a time there was a little dog. He liked to play in the rain."
     given = batch(loaded, [text])
     tokens = given["input_ids"].shape[1] - 1
@@ -148,4 +148,4 @@ def test_a_tied_llama_has_no_head_to_train(shared_data: Path) -> None:
     chosen = method("head")
     model = load(shared_data / "model_stories260k", CAUSAL, chosen).model
     with pytest.raises(CheckFailed, match="lm_head of LlamaForCausalLM is tied"):
-        apply_strategy(model, chosen, task=CAUSAL)
+        apply_method(model, chosen, task=CAUSAL)

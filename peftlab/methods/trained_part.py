@@ -17,8 +17,8 @@ from torch import nn
 
 from peftlab.config.schema import MethodConfig
 from peftlab.errors import CheckFailed
-from peftlab.strategies.adapter_files import check_same_tensors, load_adapter
-from peftlab.strategies.apply import Applied, apply_strategy
+from peftlab.methods.adapter_files import check_same_tensors, load_adapter
+from peftlab.methods.apply import Applied, apply_method
 
 ADAPTER = "adapter"
 TRAINED = "trained"
@@ -74,7 +74,7 @@ def load_trained(
     if method.name in {"lora", "qlora"}:
         target = folder / ADAPTER
         fresh = method.model_copy(update={"init_from": None})
-        applied = apply_strategy(model, fresh, task=task, tokens=tokens)
+        applied = apply_method(model, fresh, task=task, tokens=tokens)
         assert isinstance(applied.model, PeftModel)
         if not target.is_dir():
             raise CheckFailed(f"{folder} has no {ADAPTER} folder; the run is not whole.")
@@ -93,7 +93,7 @@ def load_trained(
         raise CheckFailed(
             f"{file} was trained by {metadata.get('method', 'another method')}, not {method.name}."
         )
-    applied = apply_strategy(model, method, task=task)
+    applied = apply_method(model, method, task=task)
     mine = trained_state(applied.model)
     check_same_tensors(state, mine, str(file))
     load_trained_state(applied.model, state)

@@ -14,9 +14,9 @@ from transformers.pytorch_utils import Conv1D
 
 from peftlab.config.schema import LoraMethod, QLoraMethod
 from peftlab.errors import CheckFailed
+from peftlab.methods.targets import resolve_saved, resolve_targets
+from peftlab.methods.task_kind import peft_type
 from peftlab.model.quantized import holds_8bit
-from peftlab.strategies.targets import resolve_saved, resolve_targets
-from peftlab.strategies.task_kind import peft_type
 
 ADAPTER = "default"
 

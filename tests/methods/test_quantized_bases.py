@@ -14,9 +14,9 @@ from torch import nn
 
 from peftlab.fusion import fuse
 from peftlab.measure.memory import tensor_bytes, weight_bytes
-from peftlab.strategies.apply import Applied, apply_strategy
+from peftlab.methods.apply import Applied, apply_method
 from peftlab_kernels.int8_linear import Int8Linear
-from tests.strategies.common import CAUSAL, CLASSIFICATION, FOLDER_TASK, batch, load, method, step
+from tests.methods.common import CAUSAL, CLASSIFICATION, FOLDER_TASK, batch, load, method, step
 
 Tiny = Callable[..., Path]
 CASES = [("bert", CLASSIFICATION), ("gpt2", CAUSAL), ("t5", CLASSIFICATION), ("llama", CAUSAL)]
@@ -25,7 +25,7 @@ CASES = [("bert", CLASSIFICATION), ("gpt2", CAUSAL), ("t5", CLASSIFICATION), ("l
 def applied(folder: Path, task: str, **settings: Any) -> tuple[Any, Applied]:
     chosen = method("qlora", **{"r": 2, "dropout": 0.0} | settings)
     loaded = load(folder, task, chosen)
-    return loaded, apply_strategy(loaded.model, chosen, task=task)
+    return loaded, apply_method(loaded.model, chosen, task=task)
 
 
 def codes(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -95,11 +95,11 @@ def test_what_is_counted(tiny_checkpoint: Tiny) -> None:
     folder = tiny_checkpoint("llama", "causal")
     plain = method("lora", r=2, dropout=0.0)
     loaded = load(folder, CAUSAL, plain)
-    wanted = apply_strategy(loaded.model, plain, task=CAUSAL).coverage
+    wanted = apply_method(loaded.model, plain, task=CAUSAL).coverage
     for empty in (False, True):
         chosen = method("qlora", r=2, dropout=0.0)
         model = load(folder, CAUSAL, chosen, empty=empty).model
-        found = apply_strategy(model, chosen, task=CAUSAL).coverage
+        found = apply_method(model, chosen, task=CAUSAL).coverage
         assert (found.parameters, found.trained) == (wanted.parameters, wanted.trained)
         kinds = {row.pattern: row.kind for row in found.rows}
         assert kinds["model.layers.*.mlp.up_proj"] == "Int8Linear"

@@ -1,0 +1,1 @@
+"""Which parameters train: one class a method, and what they share."""

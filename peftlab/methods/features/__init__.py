@@ -1,0 +1,1 @@
+"""Features of the frozen part, computed once: where they are kept and when they hold."""
