@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from peftlab.config.schema import RunConfig
     from peftlab.export.report import MergeReport
     from peftlab.fusion import FusionReport, fuse, unfuse
-    from peftlab.pipeline.exporting import MergeBase
+    from peftlab.pipeline.export.runs import MergeBase
     from peftlab.pipeline.plan import Plan
     from peftlab.pipeline.run import Run
 
@@ -41,8 +41,8 @@ def load_config(
     `peftlab.errors.ConfigError`.
     """
     from peftlab.config import config_from_mapping, resolved_mapping
-    from peftlab.config.loader import load_config as load
-    from peftlab.config.overrides import overrides_of
+    from peftlab.config.loading.loader import load_config as load
+    from peftlab.config.loading.overrides import overrides_of
     from peftlab.config.schema import RunConfig
 
     overrides = overrides_of(sections)
@@ -88,9 +88,9 @@ def merge(
     """Merge a run, or any PEFT LoRA adapter, into its base; write the model to the folder `out`.
 
     Streamed tensor by tensor and verified; `out` appears whole or not at all. See
-    `peftlab.export.merge.merge` and, for `merge_base`, `peftlab.pipeline.exporting.export`.
+    `peftlab.export.merge.merge` and, for `merge_base`, `peftlab.pipeline.export.runs.export`.
     """
-    from peftlab.pipeline.exporting import export
+    from peftlab.pipeline.export.runs import export
 
     return export(
         adapter, out, base=base, dtype=dtype, max_shard_size=max_shard_size,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from peftlab.config.bench_rows import parse_method, row_training
+from peftlab.config.loading.bench_rows import parse_method, row_training
 from peftlab.config.schema import (
     BenchRow,
     FullMethod,

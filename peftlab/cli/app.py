@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from peftlab.cli.arguments import parse
-from peftlab.cli.surroundings import debugging, discard_stdout, quiet, stdout_to_stderr
+from peftlab.cli.context import debugging, discard_stdout, quiet, stdout_to_stderr
 from peftlab.errors import PeftlabError
 
 FAILED = 1

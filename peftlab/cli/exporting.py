@@ -22,12 +22,12 @@ def export(folder: Path, options: Namespace) -> tuple[Any, Callable[[Screen], No
     _among("--to", options.to, ("safetensors", "gguf"))
     out = Path(options.output)
     if options.to == "gguf":
-        from peftlab.pipeline.gguf import check_converter
+        from peftlab.pipeline.export.gguf import check_converter
 
         check_converter(options.llama_cpp, out)
     import torch
 
-    from peftlab.pipeline.exporting import export as run
+    from peftlab.pipeline.export.runs import export as run
 
     settings = {
         "base": options.base,
@@ -37,7 +37,7 @@ def export(folder: Path, options: Namespace) -> tuple[Any, Callable[[Screen], No
         "verify": not options.no_verify,
     }
     if options.to == "gguf":
-        from peftlab.pipeline.gguf import export_gguf
+        from peftlab.pipeline.export.gguf import export_gguf
 
         found = export_gguf(folder, out, Path(options.llama_cpp), **settings)
         return found, lambda screen: screen.line(f"Wrote {found['file']}, and read it back")

@@ -35,8 +35,8 @@ def rows_to_answer(said: Sequence[str], file: str | None) -> list[Row]:
 
 
 def _from_file(path: Path) -> list[Row]:
-    from peftlab.data.raw_splits import open_files
-    from peftlab.data.text_files import read_txt
+    from peftlab.data.reading.raw_splits import open_files
+    from peftlab.data.reading.text_files import read_txt
 
     try:
         if path.suffix.lower() in LINES_OF_TEXT:

@@ -15,7 +15,7 @@ from peftlab.errors import ConfigError
 
 if TYPE_CHECKING:
     from peftlab.config import RunConfig
-    from peftlab.config.overrides import Override
+    from peftlab.config.loading.overrides import Override
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ def demo(options: Namespace) -> Answer:
 def init(options: Namespace) -> Answer:
     """Write a commented configuration, or print the JSON Schema."""
     _no_arguments("init", options)
-    from peftlab.config import json_schema, load_config, resolved_mapping, template
+    from peftlab.config import load_config, resolved_mapping
+    from peftlab.config.loading import json_schema, template
 
     if options.schema:
         schema = json_schema()
@@ -165,8 +166,8 @@ def bench(options: Namespace) -> Answer:
     config = _config("bench", options, flags, need=frozenset({"model", "task", "data"}))
     folder = _bench_folder(options.output, config)
     from peftlab.bench.lab import run_bench
-    from peftlab.bench.quantities import findings, why_nothing_scored
-    from peftlab.bench.report import text_table, write_reports
+    from peftlab.bench.report.quantities import findings, why_nothing_scored
+    from peftlab.bench.report.write import text_table, write_reports
 
     result = run_bench(config, folder=folder)
     page = write_reports(result, folder)
@@ -235,8 +236,8 @@ def _config(
     verb: str, options: Namespace, flags: list[Override] | None = None, **need: frozenset[str]
 ) -> RunConfig:
     """The configuration that a verb's arguments name, its flags laid on top."""
-    from peftlab.config.loader import load_config
-    from peftlab.config.overrides import is_override, parse_override
+    from peftlab.config.loading.loader import load_config
+    from peftlab.config.loading.overrides import is_override, parse_override
 
     said = options.arguments
     files = [argument for argument in said if not is_override(argument)]
@@ -260,14 +261,14 @@ def _config(
 
 def _flagged(path: tuple[str, ...], value: Any, flag: str, text: str | None = None) -> Override:
     """A flag's value as the key it stands for; messages name the flag."""
-    from peftlab.config.overrides import Override
+    from peftlab.config.loading.overrides import Override
 
     written = str(value) if text is None else text
     return Override(path, value, written, f"{flag} {written}")
 
 
 def _read_flag(path: tuple[str, ...], text: str, flag: str) -> Override:
-    from peftlab.config.source import parse_value
+    from peftlab.config.loading.source import parse_value
 
     return _flagged(path, parse_value(text, f"{flag} {text}"), flag, text)
 

@@ -1,12 +1,12 @@
 """The configuration: read from YAML and overrides, checked, written out again. No heavy imports."""
 
-from peftlab.config.bench_rows import parse_method, row_training
 from peftlab.config.checks import parse_bytes
-from peftlab.config.json_schema import json_schema
-from peftlab.config.loader import LoadedConfig, config_from_mapping, load_config
-from peftlab.config.resolved import dump_yaml, resolved_mapping
+from peftlab.config.loading.bench_rows import parse_method, row_training
+from peftlab.config.loading.json_schema import json_schema
+from peftlab.config.loading.loader import LoadedConfig, config_from_mapping, load_config
+from peftlab.config.loading.resolved import dump_yaml, resolved_mapping
+from peftlab.config.loading.template import template
 from peftlab.config.schema import MethodConfig, RunConfig
-from peftlab.config.template import template
 
 __all__ = [
     "LoadedConfig",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from peftlab.config.tasks import LabelKind
 from peftlab.data.formats.cells import number_of, type_name
-from peftlab.data.raw_splits import RawSplit
+from peftlab.data.reading.raw_splits import RawSplit
 from peftlab.errors import DataError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from peftlab.data.column_file import Columns, new_columns
 from peftlab.data.columns import Layout
 from peftlab.data.formats.cells import Cells, arrow_type
 from peftlab.data.label_values import LabelKind, LabelValues
-from peftlab.data.raw_splits import RawSplit
+from peftlab.data.reading.raw_splits import RawSplit
 from peftlab.errors import DataError
 
 if TYPE_CHECKING:

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from peftlab.data.column_file import columns_on_disk
 from peftlab.data.columns import choose_layout, columns_of_split
-from peftlab.data.discover import (
+from peftlab.data.formats.cells import Kind, arrow_type
+from peftlab.data.label_values import LabelKind
+from peftlab.data.labels import LABELS_FILE, name_labels, read_labels_file
+from peftlab.data.reading.discover import (
     check_one_format,
     find_split_files,
     find_usual,
     is_local,
     pick_split,
 )
-from peftlab.data.formats.cells import Kind, arrow_type
-from peftlab.data.hub import load_hub_splits
-from peftlab.data.label_values import LabelKind
-from peftlab.data.labels import LABELS_FILE, name_labels, read_labels_file
-from peftlab.data.raw_splits import RawSplit, open_files
+from peftlab.data.reading.hub import load_hub_splits
+from peftlab.data.reading.raw_splits import RawSplit, open_files
 from peftlab.data.rows import CheckedSplit, check_rows
 from peftlab.data.splitting import Indices, sample, split_fraction
 from peftlab.errors import ConfigError, DataError

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftlab.bench.lab import run_bench
-from peftlab.bench.quantities import findings, metric_name
-from peftlab.bench.report import text_table, write_reports
+from peftlab.bench.report.quantities import findings, metric_name
+from peftlab.bench.report.write import text_table, write_reports
 from peftlab.bench.results import BenchResult
 from peftlab.demo.minilm import locate_model
 from peftlab.errors import CheckFailed
@@ -127,7 +127,7 @@ def export_best(bench: BenchResult, out: Path) -> MergeReport:
     An earlier demo's model there is replaced. A head on pooled features has no such class.
     """
     from peftlab.export.report import REPORT
-    from peftlab.pipeline.exporting import export
+    from peftlab.pipeline.export.runs import export
 
     best = replace(bench, rows=tuple(row for row in bench.rows if row.method != "head")).best()
     if best is None or best.good[0].folder is None:

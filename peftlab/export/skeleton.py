@@ -14,7 +14,7 @@ from torch import nn
 
 from peftlab.errors import CheckFailed
 from peftlab.model.checkpoint import Checkpoint
-from peftlab.model.hush import hushed
+from peftlab.model.quiet import hushed
 from peftlab.model.ties import untie_stored
 
 AUTO_CLASSES: Mapping[str, str] = {

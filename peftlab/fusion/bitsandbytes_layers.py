@@ -14,8 +14,8 @@ from peft.tuners.lora import bnb as peft_bnb
 from torch import Tensor
 
 from peftlab.fusion.guards import Parts, ordinary, parts_of, takes
-from peftlab.fusion.int8_gate import gate_of
-from peftlab.fusion.int8_layers import frozen_int8
+from peftlab.fusion.int8.gate import gate_of
+from peftlab.fusion.int8.layers import frozen_int8
 from peftlab.fusion.lora_layer import computed
 from peftlab_kernels.int8_format import Int8Weight
 from peftlab_kernels.lora_added import lora_added

@@ -9,16 +9,16 @@ from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from peftlab.fusion.fp32_activations import narrow, widen
+from peftlab.fusion.fp32.widen import narrow, widen
 from peftlab.fusion.guards import replaces_forward, why_not
-from peftlab.fusion.int8_gate import (
+from peftlab.fusion.int8.gate import (
     AskedArithmetic,
     Int8Gate,
     check_arithmetic,
     gate_of,
     set_gate,
 )
-from peftlab.fusion.int8_layers import GatedInt8Linear, bitsandbytes_layers
+from peftlab.fusion.int8.layers import GatedInt8Linear, bitsandbytes_layers
 from peftlab.fusion.lora_layer import FusedLoraLinear
 from peftlab.fusion.report import Activations, FusionReport, NotFused
 from peftlab_kernels.error_gate import TOLERANCE

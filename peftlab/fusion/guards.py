@@ -16,9 +16,9 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 from transformers.pytorch_utils import Conv1D
 
-from peftlab.fusion.frozen_linear import SIXTEEN_BITS, FrozenConv1D, FrozenLinear
-from peftlab.fusion.int8_gate import Int8Gate, gate_of
-from peftlab.fusion.int8_layers import int8_weight_of, is_packed
+from peftlab.fusion.fp32.frozen_linear import SIXTEEN_BITS, FrozenConv1D, FrozenLinear
+from peftlab.fusion.int8.gate import Int8Gate, gate_of
+from peftlab.fusion.int8.layers import int8_weight_of, is_packed
 from peftlab_kernels.functional import LARGEST_RANK
 from peftlab_kernels.int8_format import Int8Weight
 

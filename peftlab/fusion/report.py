@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from peftlab.fusion.fp32_activations import WidenReport
-from peftlab.fusion.int8_gate import Int8Gate
+from peftlab.fusion.fp32.widen import WidenReport
+from peftlab.fusion.int8.gate import Int8Gate
 
 Activations = Literal["keep", "fp32"]
 

@@ -14,10 +14,10 @@ from peftlab.errors import CheckFailed
 from peftlab.model import quantized
 from peftlab.model.architecture import CAUSAL, LANGUAGE_MODELS, check_architecture
 from peftlab.model.checkpoint import Checkpoint, read_checkpoint_config, tensor_shapes
-from peftlab.model.hush import hushed
 from peftlab.model.keys import check_keys, expected_fresh
 from peftlab.model.pooling import Pooling, choose_pooling
 from peftlab.model.precision import DType, Precision, choose_precision, training_device
+from peftlab.model.quiet import hushed
 from peftlab.model.structure import mark_fresh
 from peftlab.model.ties import untie_stored
 from peftlab.model.tokenizer import fit_to_model, load_tokenizer

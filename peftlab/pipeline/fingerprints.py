@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from peftlab.config import RunConfig
-    from peftlab.export.base import Asked
+    from peftlab.export.fingerprint.base import Asked
     from peftlab.pipeline.preparation import Prepared
     from peftlab.run_folder import Staging
 
@@ -47,7 +47,7 @@ def begin_on_base(prepared: Prepared, staging: Staging) -> None:
             )
             return
         logger.warning("%s carries no fingerprint of its base: that it is the same is taken", begun)
-    from peftlab.export.base import trained_on
+    from peftlab.export.fingerprint.base import trained_on
 
     found = trained_on(
         prepared.loaded.name,
@@ -168,7 +168,7 @@ def rounded_through(part: Path) -> torch.dtype | None:
 
 
 def _of_later_format(known: Mapping[str, Any]) -> str | None:
-    from peftlab.export.fingerprint import FORMAT
+    from peftlab.export.fingerprint.hashes import FORMAT
 
     found = known.get("format")
     if isinstance(found, int) and found <= FORMAT:
@@ -179,7 +179,7 @@ def _of_later_format(known: Mapping[str, Any]) -> str | None:
 def _differences(
     known: Mapping[str, Any], name: str, revision: str | None, trusted: bool, asked: Asked
 ) -> tuple[str, ...] | None:
-    from peftlab.export.base import differing
+    from peftlab.export.fingerprint.base import differing
 
     return differing(known, name, revision, trust_remote_code=trusted, asked=asked)
 

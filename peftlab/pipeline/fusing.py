@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from peftlab.config import RunConfig
     from peftlab.fusion import FusionReport
-    from peftlab.fusion.int8_gate import Int8Gate
+    from peftlab.fusion.int8.gate import Int8Gate
     from peftlab.model.loading import LoadedModel
 
 logger = logging.getLogger("peftlab")
@@ -78,7 +78,7 @@ def keeping_choices(folder: Path, fusion: FusionReport | None) -> Iterator[None]
     verdicts are such choices. Raises `CheckFailed` as `by_choices_of` does.
     """
     from peftlab.fusion.backend import told_choices
-    from peftlab.fusion.int8_gate import told_verdicts
+    from peftlab.fusion.int8.gate import told_verdicts
 
     file = folder / CHOICES
     kept = _read_choices(file)

@@ -112,8 +112,8 @@ def with_settings(task: Task, config: RunConfig) -> Task:
 
 def check_settings(checked: Checked) -> None:
     """Refuse what Trainer does not know or this process cannot do. Raises `ConfigError`."""
-    from peftlab.training.choices import check_choices, check_penalised
     from peftlab.training.process import refuse_many_processes
+    from peftlab.training.trainer_names import check_choices, check_penalised
 
     config = checked.config
     refuse_many_processes()

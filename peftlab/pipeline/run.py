@@ -140,7 +140,7 @@ class Run:
 
     def export(self, out: str | Path, **settings: Any) -> MergeReport:
         """Write the merged model to the folder `out`; see `pipeline.exporting.export`."""
-        from peftlab.pipeline.exporting import export
+        from peftlab.pipeline.export.runs import export
 
         return export(self.folder, out, **settings)
 

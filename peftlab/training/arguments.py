@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from peftlab.config.schema import RegularizationConfig, TrainConfig
 from peftlab.errors import ConfigError
-from peftlab.training.choices import schedule_arguments
+from peftlab.training.trainer_names import schedule_arguments
 
 # Settings that may change when a run is resumed: the weights do not depend on them.
 _FREE = {"micro_batch_size", "logging_steps", "save_every", "allocator", "gradient_checkpointing"}

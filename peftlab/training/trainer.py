@@ -20,14 +20,15 @@ from peftlab.errors import Interrupted
 from peftlab.measure.memory import gradient_bytes, optimizer_bytes
 from peftlab.methods.penalties.regularization import Regularizer
 from peftlab.tasks.task import Batch, Task
-from peftlab.training import checkpoint, surroundings
+from peftlab.training import checkpoint
+from peftlab.training import context as surroundings
 from peftlab.training.arguments import check_sizes, recorded_settings, training_arguments
-from peftlab.training.choices import check_choices, check_penalised
-from peftlab.training.flow import Flow, ProgressBar
+from peftlab.training.callbacks import Flow, ProgressBar
 from peftlab.training.item_mean_trainer import Evaluate, ItemMeanTrainer
 from peftlab.training.ledger import Ledger
 from peftlab.training.process import refuse_many_processes
 from peftlab.training.signals import StopSignals
+from peftlab.training.trainer_names import check_choices, check_penalised
 
 if TYPE_CHECKING:
     import datasets

@@ -13,8 +13,8 @@ import pytest
 
 from peftlab.bench.lab import run_bench
 from peftlab.bench.processes import JobServer
-from peftlab.bench.quantities import findings, why_nothing_scored
-from peftlab.bench.report import text_table
+from peftlab.bench.report.quantities import findings, why_nothing_scored
+from peftlab.bench.report.write import text_table
 from peftlab.bench.results import BenchResult
 from peftlab.config.schema import RunConfig
 from peftlab.errors import ConfigError, DataError, Interrupted

@@ -162,11 +162,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             "inspect": made.stand_in("inspect", {"kind": "adapter", "tensors": {"count": 1200}})
         },
         "peftlab.bench.lab": {"run_bench": made.stand_in("run_bench", bench)},
-        "peftlab.bench.report": {
+        "peftlab.bench.report.write": {
             "write_reports": made.stand_in("write_reports", Path("out/report.html")),
             "text_table": lambda result: "method  accuracy",
         },
-        "peftlab.bench.quantities": {
+        "peftlab.bench.report.quantities": {
             "findings": lambda result: ["lora is best."],
             "why_nothing_scored": lambda result: None if result.scored else "None was scored.",
         },

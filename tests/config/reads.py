@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from peftlab.config.keys import tag_of
+from peftlab.config.loading.keys import tag_of
 from peftlab.config.schema import RunConfig, Section
 
 Types = frozenset[str]

@@ -103,7 +103,7 @@ def test_the_best_run_that_transformers_has_a_class_for_is_exported(
 ) -> None:
     exported: list[tuple[str, Path]] = []
     monkeypatch.setattr(
-        "peftlab.pipeline.exporting.export", lambda run, out: exported.append((run, out))
+        "peftlab.pipeline.export.runs.export", lambda run, out: exported.append((run, out))
     )
     head = Row("head", "head", "", {}, (SeedRun(1, folder="h", quality={"accuracy": 0.9}),))
     lora = Row("lora", "lora", "", {}, (SeedRun(1, folder="l", quality={"accuracy": 0.8}),))

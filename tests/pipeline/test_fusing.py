@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from peftlab import pipeline
 from peftlab.config import config_from_mapping
-from peftlab.fusion.frozen_linear import FrozenConv1D, FrozenLinear
+from peftlab.fusion.fp32.frozen_linear import FrozenConv1D, FrozenLinear
 from peftlab.model import precision
 from peftlab.pipeline.untuned import evaluate_untuned
 from tests.fusion.sixteen_bits import SixteenBitOutputs

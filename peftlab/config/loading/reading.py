@@ -1,0 +1,125 @@
+"""Which keys, column roles and metrics a task and a method read; setting others is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from peftlab.config.loading.problems import Problem, shown
+from peftlab.config.loading.source import KeyPath
+from peftlab.config.schema import ReadBy, RunConfig, Section
+from peftlab.config.tasks import TaskOptions, task_options
+
+
+def who_reads(section: type[Section], name: str) -> ReadBy | None:
+    """The mark of a key that only some tasks or methods read."""
+    metadata = section.model_fields[name].metadata
+    return next((mark for mark in metadata if isinstance(mark, ReadBy)), None)
+
+
+def why_unread(mark: ReadBy | None, task: TaskOptions, method: str) -> str | None:
+    """Why nothing would read a key, or None where it is read."""
+    if mark is not None and mark.key is not None and mark.key not in task.reads:
+        readers = [name for name, kind in task_options().items() if mark.key in kind.reads]
+        return f"is read by task {' and '.join(readers)} only, and task is {task.name}"
+    if mark is not None and mark.methods and method not in mark.methods:
+        return f"is read by method {', '.join(mark.methods)} only, and method.name is {method}"
+    return None
+
+
+def unread(config: RunConfig) -> Iterator[Problem]:
+    """A problem for every key that is set, be it to its default, and that nothing reads."""
+    yield from _unread(config, (), config.task, config.method.name)
+
+
+def _unread(section: Section, path: KeyPath, task: TaskOptions, method: str) -> Iterator[Problem]:
+    for name in type(section).model_fields:
+        if name not in section.model_fields_set:
+            continue
+        value = getattr(section, name)
+        here = (*path, name)
+        why = why_unread(who_reads(type(section), name), task, method)
+        if why is not None:
+            yield Problem(here, why)
+        elif isinstance(value, Section):
+            yield from _unread(value, here, task, method)
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                if isinstance(item, Section):
+                    yield from _unread(item, (*here, i), task, method)
+
+
+def check_metrics(config: RunConfig) -> Iterator[Problem]:
+    """A problem for each metric that the task does not report."""
+    known = tuple(config.task.metrics)
+    asked: list[tuple[KeyPath, str]] = []
+    if config.eval.best != "auto":
+        asked.append((("eval", "best"), config.eval.best))
+    if config.eval.metrics != "auto":
+        asked += [(("eval", "metrics", i), name) for i, name in enumerate(config.eval.metrics)]
+    for path, name in asked:
+        if name not in known:
+            yield Problem(path, _not_among(name, known, f"{config.task.name} reports"))
+
+
+def check_validation(config: RunConfig) -> Iterator[Problem]:
+    """A problem for stopping by a split that there is not."""
+    patience = config.eval.early_stopping_patience
+    if patience is not None and config.data.splits.validation is None:
+        yield Problem(
+            ("eval", "early_stopping_patience"),
+            f"is {patience}, but data.splits.validation is null: there is nothing to stop by",
+        )
+
+
+def check_scope(config: RunConfig) -> Iterator[Problem]:
+    """A problem for penalising the adapter of a method that has none."""
+    if config.regularization.scope == "adapter" and config.method.name not in ("lora", "qlora"):
+        yield Problem(
+            ("regularization", "scope"),
+            f"is adapter, which method {config.method.name} has not; allowed: head, trainable",
+        )
+
+
+def check_roles(config: RunConfig) -> Iterator[Problem]:
+    """A problem for each role in `data.columns` that the task does not know."""
+    known = config.task.roles
+    for role in config.data.columns:
+        if role not in known:
+            near = get_close_matches(role, known, n=1)
+            hint = f"; did you mean data.columns.{near[0]}?" if near else ""
+            allowed = f"the roles of {config.task.name} are {', '.join(known)}"
+            yield Problem(("data", "columns", role), f"is no role{hint or ';'} {allowed}")
+
+
+def check_format(config: RunConfig) -> Iterator[Problem]:
+    """A problem for a format of rows that the task does not take."""
+    asked, taken = config.data.format, config.task.formats
+    if asked != "auto" and asked not in taken:
+        yield Problem(("data", "format"), _not_among(asked, taken, f"{config.task.name} takes"))
+
+
+def _not_among(name: str, known: tuple[str, ...], what: str) -> str:
+    near = get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"is {shown(name)}; {hint}{what} {', '.join(known)}"
+
+
+def read_mapping(section: Section, task: TaskOptions, method: str) -> dict[str, Any]:
+    """A section as plain values, without the keys that nothing reads."""
+    found: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if why_unread(who_reads(type(section), name), task, method) is not None:
+            continue
+        found[name] = _plain(value, task, method)
+    return found
+
+
+def _plain(value: Any, task: TaskOptions, method: str) -> Any:
+    if isinstance(value, Section):
+        return read_mapping(value, task, method)
+    if isinstance(value, list):
+        return [_plain(item, task, method) for item in value]
+    return dict(value) if isinstance(value, dict) else value

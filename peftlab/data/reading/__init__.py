@@ -1,0 +1,1 @@
+"""Where rows lie and how files become tables of raw values."""

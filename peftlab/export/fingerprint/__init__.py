@@ -1,0 +1,1 @@
+"""Fingerprints of a base: what of it is hashed, taken and compared."""

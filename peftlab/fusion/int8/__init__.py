@@ -1,0 +1,1 @@
+"""LoRA and frozen linear layers over bitsandbytes' 8-bit weights."""

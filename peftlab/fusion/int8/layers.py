@@ -1,0 +1,83 @@
+"""8-bit layers that compute by their gate: ours without an adapter, and what every kind holds.
+
+Each is made by swapping the class of an instance, as in `frozen_linear`. bitsandbytes' layers have
+their own module, since bitsandbytes need not be there.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from peftlab.fusion.int8.gate import Int8Gate, gate_of
+from peftlab_kernels.functional import Int8Arithmetic, int8_lora_linear
+from peftlab_kernels.int8_format import Int8Weight
+from peftlab_kernels.int8_linear import Int8Linear
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_theirs: ModuleType | None = None
+
+
+class GatedInt8Linear(Int8Linear):
+    """An `Int8Linear` that computes as its gate says, w8a16 without one. Never constructed."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`input [..., K]` -> `[..., N]` in its dtype."""
+        weight = Int8Weight(self.weight, self.SCB)
+        return frozen_int8(input, weight, self.bias, gate_of(self))
+
+
+def frozen_int8(
+    x: Tensor, weight: Int8Weight, bias: Tensor | None, gate: Int8Gate | None
+) -> Tensor:
+    """The frozen layer, by its gate."""
+
+    def call(arithmetic: Int8Arithmetic) -> Tensor:
+        return int8_lora_linear(x, *weight, bias=bias, arithmetic=arithmetic)
+
+    return call("w8a16") if gate is None else gate.compute(x, weight, call)
+
+
+def bitsandbytes_layers() -> ModuleType | None:
+    """The module of bitsandbytes' layers; None where no layer can be bitsandbytes'.
+
+    An import cannot be traced by torch.compile: there the answer is what `fuse` found before.
+    """
+    global _theirs
+    if not is_compiling() and _theirs is None and "bitsandbytes" in sys.modules:
+        _theirs = _layers_of_theirs()
+    return _theirs
+
+
+@cache
+def _layers_of_theirs() -> ModuleType | None:
+    try:
+        from peftlab.fusion import bitsandbytes_layers
+    except ImportError:  # what bears its name is not it
+        return None
+    return bitsandbytes_layers
+
+
+def is_packed(module: Any) -> bool:
+    """Whether a layer's weight is one that only bitsandbytes can read, 4-bit."""
+    theirs = bitsandbytes_layers()
+    return theirs is not None and theirs.is_packed(module)
+
+
+def int8_weight_of(module: Any) -> Int8Weight | str | None:
+    """The 8-bit weight of a layer, or why it must not be read; None for any other layer."""
+    if isinstance(module, Int8Linear):
+        if type(module) not in (Int8Linear, GatedInt8Linear):
+            return f"its base is a {type(module).__name__}, made from an 8-bit layer"
+        codes, scales = module._parameters.get("weight"), module._buffers.get("SCB")
+        if codes is None or scales is None or codes.is_floating_point():
+            return "its 8-bit weight has not been read yet"
+        return Int8Weight(codes, scales)
+    theirs = bitsandbytes_layers()
+    return None if theirs is None else theirs.weight_of(module)

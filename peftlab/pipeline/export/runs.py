@@ -1,0 +1,131 @@
+"""Runs as merged models: what a run's trained part and base are, in the terms of `export`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from peftlab import run_folder
+from peftlab.config.methods import QLoraMethod
+from peftlab.errors import CheckFailed, ConfigError
+from peftlab.pipeline.export.base_forms import nearest, over
+from peftlab.pipeline.fingerprints import check_base
+from peftlab.pipeline.run import Run, open_run
+
+if TYPE_CHECKING:
+    import torch
+
+    from peftlab.config import RunConfig
+    from peftlab.export.report import MergeReport
+    from peftlab.export.source import Source
+
+MergeBase = Literal["auto", "original", "dequant", "requant"]
+
+
+def export(
+    path: str | Path,
+    out: str | Path,
+    *,
+    base: str | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int = 5 * 10**9,
+    merge_base: MergeBase = "auto",
+    verify: bool = True,
+) -> MergeReport:
+    """Write the merged model of a run, or of any PEFT LoRA adapter, to the folder `out`.
+
+    As `export.merge.merge`. `merge_base` is for what was trained over an 8-bit base: `original`
+    merges into the 16-bit checkpoint, `dequant` into what the codes stand for, `requant` writes 8
+    bits again; `auto` measures which is nearest to the model as it was trained. Raises as there,
+    and `ConfigError` for a `merge_base` of a run that has no 8-bit base.
+    """
+    from peftlab.export.folder import check_output
+    from peftlab.export.merge import adapter_source, merge_source
+
+    check_output(Path(out))
+    folder = Path(path).expanduser()
+    run = open_run(folder) if run_folder.is_run(folder) else None
+    source = adapter_source(folder, base) if run is None else source_of(run, base)
+    if run is not None:
+        run.check_tokenizers()
+        if base is None and not isinstance(run.config.method, QLoraMethod):
+            # Others are compared as they answer, over their own base; see `nearest`.
+            source = replace(source, replay=run.check_logits)
+    trusted = run is not None and run.config.model.trust_remote_code
+    check_base(
+        source.changes.source, source.base, source.revision, trust_remote_code=trusted,
+        asked="codes" if merge_base in ("dequant", "requant") else "source",
+    )  # fmt: skip
+    if run is not None and not _over_8_bits(run.config):
+        if merge_base not in ("auto", "original"):
+            raise ConfigError(
+                f"--merge-base is {merge_base}, but the run was not trained over a base in 8 bits; "
+                "leave it out."
+            )
+        merge_base = "original"
+    if merge_base == "auto":
+        # An adapter alone does not say how its base was loaded.
+        source = over(source, "original") if run is None else nearest(run, source)
+    else:
+        source = over(source, merge_base, trust_remote_code=trusted)
+    return merge_source(
+        source, Path(out), dtype=dtype, max_shard_size=max_shard_size, verify=verify,
+        trust_remote_code=trusted,
+    )  # fmt: skip
+
+
+def _over_8_bits(config: RunConfig) -> bool:
+    return isinstance(config.method, QLoraMethod) and config.method.bits == 8
+
+
+def source_of(run: Run, base: str | None = None) -> Source:
+    """What a run trained, its base, and its head. Raises `CheckFailed` where it has no equal."""
+    from peftlab.export.changes import adapter_changes, whole_changes
+    from peftlab.export.source import Source
+    from peftlab.methods.adapter_files import WEIGHTS
+    from peftlab.methods.trained_part import ADAPTER, TRAINED
+    from peftlab.methods.trained_part import WEIGHTS as WHOLE
+
+    model = run.record["model"]
+    if model["pooling"] not in (None, "model"):
+        raise CheckFailed(
+            f"{run.folder} trained a head on features pooled by {model['pooling']}, which no class "
+            "of Transformers computes; train with method.pooling=model, or last_n, to export it."
+        )
+    adapter = run.folder / ADAPTER
+    changes = (
+        adapter_changes(adapter, adapter / WEIGHTS)
+        if adapter.is_dir()
+        else whole_changes(run.folder / TRAINED, run.folder / TRAINED / WHOLE)
+    )
+    head = run.task.head()
+    return Source(
+        changes=changes,
+        base=base or model["name"],
+        revision=model["revision"] if base is None else None,
+        auto_class=head.auto_class,
+        config={**head.config, **_padding(run)},
+        tokenizer=run.folder / "tokenizer",
+        stops=run.task.stops,
+        provenance={
+            "method": run.config.method.name,
+            "task": run.config.task.name,
+            "data": Path(run.config.data.source).name,
+            "trained by": f"peftlab {run.record.get('peftlab')}",
+        },
+    )
+
+
+def _padding(run: Run) -> dict[str, int]:
+    """The padding token's id for classifiers of rows, some of which find a row's end by it.
+
+    The checkpoint's config may name none; the run padded by its tokenizer's.
+    """
+    from peftlab.model.tokenizer import load_tokenizer
+
+    if not str(run.task.head().auto_class).endswith("ForSequenceClassification"):
+        return {}
+    trusted = run.config.model.trust_remote_code
+    tokenizer = load_tokenizer(str(run.folder / "tokenizer"), trust_remote_code=trusted)
+    return {"pad_token_id": tokenizer.pad_token_id}
