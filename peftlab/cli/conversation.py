@@ -1,13 +1,14 @@
-"""`predict -i`: a text, its answer, the next text, until the input ends."""
+"""What `predict` answers: words of the command line, rows of a file, lines of a pipe, or a dialogue."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from peftlab.cli.screen import Screen
-from peftlab.errors import DataError
+from peftlab.errors import ConfigError, DataError
 
 PROMPT = "> "
 
@@ -47,3 +48,51 @@ def _lines() -> Iterator[str]:
             return
         if line.strip():
             yield line.rstrip("\r\n")
+
+
+Row = str | Mapping[str, Any]
+
+LINES_OF_TEXT = ("", ".txt")
+"""Suffixes of files that have no columns: every line is asked, whatever the task calls it."""
+
+
+def rows_to_answer(said: Sequence[str], file: str | None) -> list[Row]:
+    """Texts, or rows by column. Raises `ConfigError`, and `DataError` naming file and line."""
+    if said and file is not None:
+        raise ConfigError("peftlab predict takes texts or --file, not both.")
+    if said:
+        return list(said)
+    if file is not None and file != "-":
+        rows, source = _from_file(Path(file)), file
+    elif sys.stdin is None or sys.stdin.isatty():
+        raise ConfigError(
+            "peftlab predict needs something to answer: texts after RUN, --file, or lines on stdin."
+        )
+    else:
+        rows, source = _from_stdin(), "stdin"
+    if not rows:
+        raise DataError(f"{source} is empty; there is nothing to answer.")
+    return rows
+
+
+def _from_file(path: Path) -> list[Row]:
+    from peftlab.data.reading.raw_splits import open_files
+    from peftlab.data.reading.text_files import read_txt
+
+    try:
+        if path.suffix.lower() in LINES_OF_TEXT:
+            return [record["text"] for _, record in read_txt(path)]
+        opened = open_files([path])
+        return [record for _, record in opened.rows(opened.columns)]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _from_stdin() -> list[Row]:
+    content = sys.stdin.buffer.read()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"stdin:{line} is not UTF-8 text.") from None
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]

@@ -130,7 +130,7 @@ def predict(options: Namespace) -> Answer:
     folder, *said = options.arguments
     if options.interactive:
         return _conversation(folder, said, options)
-    from peftlab.cli.inputs import rows_to_answer
+    from peftlab.cli.conversation import rows_to_answer
 
     rows = rows_to_answer(said, options.file)
     from peftlab.pipeline.run import open_run

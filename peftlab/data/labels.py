@@ -8,10 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftlab.data.rows import CheckedSplit
 from peftlab.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
 
 logger = logging.getLogger("peftlab")
 
@@ -144,3 +148,13 @@ def _refuse_one_each(labels: Labels, rows: CheckedSplit) -> None:
 def _spoken(names: Sequence[str]) -> str:
     shown = ", ".join(f"{name!r:.40}" for name in names[:_NAMED])
     return shown + (f", ... ({len(names)} in all)" if len(names) > _NAMED else "")
+
+
+def label_histogram(rows: datasets.Dataset, label_names: tuple[str, ...]) -> dict[str, int]:
+    """Rows (of tags: tokens) of each label, in the labels' order, zeros included."""
+    column = "tags" if "tags" in rows.column_names else "label"
+    labels = rows.select_columns(column)[:][column]
+    counts = Counter(
+        name for label in labels for name in ((label,) if isinstance(label, str) else label)
+    )
+    return {name: counts[name] for name in label_names}

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_map_only
 
 from peftlab.export.scratch import Scratch
 from peftlab.export.skeleton import Skeleton
-from peftlab.model.logits import logits_of
 from peftlab.model.quiet import hushed
+from peftlab.model.structure import logits_of
 
 Weights = Callable[[str], Tensor]
 """A parameter or persistent buffer of the model, by its name; it may be overwritten by the next."""

@@ -12,8 +12,8 @@ from torch import nn
 
 from peftlab.errors import CheckFailed
 from peftlab.model import quantized
-from peftlab.model.architecture import CAUSAL, LANGUAGE_MODELS, check_architecture
 from peftlab.model.checkpoint import Checkpoint, read_checkpoint_config, tensor_shapes
+from peftlab.model.head_spec import CAUSAL, LANGUAGE_MODELS, check_architecture
 from peftlab.model.keys import check_keys, expected_fresh
 from peftlab.model.pooling import Pooling, choose_pooling
 from peftlab.model.precision import DType, Precision, choose_precision, training_device

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import nn
 
 from peftlab.errors import CheckFailed
@@ -162,3 +164,15 @@ def fresh_modules(model: nn.Module) -> tuple[str, ...]:
     """Names of the modules whose own parameters the checkpoint did not hold, shortest first."""
     names = getattr(model, _FRESH, ())
     return tuple(sorted({str(name).rpartition(".")[0] for name in names}))
+
+
+def logits_of(outputs: Any) -> torch.Tensor:
+    """A model's logits; of one that marks spans [B, T, 2], those of first and last tokens.
+
+    Of other outputs the first, whatever it is.
+    """
+    if isinstance(outputs, tuple):
+        return torch.as_tensor(outputs[0])
+    if "start_logits" in outputs:
+        return torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1)
+    return torch.as_tensor(next(iter(outputs.values())))

@@ -151,7 +151,7 @@ def _logits(
     """Logits [positions, classes or vocabulary] of one encoded row, fp32; one position of a row."""
     import torch
 
-    from peftlab.model.logits import logits_of
+    from peftlab.model.structure import logits_of
     from peftlab.tasks.prediction import evaluating
 
     place = _place(model)

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from peftlab.errors import Interrupted
 from peftlab.training.ledger import Ledger
-from peftlab.training.signals import StopSignals
+from peftlab.training.process import StopSignals
 
 
 class Flow(TrainerCallback):

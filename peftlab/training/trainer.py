@@ -26,8 +26,7 @@ from peftlab.training.arguments import check_sizes, recorded_settings, training_
 from peftlab.training.callbacks import Flow, ProgressBar
 from peftlab.training.item_mean_trainer import Evaluate, ItemMeanTrainer
 from peftlab.training.ledger import Ledger
-from peftlab.training.process import refuse_many_processes
-from peftlab.training.signals import StopSignals
+from peftlab.training.process import StopSignals, refuse_many_processes
 from peftlab.training.trainer_names import check_choices, check_penalised
 
 if TYPE_CHECKING:

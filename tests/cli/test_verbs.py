@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from peftlab.cli.inputs import rows_to_answer
+from peftlab.cli.conversation import rows_to_answer
 from peftlab.errors import CheckFailed, ConfigError, DataError
 
 Cli = Callable[..., Any]

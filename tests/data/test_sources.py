@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from peftlab.data.labels import label_histogram
 from peftlab.data.sources import Splits, load_splits
-from peftlab.data.statistics import label_histogram
 
 CLASSIFY: dict[str, Any] = {
     "formats": ("pair", "text-label"), "roles": ("text", "text_pair", "label")

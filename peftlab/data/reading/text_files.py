@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peftlab.data.squad_file import is_squad_file, squad_rows
 from peftlab.errors import DataError
 
 Record = dict[str, Any]
@@ -224,3 +223,25 @@ def _check_header(path: Path, fields: list[str], delimiter: str) -> list[str]:
 
 def _too_large(where: str, hint: str = "") -> DataError:
     return DataError(f"{where}: one field has more than {FIELD_LIMIT:,} characters.{hint}")
+
+
+def is_squad_file(content: Any) -> bool:
+    """Whether a JSON document is `{"data": [{"paragraphs": [...]}, ...]}`."""
+    articles = content.get("data") if isinstance(content, dict) else None
+    return (
+        isinstance(articles, list)
+        and bool(articles)
+        and all(isinstance(a, dict) and isinstance(a.get("paragraphs"), list) for a in articles)
+    )
+
+
+def squad_rows(content: Any) -> list[Any]:
+    """A row for each question, its paragraph's context in it."""
+    return [
+        {**question, "context": paragraph.get("context"), "title": article.get("title")}
+        for article in content["data"]
+        for paragraph in article["paragraphs"]
+        if isinstance(paragraph, dict)
+        for question in paragraph.get("qas", ())
+        if isinstance(question, dict)
+    ]

@@ -19,15 +19,16 @@ from peftlab.tasks.language.loss.chunked_loss import CausalLoss, LossMode
 from peftlab.tasks.language.loss.hidden_states import targets
 from peftlab.tasks.language.seq2seq_encoding import (
     Seq2SeqCollator,
+    check_room,
     encode_seq2seq,
     end_token,
     source_ids,
+    start_token,
     warn_of_cut,
     warn_of_short_texts,
 )
 from peftlab.tasks.language.text_metrics import TextMetrics
 from peftlab.tasks.prediction import check_rows, evaluating
-from peftlab.tasks.seq2seq_model import check_room, start_token
 from peftlab.tasks.seq2seq_preview import shown_pair
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
