@@ -71,7 +71,7 @@ class IntegerProducts(nn.Module):
 
     def __init__(self, case: Case, weights: Weights) -> None:
         super().__init__()
-        from peftlab_kernels.cpu_arithmetic import int8_engine
+        from peftlab_kernels.eager.cpu_arithmetic import int8_engine
         from peftlab_kernels.int8_format import int8_quantize
 
         self.codes = int8_quantize(weights.weight)[0]
@@ -99,7 +99,7 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, codes: Tensor, engines: Any) -> Tensor:
         """One product; what it gives is dropped."""
-        from peftlab_kernels.int8_products import multiplier
+        from peftlab_kernels.eager.int8_products import multiplier
 
         ctx.codes, ctx.engine, ctx.shape = codes, engines[1], x.shape
         multiplier(engines[0], codes, transposed=False)(_Products.rows(x))
@@ -108,7 +108,7 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """The other."""
-        from peftlab_kernels.int8_products import multiplier
+        from peftlab_kernels.eager.int8_products import multiplier
 
         multiplier(ctx.engine, ctx.codes, transposed=True)(_Products.rows(dy))
         return dy.new_empty(ctx.shape), None, None

@@ -149,7 +149,7 @@ def _kept(row: str, rows: int, features: int, dropout: float, device: str) -> Te
         drop = dropout_of(draw_seed(), dropout)
         mask = write_mask(drop, rows, features, torch.device(device))
         return mask.double() * drop.scale
-    from peftlab_kernels.dropout_mask import draw_rows, empty_mask, scale_of_kept
+    from peftlab_kernels.eager.dropout_mask import draw_rows, empty_mask, scale_of_kept
 
     mask = empty_mask(torch.empty(rows, features, device=device))
     keep = torch.zeros(rows, features, dtype=torch.float64, device=device)

@@ -35,7 +35,7 @@ from benchmarks.gpu_limits import Ceilings, measure_ceilings
 from benchmarks.gpu_targets import OVER_8_BITS, SHAPES, SIZES, seven_layers
 from benchmarks.gpu_warm_up import compile_ahead
 from benchmarks.result_files import gpu_kind, write_result
-from peftlab_kernels import choices
+from peftlab_kernels import autotune
 
 ROUNDS = 10
 """Five blocks of ABBA."""
@@ -61,7 +61,7 @@ class Suite:
         whole[key] = value
         path = self.out / f"{result}--{'dry-run' if self.dry else gpu_kind()}.json"
         shared = {
-            "ceilings": asdict(self.ceilings), "choices": choices.answers(),
+            "ceilings": asdict(self.ceilings), "choices": autotune.answers(),
             "problems": self.problems, "skipped": self.skipped,
         }  # fmt: skip
         write_result(path, {**whole, **shared})
@@ -225,7 +225,7 @@ def main() -> int:
         parser.error("there is no CUDA device; --dry-run goes without one")
     given.out.mkdir(parents=True, exist_ok=True)
     # What is fastest is measured here, and kept with the results.
-    os.environ[choices.VARIABLE] = str(given.out / "kernel_choices.json")
+    os.environ[autotune.VARIABLE] = str(given.out / "kernel_choices.json")
     device = "cpu" if given.dry_run else "cuda"
     suite = Suite(given.out, Budget(60 * given.minutes), given.dry_run, device, Clock(device))
     say(f"{gpu_kind()}, torch {torch.__version__}, {given.minutes:g} minutes")

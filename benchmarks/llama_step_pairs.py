@@ -29,7 +29,7 @@ from benchmarks.llama import ModelCase, ModelStep, Shape
 from benchmarks.result_files import RESULTS, cpu_kind, has_16bit_units, write_result
 from peftlab.measure.allocator import keep_large_buffers
 from peftlab.measure.memory import PeakMemory, weight_bytes
-from peftlab_kernels import choices
+from peftlab_kernels import autotune
 
 CASE = ModelCase(Shape(4, 1024, 2816, 16, 16, 8000), 1, 512)
 TINY = ModelCase(Shape(2, 64, 176, 4, 4, 200), 1, 24, rank=4)
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "case": asdict(case) | {"dtype": str(case.dtype), "tokens": case.tokens},
         **summary(seconds, bars),
         "memory": memory,
-        "choices": choices.answers(),
+        "choices": autotune.answers(),
     }
     if not given.int8:
         result["weights_bar"] = weights_bar(rows[0], memory)

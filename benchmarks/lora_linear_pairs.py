@@ -24,7 +24,7 @@ from benchmarks.layer_case import Case, weights_of
 from benchmarks.peers import LayerStep, step_of
 from benchmarks.result_files import RESULTS, cpu_kind, has_16bit_units, write_result
 from peftlab.measure.allocator import keep_large_buffers
-from peftlab_kernels import choices
+from peftlab_kernels import autotune
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results[name] = compare(comparison, given.pairs)
     what = "int8_linear" if given.int8 else "lora_linear"
     out = given.json or RESULTS / f"{what}--{cpu_kind()}.json"
-    write_result(out, {"comparisons": results, "choices": choices.answers()})
+    write_result(out, {"comparisons": results, "choices": autotune.answers()})
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def test_the_layer_test_sees_what_it_forbids(
         "from ..bench import lab\n"
         "from . import sources\n"
         "def f():\n    from peftlab import training\n    import peftlab.model.loading\n"
-        "import peftlab_kernels.eager\n"
+        "import peftlab_kernels.eager.backend\n"
     )
     monkeypatch.setattr(sys.modules[__name__], "REPOSITORY", tmp_path)
     found = "\n".join(violations(offender))

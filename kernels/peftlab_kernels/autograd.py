@@ -7,13 +7,13 @@ widened weight.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from peftlab_kernels.autocast import without_autocast
 from peftlab_kernels.dispatch import int8_kernels_for, kernels_for
 from peftlab_kernels.int8_format import Int8Rows, Int8Weight
 from peftlab_kernels.protocol import Int8Kernels, Kernels, Needs
@@ -154,3 +154,10 @@ def _bias_gradient(dy: Tensor, dtype: torch.dtype | None) -> Tensor | None:
     if dtype is None:
         return None
     return dy.sum(0, dtype=torch.promote_types(dy.dtype, torch.float32)).to(dtype)
+
+
+def without_autocast(device: str) -> AbstractContextManager[object]:
+    """Autocast off for this type of device; costs nothing where it is off already."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

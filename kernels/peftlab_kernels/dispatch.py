@@ -1,7 +1,7 @@
 """Which backend computes a call: chosen once, in forward, and kept for its backward.
 
 `auto` takes Triton where it can run and torch elsewhere, and within each the fastest arithmetic by
-measurement (`choices`). A backend that was asked for by name either computes or raises.
+measurement (`autotune`). A backend that was asked for by name either computes or raises.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from peftlab_kernels import choices
-from peftlab_kernels.cpu_arithmetic import CPU_PRODUCTS, cpu_arithmetic, int8_engine
-from peftlab_kernels.eager import EagerKernels
-from peftlab_kernels.int8_eager import EagerInt8Kernels
+from peftlab_kernels import autotune
+from peftlab_kernels.eager.backend import EagerKernels
+from peftlab_kernels.eager.cpu_arithmetic import CPU_PRODUCTS, cpu_arithmetic, int8_engine
+from peftlab_kernels.eager.int8_backend import EagerInt8Kernels
 from peftlab_kernels.int8_format import Int8Weight
 from peftlab_kernels.protocol import Int8Kernels, Kernels, Needs
 
@@ -185,7 +185,7 @@ def _triton_kernels(
                                            dropout, transposed),
         }  # fmt: skip
 
-    answer = choices.choose(question, x.device, candidates, default="cublas")
+    answer = autotune.choose(question, x.device, candidates, default="cublas")
     return TritonKernels(base="epilogue" if answer == "epilogue" else "cublas")
 
 

@@ -19,8 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from peftlab_kernels import products
 from peftlab_kernels.dispatch import int8_kernels_for
+from peftlab_kernels.eager import products
 from peftlab_kernels.int8_format import LARGEST_CODE, Int8Weight
 
 TOLERANCE = 3.0

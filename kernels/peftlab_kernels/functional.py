@@ -8,8 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from peftlab_kernels.autocast import without_autocast
-from peftlab_kernels.autograd import Int8LoraLinear, LoraLinear
+from peftlab_kernels.autograd import Int8LoraLinear, LoraLinear, without_autocast
 from peftlab_kernels.checks import (
     LARGEST_RANK,
     check_adapter,

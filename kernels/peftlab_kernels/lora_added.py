@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from peftlab_kernels.checks import check_adapter
 from peftlab_kernels.dispatch import thin_dtype
-from peftlab_kernels.dropout_mask import drop, empty_mask, scale_of_kept
-from peftlab_kernels.low_rank import cross, down_project, masked_blocks, of_transposed, times
+from peftlab_kernels.eager.dropout_mask import drop, empty_mask, scale_of_kept
+from peftlab_kernels.eager.low_rank import cross, down_project, masked_blocks, of_transposed, times
 from peftlab_kernels.row_blocks import cached_elements, row_blocks
 
 

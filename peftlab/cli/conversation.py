@@ -1,4 +1,4 @@
-"""What `predict` answers: words of the command line, rows of a file, lines of a pipe, or a dialogue."""
+"""What `predict` answers: texts of the command line, a file, a pipe, or a conversation."""
 
 from __future__ import annotations
 

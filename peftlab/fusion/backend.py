@@ -1,4 +1,4 @@
-"""What the kernels are on this machine: the backend, why not the other, and measured choices.
+"""What the kernels are on this machine: the backend, why not the other, and measured autotune.
 
 The rest of peftlab knows the kernels through this package alone.
 """
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from peftlab.errors import ConfigError
-from peftlab_kernels import choices, cpu_arithmetic, dispatch
+from peftlab_kernels import autotune, dispatch
+from peftlab_kernels.eager import cpu_arithmetic
 
 
 def describe_kernels(device: str) -> dict[str, Any]:
@@ -37,8 +38,8 @@ def describe_kernels(device: str) -> dict[str, Any]:
         "asked": asked,
         "why_not_triton": reason,
         "why_not_qlinear": why_not_qlinear,
-        "choices": [asdict(choice) for choice in choices.made()],
-        "choices_file": str(choices.cache_file()),
+        "choices": [asdict(choice) for choice in autotune.made()],
+        "choices_file": str(autotune.cache_file()),
     }
 
 
@@ -49,7 +50,7 @@ def check_environment(device: str | None = None) -> None:
     """
     try:
         asked = dispatch.asked_backend()
-        choices.cache_file()
+        autotune.cache_file()
     except ValueError as error:
         raise ConfigError(f"{error}.") from None
     if asked == "triton" and device is not None:
@@ -83,12 +84,12 @@ def drift(kept: Mapping[str, str]) -> tuple[str, ...]:
 @contextmanager
 def replayed_choices(kept: Mapping[str, str]) -> Iterator[None]:
     """Compute as a run did, whatever would be faster here."""
-    with choices.replay(kept):
+    with autotune.replay(kept):
         yield
 
 
 @contextmanager
 def told_choices(listener: Callable[[str, str], None]) -> Iterator[None]:
     """Tell `listener` each question that computing asks from here on, and its answer."""
-    with choices.told(listener):
+    with autotune.told(listener):
         yield

@@ -10,7 +10,7 @@ import torch
 from benchmarks.bare_layers import PlainAddmm
 from benchmarks.layer_case import SCALING, Case, weights_of
 from benchmarks.peers import INT8_PEERS, PEERS, step_of
-from peftlab_kernels import choices, reference
+from peftlab_kernels import autotune, reference
 from peftlab_kernels.int8_format import int8_quantize
 
 CASE = Case(rows=37, in_features=72, out_features=100, rank=3)
@@ -96,7 +96,7 @@ def test_inputs_rotate() -> None:
 @pytest.fixture
 def native() -> Iterator[None]:
     """Ours in bf16 throughout, as on a processor that multiplies it: counts of one path."""
-    with choices.replay({"bfloat16 x @ W.T": "native", "bfloat16 dy @ W": "native"}):
+    with autotune.replay({"bfloat16 x @ W.T": "native", "bfloat16 dy @ W": "native"}):
         yield
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.llama import ModelCase, ModelStep, Shape, adapted_layers
 from benchmarks.saved_bytes import BARS, judge, llama, measure
-from peftlab_kernels import choices
+from peftlab_kernels import autotune
 
 # NaN in fresh memory would count as an operator.
 pytestmark = pytest.mark.poison_empty(False)
@@ -52,7 +52,7 @@ def test_a_bar_can_be_missed(saved: dict[str, dict[str, int]]) -> None:
 def test_whole_steps_keep_less_compute_no_more_and_move_less(dropout: float) -> None:
     case = ModelCase(Shape(2, 64, 176, 4, 2, 200), 2, 24, rank=4, dropout=dropout)
     # In bf16 throughout, as on a processor that multiplies it: counts of one path.
-    with choices.replay({"bfloat16 x @ W.T": "native", "bfloat16 dy @ W": "native"}):
+    with autotune.replay({"bfloat16 x @ W.T": "native", "bfloat16 dy @ W": "native"}):
         counts = {
             name: ModelStep(name, case).counts()
             for name in ("ours", "ours, 16-bit adapters", "PEFT", "PEFT, 16-bit adapters")

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from peftlab_kernels import reference
 from peftlab_kernels.dispatch import int8_kernels_for
-from peftlab_kernels.dropout_mask import draw_rows, empty_mask, scale_of_kept
+from peftlab_kernels.eager.dropout_mask import draw_rows, empty_mask, scale_of_kept
+from peftlab_kernels.eager.int8_backend import EagerInt8Kernels
+from peftlab_kernels.eager.int8_products import largest_code, quantize_rows
 from peftlab_kernels.functional import Int8Arithmetic, int8_lora_linear
-from peftlab_kernels.int8_eager import EagerInt8Kernels
 from peftlab_kernels.int8_format import Int8Weight, int8_quantize
-from peftlab_kernels.int8_products import largest_code, quantize_rows
 
 Gradients = dict[str, Tensor]
 

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from peftlab_kernels import reference
-from peftlab_kernels.cpu_arithmetic import why_not_int_mm, why_not_qlinear
+from peftlab_kernels.eager.cpu_arithmetic import why_not_int_mm, why_not_qlinear
+from peftlab_kernels.eager.int8_backend import EagerInt8Kernels
+from peftlab_kernels.eager.int8_products import ENGINES, Engine
 from peftlab_kernels.error_gate import (
     GAUSSIAN_ERROR,
     SAMPLED_ROWS,
@@ -16,9 +18,7 @@ from peftlab_kernels.error_gate import (
     forward_error,
     verdict_on,
 )
-from peftlab_kernels.int8_eager import EagerInt8Kernels
 from peftlab_kernels.int8_format import Int8Weight, int8_quantize
-from peftlab_kernels.int8_products import ENGINES, Engine
 
 
 @pytest.fixture(params=ENGINES)

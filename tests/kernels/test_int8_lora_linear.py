@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from peftlab_kernels.cpu_arithmetic import why_not_int_mm, why_not_qlinear
 from peftlab_kernels.dispatch import use_backend
+from peftlab_kernels.eager.cpu_arithmetic import why_not_int_mm, why_not_qlinear
+from peftlab_kernels.eager.int8_backend import EagerInt8Kernels
+from peftlab_kernels.eager.int8_products import ENGINES, Engine
 from peftlab_kernels.functional import Int8Arithmetic, int8_lora_linear
-from peftlab_kernels.int8_eager import EagerInt8Kernels
 from peftlab_kernels.int8_format import int8_dequantize
-from peftlab_kernels.int8_products import ENGINES, Engine
 from peftlab_kernels.protocol import Needs
 from tests.kernels.errors import BOUND, error
 from tests.kernels.int8_cases import Int8Case
@@ -141,7 +141,7 @@ def test_wherever_chunks_and_blocks_end(
     compute_with(monkeypatch, engine)
     case = Int8Case((37, 72, 100, 3), arithmetic, dtype, dropout=dropout)
     whole, _ = case.run()
-    monkeypatch.setattr("peftlab_kernels.int8_eager.CHUNK_ROWS", 16)
+    monkeypatch.setattr("peftlab_kernels.eager.int8_backend.CHUNK_ROWS", 16)
     monkeypatch.setattr("peftlab_kernels.row_blocks.CACHED_ELEMENTS", 72 * 7)
     monkeypatch.setattr("peftlab_kernels.row_blocks.BLOCK_ELEMENTS", 72 * 11)
     check(case)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from peftlab_kernels import reference
 from peftlab_kernels.dispatch import asked_backend, use_backend
-from peftlab_kernels.dropout_mask import draw_rows, empty_mask, scale_of_kept
-from peftlab_kernels.eager import Arithmetic, EagerKernels
+from peftlab_kernels.eager.backend import Arithmetic, EagerKernels
+from peftlab_kernels.eager.dropout_mask import draw_rows, empty_mask, scale_of_kept
 from peftlab_kernels.functional import lora_linear
 from peftlab_kernels.protocol import Needs
 from tests.kernels.errors import BOUND, error
@@ -164,7 +164,7 @@ def test_sixteen_bit_activations_in_fp32_arithmetic(
     dtype: torch.dtype, dropout: float, transposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a CPU without 16-bit units computes, over several chunks of rows."""
-    monkeypatch.setattr("peftlab_kernels.eager.WIDENED_ROWS", 16)
+    monkeypatch.setattr("peftlab_kernels.eager.backend.WIDENED_ROWS", 16)
     monkeypatch.setattr(
         "peftlab_kernels.dispatch.eager_kernels", lambda x: EagerKernels("fp32", "fp32")
     )
@@ -252,7 +252,7 @@ def test_one_gradient_alone(needed: str, dropout: float) -> None:
 
 def test_gradients_over_many_blocks_are_summed_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """In 16 bits a sum stops growing once its parts fall below its rounding."""
-    monkeypatch.setattr("peftlab_kernels.dropout_mask.cached_elements", lambda: 1)
+    monkeypatch.setattr("peftlab_kernels.eager.dropout_mask.cached_elements", lambda: 1)
     case = Case((3000, 8, 12, 2), torch.bfloat16, dropout=0.1)
     for tensor in case.tensors.values():
         tensor.data.abs_()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from peftlab_kernels import shared_rows as module
-from peftlab_kernels.int8_eager import EagerInt8Kernels
+from peftlab_kernels.eager.int8_backend import EagerInt8Kernels
 from peftlab_kernels.int8_format import Int8Rows, Int8Weight, int8_quantize
 from peftlab_kernels.shared_rows import shared_rows
 

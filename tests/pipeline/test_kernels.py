@@ -17,8 +17,8 @@ from peftlab.errors import CheckFailed, ConfigError
 from peftlab.fusion import backend
 from peftlab.pipeline.fusing import by_choices_of, keeping_choices
 from peftlab.pipeline.plan import plan
-from peftlab_kernels import cpu_arithmetic, dispatch
-from peftlab_kernels.eager import EagerKernels
+from peftlab_kernels import dispatch
+from peftlab_kernels.eager.backend import EagerKernels, cpu_arithmetic
 
 Configure = Callable[..., Any]
 

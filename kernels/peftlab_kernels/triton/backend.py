@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from peftlab_kernels import products
+from peftlab_kernels.eager import products
+from peftlab_kernels.eager.products import Weight
 from peftlab_kernels.int8_format import Int8Weight
-from peftlab_kernels.products import Weight
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
 from peftlab_kernels.triton.configurations import Target, target_of
 from peftlab_kernels.triton.dot import interpreting

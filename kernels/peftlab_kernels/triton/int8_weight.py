@@ -13,12 +13,12 @@ import triton.language as tl
 from torch import Tensor
 
 from peftlab_kernels.int8_format import Int8Weight
+from peftlab_kernels.row_blocks import workspace
 from peftlab_kernels.triton.configurations import Strip, Target
 from peftlab_kernels.triton.dot import cast, interpreting
 from peftlab_kernels.triton.int8_configurations import int8_configurations
 from peftlab_kernels.triton.launching import Launch, ceil_div, planned
 from peftlab_kernels.triton.operands import rows_contiguous
-from peftlab_kernels.workspace import workspace
 
 ALIGNED = 16
 """Rows of turned codes begin at multiples of so many bytes, as fast loads want them."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from peftlab_kernels.products import Weight, features_of, outs_of
+from peftlab_kernels.eager.products import Weight, features_of, outs_of
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
 from peftlab_kernels.triton.configurations import padded_rank
 

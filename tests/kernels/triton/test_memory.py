@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftlab_kernels import workspace
+from peftlab_kernels import row_blocks
 from peftlab_kernels.triton.configurations import Target
 from tests.kernels.triton.int8_layers import DequantizedLayer, Int8Layer
 from tests.kernels.triton.layers import BOUND, Layer
@@ -59,7 +59,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
     guard = Guarded()
     monkeypatch.setattr(torch, "empty", guard.empty)
     monkeypatch.setattr(torch, "empty_like", guard.empty_like)
-    monkeypatch.setattr(workspace, "_local", threading.local())  # its room too, and none of before
+    monkeypatch.setattr(row_blocks, "_local", threading.local())  # its room too, and none of before
     yield guard
     assert guard.bands
     assert guard.intact(), "something was written outside its tensor"

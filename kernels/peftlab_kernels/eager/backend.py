@@ -15,10 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from peftlab_kernels import products
-from peftlab_kernels.dropout_mask import drop, empty_mask, kept_rows, scale_of_kept, scratch
-from peftlab_kernels.low_rank import cross, down_project, of_transposed
-from peftlab_kernels.products import Weight, features_of, outs_of
+from peftlab_kernels.eager import products
+from peftlab_kernels.eager.dropout_mask import drop, empty_mask, kept_rows, scale_of_kept, scratch
+from peftlab_kernels.eager.low_rank import cross, down_project, of_transposed
+from peftlab_kernels.eager.products import Weight, features_of, outs_of
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
 
 Arithmetic = Literal["native", "fp32"]

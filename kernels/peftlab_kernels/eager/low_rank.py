@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from peftlab_kernels.dropout_mask import (
+from peftlab_kernels.eager.dropout_mask import (
     draw_rows,
     drop,
     kept_rows,

@@ -11,11 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 
 import torch
 
-from peftlab_kernels import choices, products
-from peftlab_kernels.int8_products import ENGINES, Engine, largest_code, multiplier
+from peftlab_kernels import autotune
+from peftlab_kernels.eager import products
+from peftlab_kernels.eager.int8_products import ENGINES, Engine, largest_code, multiplier
 
 CPU_PRODUCTS = ("x @ W.T", "dy @ W")
 """The products that `cpu_arithmetic` and `int8_engine` are asked about."""
@@ -23,14 +25,14 @@ CPU_PRODUCTS = ("x @ W.T", "dy @ W")
 QUESTIONS = tuple(
     f"{dtype} {product}" for dtype in ("bfloat16", "float16", "int8") for product in CPU_PRODUCTS
 )
-"""Every question this file asks `choices`."""
+"""Every question this file asks `autotune`."""
 
 _PROBE = (512, 1024, 1024)
 """M, K, N of the products that are timed on a CPU: 1 GFLOP each."""
 
 _QLINEAR_PROBE = """
 import torch
-from peftlab_kernels.int8_products import multiplier
+from peftlab_kernels.eager.int8_products import multiplier
 codes = torch.tensor([[1, -2], [127, -127]], dtype=torch.int8)
 rows = torch.tensor([[3, -63], [63, 0]], dtype=torch.int8)
 found = multiplier("qlinear", codes, transposed=False)(rows)
@@ -41,7 +43,7 @@ assert torch.equal(found, rows.float() @ codes.float().T), found
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def cpu_arithmetic(dtype: str, product: str) -> str:
     """`native` or `fp32`: how a CPU multiplies 16-bit matrices faster."""
-    return choices.choose(
+    return autotune.choose(
         f"{dtype} {product}",
         torch.device("cpu"),
         lambda: _candidates(getattr(torch, dtype), product),
@@ -53,7 +55,7 @@ def cpu_arithmetic(dtype: str, product: str) -> str:
 def int8_engine(product: str) -> Engine:
     """The engine of `int8_products` that multiplies 8-bit matrices fastest on this CPU."""
     exact: Engine = "int_mm" if has_int8_units() else "fp32"
-    answer = choices.choose(
+    answer = autotune.choose(
         f"int8 {product}",
         torch.device("cpu"),
         lambda: _int8_candidates(product),
@@ -73,7 +75,7 @@ def cpu_answer(question: str) -> str:
 
 def has_int8_units() -> bool:
     """Whether the CPU adds products of 8-bit numbers in 32 bits (VNNI), and oneDNN may use that."""
-    held_to = choices.onednn_limit() or "ALL"
+    held_to = autotune.onednn_limit() or "ALL"
     # Not AVX2_VNNI, which are units of their own.
     allowed = held_to in {"ALL", "DEFAULT"} or held_to.startswith(("AVX512_CORE_", "AVX10_"))
     return allowed and bool(torch.cpu._is_vnni_supported())
@@ -85,7 +87,7 @@ def why_not_int_mm() -> str | None:
     torch asks the processor, not oneDNN, whether sums are of 32 bits; without VNNI it loops itself.
     """
     if torch.cpu._is_vnni_supported() and not has_int8_units():
-        return f"held to {choices.onednn_limit()}, oneDNN lets its sums saturate in 16 bits"
+        return f"held to {autotune.onednn_limit()}, oneDNN lets its sums saturate in 16 bits"
     return None
 
 
@@ -95,7 +97,7 @@ def why_not_qlinear() -> str | None:
 
     Tried in a process of its own: what torch changes about it may end the process.
     """
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    package = str(Path(__file__).absolute().parents[2])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     try:
         tried = subprocess.run(

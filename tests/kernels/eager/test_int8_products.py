@@ -7,8 +7,14 @@ import torch
 from torch import Tensor
 
 from peftlab_kernels import reference
-from peftlab_kernels.cpu_arithmetic import why_not_int_mm, why_not_qlinear
-from peftlab_kernels.int8_products import ENGINES, Engine, largest_code, multiplier, quantize_rows
+from peftlab_kernels.eager.cpu_arithmetic import why_not_int_mm, why_not_qlinear
+from peftlab_kernels.eager.int8_products import (
+    ENGINES,
+    Engine,
+    largest_code,
+    multiplier,
+    quantize_rows,
+)
 
 SHAPES = [(1, 1, 1), (1, 1, 5), (3, 1, 7), (5, 7, 1), (1, 136, 72), (37, 70, 30), (130, 258, 100),
           (0, 8, 12), (3, 0, 5), (3, 5, 0)]  # fmt: skip

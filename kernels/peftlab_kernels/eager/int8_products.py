@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from peftlab_kernels import products
+from peftlab_kernels.eager import products
 from peftlab_kernels.int8_format import LARGEST_CODE, Int8Rows, Int8Weight
 from peftlab_kernels.row_blocks import cached_elements, row_blocks
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from peftlab_kernels import choices, cpu_arithmetic, dispatch
+from peftlab_kernels import autotune, dispatch
+from peftlab_kernels.eager import cpu_arithmetic
 
 CPU = torch.device("cpu")
 Candidates = Mapping[str, Callable[[], object]]
@@ -20,11 +21,11 @@ Candidates = Mapping[str, Callable[[], object]]
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache file in use; nothing remembered before or after."""
-    file = tmp_path / "deep" / "choices.json"
+    file = tmp_path / "deep" / "autotune.json"
     monkeypatch.setenv("PEFTLAB_KERNEL_CHOICES", str(file))
-    choices.forget()
+    autotune.forget()
     yield file
-    choices.forget()
+    autotune.forget()
 
 
 def two(slow: str = "left", fast: str = "right") -> Candidates:
@@ -36,26 +37,26 @@ def never() -> Candidates:
 
 
 def test_the_fastest_is_chosen_and_kept_for_the_next_process(cache: Path) -> None:
-    assert choices.choose("which", CPU, two, default="left") == "right"
-    assert choices.choose("which", CPU, never, default="left") == "right"
-    (made,) = choices.made()
+    assert autotune.choose("which", CPU, two, default="left") == "right"
+    assert autotune.choose("which", CPU, never, default="left") == "right"
+    (made,) = autotune.made()
     assert (made.question, made.answer, made.source) == ("which", "right", "measured")
     assert made.seconds["left"] > made.seconds["right"]
-    choices.forget()
-    assert choices.choose("which", CPU, never, default="left") == "right"
-    assert choices.made()[0].source == "kept"
+    autotune.forget()
+    assert autotune.choose("which", CPU, never, default="left") == "right"
+    assert autotune.made()[0].source == "kept"
 
 
 def test_another_number_of_threads_is_another_machine(cache: Path) -> None:
-    choices.choose("which", CPU, two, default="left")
+    autotune.choose("which", CPU, two, default="left")
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        swapped = choices.choose("which", CPU, lambda: two("right", "left"), default="left")
+        swapped = autotune.choose("which", CPU, lambda: two("right", "left"), default="left")
     finally:
         torch.set_num_threads(threads)
     assert swapped == "left"
-    assert choices.choose("which", CPU, never, default="left") == "right"
+    assert autotune.choose("which", CPU, never, default="left") == "right"
     assert len(json.loads(cache.read_text())) == 2
 
 
@@ -63,17 +64,17 @@ def test_a_processor_held_to_less_is_another_machine(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-    whole = choices.machine_key(CPU)
+    whole = autotune.machine_key(CPU)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    assert choices.machine_key(CPU) != whole
+    assert autotune.machine_key(CPU) != whole
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"x": 3}', "\x00"])
 def test_a_damaged_file_is_measured_anew(cache: Path, content: str) -> None:
     cache.parent.mkdir()
     cache.write_text(content)
-    assert choices.choose("which", CPU, two, default="left") == "right"
-    assert choices.machine_key(CPU) in json.loads(cache.read_text())
+    assert autotune.choose("which", CPU, two, default="left") == "right"
+    assert autotune.machine_key(CPU) in json.loads(cache.read_text())
 
 
 @pytest.mark.parametrize(
@@ -85,15 +86,15 @@ def test_a_damaged_file_is_measured_anew(cache: Path, content: str) -> None:
 )  # fmt: skip
 def test_damaged_entries_are_measured_anew(cache: Path, entry: dict[str, object]) -> None:
     cache.parent.mkdir()
-    cache.write_text(json.dumps({choices.machine_key(CPU): {"which": entry}}))
-    assert choices.choose("which", CPU, two, default="left") == "right"
+    cache.write_text(json.dumps({autotune.machine_key(CPU): {"which": entry}}))
+    assert autotune.choose("which", CPU, two, default="left") == "right"
 
 
 def test_a_folder_in_the_file_s_place_is_no_error_and_nothing_is_left_beside_it(
     cache: Path,
 ) -> None:
     (cache / "taken").mkdir(parents=True)
-    assert choices.choose("which", CPU, two, default="left") == "right"
+    assert autotune.choose("which", CPU, two, default="left") == "right"
     assert list(cache.parent.iterdir()) == [cache]
 
 
@@ -101,32 +102,32 @@ def test_a_folder_that_cannot_be_written_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("PEFTLAB_KERNEL_CHOICES", str(tmp_path / "file" / "choices.json"))
-    assert choices.choose("which", CPU, two, default="left") == "right"
-    assert choices.choose("which", CPU, never, default="left") == "right"
+    monkeypatch.setenv("PEFTLAB_KERNEL_CHOICES", str(tmp_path / "file" / "autotune.json"))
+    assert autotune.choose("which", CPU, two, default="left") == "right"
+    assert autotune.choose("which", CPU, never, default="left") == "right"
 
 
 def test_a_replayed_answer_wins_over_the_clock_and_is_given_back(cache: Path) -> None:
-    choices.choose("which", CPU, two, default="left")
-    with choices.replay({"which": "left"}):
-        assert choices.choose("which", CPU, never, default="right") == "left"
-        assert choices.answers() == {"which": "left"}
-    assert choices.choose("which", CPU, never, default="left") == "right"
-    assert choices.answers() == {"which": "right"}
+    autotune.choose("which", CPU, two, default="left")
+    with autotune.replay({"which": "left"}):
+        assert autotune.choose("which", CPU, never, default="right") == "left"
+        assert autotune.answers() == {"which": "left"}
+    assert autotune.choose("which", CPU, never, default="left") == "right"
+    assert autotune.answers() == {"which": "right"}
 
 
 def test_off_takes_the_default(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEFTLAB_KERNEL_CHOICES", "off")
-    assert choices.choose("which", CPU, never, default="left") == "left"
-    assert choices.made()[0].source == "default"
+    assert autotune.choose("which", CPU, never, default="left") == "left"
+    assert autotune.made()[0].source == "default"
 
 
 def test_candidates_that_raise_are_left_out(cache: Path) -> None:
     def broken() -> object:
         raise RuntimeError("out of memory")
 
-    assert choices.choose("a", CPU, lambda: {"left": broken, **two("x")}, default="x") == "right"
-    assert choices.choose("b", CPU, lambda: {"left": broken}, default="x") == "x"
+    assert autotune.choose("a", CPU, lambda: {"left": broken, **two("x")}, default="x") == "right"
+    assert autotune.choose("b", CPU, lambda: {"left": broken}, default="x") == "x"
 
     class OutOfResources(Exception):
         """As Triton's, which is no RuntimeError."""
@@ -134,8 +135,8 @@ def test_candidates_that_raise_are_left_out(cache: Path) -> None:
     def too_large() -> object:
         raise OutOfResources("shared memory")
 
-    assert choices.choose("c", CPU, lambda: {"left": too_large, **two("x")}, "x") == "right"
-    assert "b" not in json.loads(cache.read_text())[choices.machine_key(CPU)]
+    assert autotune.choose("c", CPU, lambda: {"left": too_large, **two("x")}, "x") == "right"
+    assert "b" not in json.loads(cache.read_text())[autotune.machine_key(CPU)]
 
 
 def test_a_hopeless_candidate_runs_once(cache: Path) -> None:
@@ -145,7 +146,7 @@ def test_a_hopeless_candidate_runs_once(cache: Path) -> None:
         runs.append(1)
         time.sleep(0.05)
 
-    choices.choose("which", CPU, lambda: {"slow": slow, "fast": lambda: None}, default="slow")
+    autotune.choose("which", CPU, lambda: {"slow": slow, "fast": lambda: None}, default="slow")
     assert len(runs) == 1
 
 
@@ -159,21 +160,21 @@ def test_the_time_of_compiling_kernels_makes_no_candidate_hopeless(cache: Path) 
 
     candidates = {"ready": lambda: time.sleep(0.01), "compiled": compiled_at_first}
     device = torch.device("mps")  # none is needed: any that is no CPU
-    assert choices.choose("which", device, lambda: candidates, default="ready") == "compiled"
+    assert autotune.choose("which", device, lambda: candidates, default="ready") == "compiled"
 
 
 def test_measuring_leaves_the_generator_as_it_was(cache: Path) -> None:
     before = torch.get_rng_state()
-    choices.choose("which", CPU, lambda: {"left": lambda: torch.rand(3)}, default="left")
-    assert choices.made()[0].source == "measured"
+    autotune.choose("which", CPU, lambda: {"left": lambda: torch.rand(3)}, default="left")
+    assert autotune.made()[0].source == "measured"
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_replays_of_two_threads_end_in_any_order(cache: Path) -> None:
     def asked() -> str:
-        return choices.choose("which", CPU, two, default="left")
+        return autotune.choose("which", CPU, two, default="left")
 
-    first, second = choices.replay({"which": "first"}), choices.replay({"which": "second"})
+    first, second = autotune.replay({"which": "first"}), autotune.replay({"which": "second"})
     first.__enter__()
     second.__enter__()
     assert asked() == "second"
@@ -184,15 +185,15 @@ def test_replays_of_two_threads_end_in_any_order(cache: Path) -> None:
 
 
 def test_a_listener_is_told_what_is_asked_from_then_on(cache: Path) -> None:
-    choices.choose("before", CPU, two, default="left")
-    choices.choose("which", CPU, two, default="left")
+    autotune.choose("before", CPU, two, default="left")
+    autotune.choose("which", CPU, two, default="left")
     heard: dict[str, str] = {}
-    with choices.told(heard.__setitem__):
-        choices.choose("which", CPU, never, default="left")
-        with choices.replay({"which": "left"}):
-            choices.choose("which", CPU, never, default="left")
+    with autotune.told(heard.__setitem__):
+        autotune.choose("which", CPU, never, default="left")
+        with autotune.replay({"which": "left"}):
+            autotune.choose("which", CPU, never, default="left")
             assert heard == {"which": "left"}
-    choices.choose("before", CPU, never, default="left")
+    autotune.choose("before", CPU, never, default="left")
     assert heard == {"which": "left"}
 
 
@@ -203,10 +204,10 @@ def test_a_user_without_a_home_keeps_answers_among_temporary_files(
     monkeypatch.delenv("PEFTLAB_KERNEL_CHOICES")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    assert choices.cache_file().is_relative_to(tempfile.gettempdir())
-    monkeypatch.setenv("PEFTLAB_KERNEL_CHOICES", "~/choices.json")
-    with pytest.raises(ValueError, match=r"PEFTLAB_KERNEL_CHOICES is ~/choices.json.*or off"):
-        choices.cache_file()
+    assert autotune.cache_file().is_relative_to(tempfile.gettempdir())
+    monkeypatch.setenv("PEFTLAB_KERNEL_CHOICES", "~/autotune.json")
+    with pytest.raises(ValueError, match=r"PEFTLAB_KERNEL_CHOICES is ~/autotune.json.*or off"):
+        autotune.cache_file()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -225,7 +226,7 @@ def test_the_cpu_s_arithmetic_is_measured_without_touching_the_generator(cache: 
     before = torch.get_rng_state()
     found = dispatch.eager_kernels(torch.zeros(2, 3, dtype=torch.bfloat16))
     assert torch.equal(before, torch.get_rng_state())
-    asked = {choice.question: choice for choice in choices.made()}
+    asked = {choice.question: choice for choice in autotune.made()}
     assert asked.keys() == {"bfloat16 x @ W.T", "bfloat16 dy @ W"}
     assert all(set(choice.seconds) == {"native", "fp32"} for choice in asked.values())
     assert found.forward_arithmetic == asked["bfloat16 x @ W.T"].answer

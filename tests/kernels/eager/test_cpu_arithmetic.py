@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from peftlab_kernels import choices, cpu_arithmetic
-from peftlab_kernels.cpu_arithmetic import (
+from peftlab_kernels import autotune
+from peftlab_kernels.eager import cpu_arithmetic
+from peftlab_kernels.eager.cpu_arithmetic import (
     CPU_PRODUCTS,
     QUESTIONS,
     cpu_answer,
@@ -21,19 +22,19 @@ from peftlab_kernels.cpu_arithmetic import (
     why_not_int_mm,
     why_not_qlinear,
 )
-from peftlab_kernels.int8_products import ENGINES
+from peftlab_kernels.eager.int8_products import ENGINES
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
 def asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
-    choices.forget()
+    autotune.forget()
     why_not_qlinear.cache_clear()
     yield
-    choices.forget()
+    autotune.forget()
     why_not_qlinear.cache_clear()
 
 
@@ -148,12 +149,12 @@ def test_replayed_engines_are_obeyed_where_they_are_exact(
 ) -> None:
     vnni(monkeypatch, True)
     for engine in ENGINES:
-        with choices.replay({"int8 x @ W.T": engine}):
+        with autotune.replay({"int8 x @ W.T": engine}):
             assert int8_engine("x @ W.T") == engine
-    with choices.replay({"int8 x @ W.T": "of another version"}):
+    with autotune.replay({"int8 x @ W.T": "of another version"}):
         assert int8_engine("x @ W.T") == "int_mm"
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    with choices.replay({"int8 x @ W.T": "int_mm"}):
+    with autotune.replay({"int8 x @ W.T": "int_mm"}):
         assert int8_engine("x @ W.T") == "fp32"
 
 
@@ -172,7 +173,7 @@ def test_the_operator_on_a_processor_held_to_avx2() -> None:
     done = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-            "tests/kernels/test_int8_products.py", "tests/kernels/test_int8_lora_linear.py",
+            "tests/kernels/eager/test_int8_products.py", "tests/kernels/test_int8_lora_linear.py",
             "-k", "test_int8_products or test_every_engine and shape1 or same_bits or auto_is_one"
             " or values_and_every_gradient and shape1",
         ],

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from peftlab_kernels import row_blocks as blocks
 from peftlab_kernels.int8_format import Int8Weight, int8_dequantize
-from peftlab_kernels.row_blocks import block_height, row_blocks
-from peftlab_kernels.workspace import workspace
+from peftlab_kernels.row_blocks import block_height, row_blocks, workspace
 
 Weight = Tensor | Int8Weight
 """`[N, K]`, or for a tensor `[K, N]` where it is transposed; in 8 bits it stands for [N, K]."""

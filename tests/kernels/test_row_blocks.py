@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftlab_kernels import workspace as module
+from peftlab_kernels import row_blocks as module
 from peftlab_kernels.functional import int8_lora_linear
 from peftlab_kernels.int8_format import int8_quantize
-from peftlab_kernels.workspace import workspace
+from peftlab_kernels.row_blocks import workspace
 
 CPU = torch.device("cpu")
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from peftlab_kernels.dropout_mask import drop, empty_mask, scale_of_kept
+from peftlab_kernels.eager.dropout_mask import drop, empty_mask, scale_of_kept
+from peftlab_kernels.eager.int8_products import Engine, largest_code, multiplier, quantize_rows
+from peftlab_kernels.eager.low_rank import cross, down_project, masked_blocks, of_transposed, times
 from peftlab_kernels.int8_format import LARGEST_CODE, Int8Rows, Int8Weight
-from peftlab_kernels.int8_products import Engine, largest_code, multiplier, quantize_rows
-from peftlab_kernels.low_rank import cross, down_project, masked_blocks, of_transposed, times
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
 from peftlab_kernels.row_blocks import cached_elements, row_blocks
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftlab_kernels.dropout_mask import draw_rows, drop, empty_mask, kept_rows, scale_of_kept
+from peftlab_kernels.eager.dropout_mask import draw_rows, drop, empty_mask, kept_rows, scale_of_kept
 
 
 def draw(x: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
