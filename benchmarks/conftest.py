@@ -1,6 +1,6 @@
 """The kernels' pytest-benchmark suites: run them by name, they are no part of the tests.
 
-    pytest benchmarks/kernels_*.py [--benchmark-json OUT] [--size full]
+    pytest benchmarks/layers/kernels_*.py [--benchmark-json OUT] [--size full]
 
 Beside its time each benchmark has its counts in `extra_info`: bytes saved, alive and moved, FLOPs,
 operators. Nothing passes or fails by the clock; `tests/benchmarks` holds the counts to their bars.

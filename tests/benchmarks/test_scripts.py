@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lora_linear_pairs import COMPARISONS, INT8, INT8_OF_KIND, OF_KIND
-from benchmarks.peers import INT8_PEERS, PEERS
+from benchmarks.layers.lora_linear_pairs import COMPARISONS, INT8, INT8_OF_KIND, OF_KIND
+from benchmarks.layers.peers import INT8_PEERS, PEERS
 from benchmarks.result_files import cpu_kind
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def test_comparisons_name_rows_there_are() -> None:
 def test_layers_take_turns(tmp_path: Path) -> None:
     out = tmp_path / "layers.json"
     said = run(
-        "benchmarks.lora_linear_pairs", "--tiny", "--pairs", "3", "--case", "bf16-dropout",
+        "benchmarks.layers.lora_linear_pairs", "--tiny", "--pairs", "3", "--case", "bf16-dropout",
         "--case", "bf16-weights", "--case", "bf16-hopeless", "--json", str(out),
     )  # fmt: skip
     assert cpu_kind() in said
@@ -59,11 +59,11 @@ def test_layers_take_turns(tmp_path: Path) -> None:
 def test_layers_and_steps_over_8_bits(tmp_path: Path) -> None:
     out = tmp_path / "layers.json"
     words = ("--int8", "--tiny", "--pairs", "1", "--json", str(out))
-    run("benchmarks.lora_linear_pairs", "--case", "int8", *words)
+    run("benchmarks.layers.lora_linear_pairs", "--case", "int8", *words)
     counts = json.loads(out.read_text())["comparisons"]["int8"]["counts"]
     ours, theirs = counts["ours, w8a8"]["saved_bytes"], counts["bnb+PEFT"]["saved_bytes"]
     assert ours < 0.5 * theirs
-    run("benchmarks.llama_step_pairs", *words)
+    run("benchmarks.runs.llama_step_pairs", *words)
     memory = json.loads(out.read_text())["memory"]
     losses = [row["loss"] for row in memory.values()]
     assert max(losses) - min(losses) < 0.02
@@ -71,7 +71,7 @@ def test_layers_and_steps_over_8_bits(tmp_path: Path) -> None:
 
 def test_whole_steps_take_turns(tmp_path: Path) -> None:
     out = tmp_path / "step.json"
-    said = run("benchmarks.llama_step_pairs", "--tiny", "--pairs", "2", "--json", str(out))
+    said = run("benchmarks.runs.llama_step_pairs", "--tiny", "--pairs", "2", "--json", str(out))
     assert "24 tokens a step" in said
     result = json.loads(out.read_text())
     memory = result["memory"]
@@ -86,14 +86,16 @@ def test_whole_steps_take_turns(tmp_path: Path) -> None:
 
 def test_saved_bytes_fail_where_a_bar_is_missed(tmp_path: Path) -> None:
     out = tmp_path / "saved.json"
-    said = run("benchmarks.saved_bytes", "--layers", "4", "--tokens", "8", "--json", str(out))
+    said = run(
+        "benchmarks.layers.saved_bytes", "--layers", "4", "--tokens", "8", "--json", str(out)
+    )
     assert said.count("met ") == 6
     assert has_surroundings(json.loads(out.read_text())["environment"])
 
 
 def test_the_suites_have_counts_beside_times(tmp_path: Path) -> None:
     out = tmp_path / "suites.json"
-    suites = [f"benchmarks/kernels_{what}.py" for what in ("operator", "layer", "step")]
+    suites = [f"benchmarks/layers/kernels_{what}.py" for what in ("operator", "layer", "step")]
     said = run(
         "pytest", "-p", "no:cacheprovider", *suites, "--benchmark-json", str(out),
         "--benchmark-max-time=0.001", "--benchmark-min-rounds=1",
