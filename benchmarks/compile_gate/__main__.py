@@ -1,6 +1,6 @@
 """Compile every Triton kernel in every configuration, with no GPU, and hold the result to account.
 
-    python -m benchmarks.compile_gate.__main__ [--fresh] [--check] [--jobs N] [--only TEXT]
+    python -m benchmarks.compile_gate [--fresh] [--check] [--jobs N] [--only TEXT]
 
 Fails (exit code 1) where a kernel for sm_80, sm_86, sm_90 or sm_120 has a stack or local memory in
 its loop, wants more shared memory than a program may have, or multiplies 16-bit numbers without
@@ -129,7 +129,7 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = [
         "# The compile gate's table",
         "",
-        f"Made by `python -m benchmarks.compile_gate.__main__` with Triton {triton.__version__} and no GPU.",
+        f"Made by `python -m benchmarks.compile_gate` with Triton {triton.__version__} and no GPU.",
         "Nothing here is a time. `shared` and `limit` are bytes a program; `loop` counts the",
         "instructions of the tightest loop that multiplies; `occupancy` is programs a processor.",
     ]

@@ -39,8 +39,7 @@ def demo(options: Namespace) -> Answer:
 def init(options: Namespace) -> Answer:
     """Write a commented configuration, or print the JSON Schema."""
     _no_arguments("init", options)
-    from peftlab.config import load_config, resolved_mapping
-    from peftlab.config.loading import json_schema, template
+    from peftlab.config import json_schema, load_config, resolved_mapping, template
 
     if options.schema:
         schema = json_schema()

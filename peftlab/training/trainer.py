@@ -20,8 +20,7 @@ from peftlab.errors import Interrupted
 from peftlab.measure.memory import gradient_bytes, optimizer_bytes
 from peftlab.methods.penalties.regularization import Regularizer
 from peftlab.tasks.task import Batch, Task
-from peftlab.training import checkpoint
-from peftlab.training import context as surroundings
+from peftlab.training import checkpoint, context
 from peftlab.training.arguments import check_sizes, recorded_settings, training_arguments
 from peftlab.training.callbacks import Flow, ProgressBar
 from peftlab.training.item_mean_trainer import Evaluate, ItemMeanTrainer
@@ -134,10 +133,10 @@ def train(
     )
     signals = StopSignals()
     with (
-        surroundings.settled_heap(),
-        surroundings.quiet(),
-        surroundings.reporters_into(staging),
-        surroundings.switched_for_training(
+        context.settled_heap(),
+        context.quiet(),
+        context.reporters_into(staging),
+        context.switched_for_training(
             model, gradient_checkpointing=settings.gradient_checkpointing
         ),
         signals,

@@ -11,8 +11,7 @@ import pytest
 import peftlab
 from peftlab import pipeline
 from peftlab.cli import main
-from peftlab.config import load_config
-from peftlab.config.loading import template
+from peftlab.config import load_config, template
 from peftlab.errors import ConfigError
 
 torch = pytest.importorskip("torch")

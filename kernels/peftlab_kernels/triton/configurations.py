@@ -1,6 +1,6 @@
 """Tile shapes per target: what compiles without spills, and which of them a shape gets.
 
-`python -m benchmarks.compile_gate.__main__` compiles every entry for its target and holds this table to
+`python -m benchmarks.compile_gate` compiles every entry for its target and holds this table to
 account. Only sm_90's entries for rank 16 were chosen by the clock (`benchmarks.gpu.sweep`, an
 H200); where two entries compile well, a model of the waves they take decides.
 """

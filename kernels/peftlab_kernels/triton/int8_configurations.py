@@ -1,6 +1,6 @@
 """Tile shapes of the kernels over 8-bit operands, per target, beside those in `configurations.py`.
 
-`python -m benchmarks.compile_gate.__main__` holds this table to account as well. sm_90's products of bf16
+`python -m benchmarks.compile_gate` holds this table to account as well. sm_90's products of bf16
 were chosen by the clock (`benchmarks.gpu.sweep`, an H200), nothing else.
 """
 

@@ -9,11 +9,11 @@ import pytest
 
 triton = pytest.importorskip("triton")
 
-from benchmarks.compile_gate.__main__ import __main__ as compile_gate
+import benchmarks.compile_gate.__main__ as compile_gate  # noqa: E402
 from benchmarks.compile_gate.int8_cases import WITHOUT_PRODUCTS  # noqa: E402
 from benchmarks.compile_gate.machine import _main_loop, _occupancy  # noqa: E402
 
-RENEW = "run `python -m benchmarks.compile_gate.__main__` and commit what it writes"
+RENEW = "run `python -m benchmarks.compile_gate` and commit what it writes"
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,14 @@ from typing import Any, get_args
 
 import pytest
 
-from peftlab.config import config_from_mapping, dump_yaml, load_config, resolved_mapping
-from peftlab.config.loading import json_schema, template
+from peftlab.config import (
+    config_from_mapping,
+    dump_yaml,
+    json_schema,
+    load_config,
+    resolved_mapping,
+    template,
+)
 from peftlab.config.loading import keys as schema_keys
 from peftlab.config.loading.source import parse_mapping
 from peftlab.config.section import MethodName
