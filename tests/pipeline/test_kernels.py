@@ -18,7 +18,8 @@ from peftlab.fusion import backend
 from peftlab.pipeline.fusing import by_choices_of, keeping_choices
 from peftlab.pipeline.plan import plan
 from peftlab_kernels import dispatch
-from peftlab_kernels.eager.backend import EagerKernels, cpu_arithmetic
+from peftlab_kernels.eager import cpu_arithmetic
+from peftlab_kernels.eager.backend import EagerKernels
 
 Configure = Callable[..., Any]
 
