@@ -13,7 +13,8 @@ from peftlab.bench.bench_folder import RESULTS, UNTUNED, BenchFolder, claim
 from peftlab.bench.processes import JobOutcome, JobServer
 from peftlab.bench.results import BenchResult, Row, SeedRun, read_run, run_from_metrics
 from peftlab.bench.rows import PlannedRow, describe_settings, plan_rows
-from peftlab.config.schema import FullMethod, RunConfig
+from peftlab.config.methods.options import yardstick
+from peftlab.config.schema import RunConfig
 from peftlab.errors import ConfigError, DataError, Interrupted
 
 logger = logging.getLogger("peftlab")
@@ -111,7 +112,7 @@ def _rows(
         job += 1
         logger.info("bench %d/%d: untuned", job, total)
         # The model as it is in the checkpoint: not in 8 bits, with no pooling of a method's.
-        plain = config.model_copy(update={"method": FullMethod(name="full")})
+        plain = config.model_copy(update={"method": yardstick()})
         outcome = server.run(untuned, plain, log=claimed.log(UNTUNED))
         _refuse_data(outcome, rows)
         rows.append(_untuned_row(config, outcome))

@@ -11,17 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from peftlab.config.loading.bench_rows import parse_method, row_training
-from peftlab.config.schema import (
-    BenchRow,
-    FullMethod,
-    HeadMethod,
-    LastNMethod,
-    LoraMethod,
-    MethodConfig,
-    QLoraMethod,
-    RunConfig,
-    TrainConfig,
-)
+from peftlab.config.methods.options import MethodOptions
+from peftlab.config.schema import BenchRow, RunConfig, TrainConfig
 from peftlab.errors import ConfigError
 
 logger = logging.getLogger("peftlab")
@@ -32,7 +23,7 @@ class PlannedRow:
     """One row: its name and its configuration, one a seed."""
 
     label: str
-    method: MethodConfig
+    method: MethodOptions
     configs: tuple[RunConfig, ...]
 
 
@@ -106,28 +97,10 @@ def run_name(label: str, index: int, seeds: int) -> str:
 
 def describe_settings(config: RunConfig, learning_rate: float | None) -> str:
     """What a reader must know to judge a row: the method's settings, the rate, how long."""
-    method, train = config.method, config.train
-    parts: list[str] = []
-    match method:
-        case HeadMethod():
-            parts.append(f"{method.pooling} pooling")
-        case LastNMethod():
-            parts.append(f"last {method.n} block{'s' if method.n > 1 else ''}")
-        case LoraMethod() | QLoraMethod():
-            parts.append(f"r={method.r}, alpha={method.alpha:g}, dropout {method.dropout:g}")
-            if method.target_modules != "auto":
-                targets = method.target_modules
-                parts.append(targets if isinstance(targets, str) else " ".join(targets))
-            if isinstance(method, QLoraMethod):
-                parts.append(f"int{method.bits} base")
-            elif method.use_dora:
-                parts.append("DoRA")
-            if method.use_rslora:
-                parts.append("rsLoRA")
-        case FullMethod():
-            parts.append("all weights")
+    train = config.train
+    parts = config.method.describe()
     rate = learning_rate if learning_rate is not None else train.learning_rate
-    parts.append(f"rate {rate:.2g}" if isinstance(rate, float) else "rate auto")
+    parts.append(f"learning rate {rate:.2g}" if isinstance(rate, float) else "learning rate auto")
     if train.max_steps is not None:
         parts.append(f"{train.max_steps} steps of {train.global_batch_size}")
     else:

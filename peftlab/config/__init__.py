@@ -6,11 +6,12 @@ from peftlab.config.loading.json_schema import json_schema
 from peftlab.config.loading.loader import LoadedConfig, config_from_mapping, load_config
 from peftlab.config.loading.resolved import dump_yaml, resolved_mapping
 from peftlab.config.loading.template import template
-from peftlab.config.schema import MethodConfig, RunConfig
+from peftlab.config.methods.options import MethodOptions
+from peftlab.config.schema import RunConfig
 
 __all__ = [
     "LoadedConfig",
-    "MethodConfig",
+    "MethodOptions",
     "RunConfig",
     "config_from_mapping",
     "dump_yaml",

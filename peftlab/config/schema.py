@@ -11,52 +11,35 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AliasChoices, Field, model_validator
 
 from peftlab.config.checks import problem_at, refuse_ratio
-from peftlab.config.methods import (
-    FullMethod,
-    HeadMethod,
-    LastNMethod,
-    LoraMethod,
-    MethodConfig,
-    QLoraMethod,
-)
+from peftlab.config.methods.options import METHODS, MethodOptions
 from peftlab.config.regularization import RegularizationConfig
 from peftlab.config.section import (
     AutoCount,
     Count,
-    MethodName,
     Names,
     ReadBy,
     Section,
     Seed,
 )
-from peftlab.config.tasks import FormatName, TaskConfig, TaskOptions
+from peftlab.config.tasks.options import FormatName, TaskOptions
 
 __all__ = [
     "BenchConfig",
     "BenchRow",
     "DataConfig",
     "EvalConfig",
-    "FullMethod",
     "GenerationConfig",
-    "HeadMethod",
-    "LastNMethod",
-    "LoraMethod",
-    "MethodConfig",
-    "MethodName",
+    "MethodOptions",
     "ModelConfig",
     "OutputConfig",
-    "QLoraMethod",
     "ReadBy",
     "RegularizationConfig",
     "RunConfig",
     "Section",
     "SplitsConfig",
-    "TaskConfig",
     "TaskOptions",
     "TrainConfig",
 ]
-
-_METHODS: tuple[str | BenchRow, ...] = ("head", "last_n:2", "lora", "qlora8", "full")
 
 
 class ModelConfig(Section):
@@ -144,7 +127,7 @@ class TrainConfig(Section):
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Decay of Adam's second moment.")
     adam_epsilon: float = Field(1e-8, gt=0, description="Added to Adam's denominator.")
     max_grad_norm: float = Field(1.0, ge=0, description="Clip the gradient's norm; 0: never.")
-    gradient_checkpointing: Annotated[bool, ReadBy(methods=("last_n", "lora", "qlora", "full"))] = (
+    gradient_checkpointing: Annotated[bool, ReadBy("train.gradient_checkpointing", by="method")] = (
         Field(False, description="Recompute activations in the backward pass: less memory.")
     )
     loss: Annotated[Literal["auto", "plain", "chunked"], ReadBy("train.loss")] = Field(
@@ -249,16 +232,20 @@ class OutputConfig(Section):
 
 
 class BenchRow(Section):
-    method: MethodConfig
+    method: MethodOptions
     label: str | None = Field(None, min_length=1, description="Name of the row.")
     train: dict[str, object] = Field(
         default_factory=dict, description="train keys of this row alone."
     )
 
 
+def _default_rows() -> list[str | BenchRow]:
+    return [kind.bench_row for kind in METHODS.values() if kind.bench_row is not None]
+
+
 class BenchConfig(Section):
     methods: list[str | BenchRow] = Field(
-        default_factory=lambda: list(_METHODS),
+        default_factory=_default_rows,
         min_length=1,
         description="Rows: head, last_n[:N], lora[:R], qlora8[:R], qlora4, full, or a mapping.",
     )
@@ -272,9 +259,9 @@ class RunConfig(Section):
     """One run: what is trained, on what, how, and where the result goes."""
 
     model: ModelConfig = Field(description="The pretrained model.")
-    task: TaskConfig = Field(description="What the model learns to do.")
+    task: TaskOptions = Field(description="What the model learns to do.")
     data: DataConfig = Field(description="Rows to train and evaluate on.")
-    method: MethodConfig = Field(description="Which parameters are trained.")
+    method: MethodOptions = Field(description="Which parameters are trained.")
     regularization: RegularizationConfig = Field(
         default_factory=RegularizationConfig, description="Penalties on what trains."
     )

@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from peftlab.config.checks import refuse_both_spellings
 
-MethodName = Literal["head", "last_n", "lora", "qlora", "full"]
-
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 # NumPy's generator, which libraries seed along with torch's, takes 32 bits.
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -21,12 +19,13 @@ Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)
 class ReadBy:
     """Marks a key that only some tasks, or methods, read; set under another it is an error.
 
-    `key` is the key's dotted name: a task that reads it lists it in its `TaskOptions.reads`.
+    `key` is the key's dotted name: a task, or a method, that reads it lists it in its options'
+    `reads`.
     """
 
-    def __init__(self, key: str | None = None, *, methods: tuple[MethodName, ...] = ()) -> None:
+    def __init__(self, key: str, *, by: Literal["task", "method"] = "task") -> None:
         self.key = key
-        self.methods = methods
+        self.by = by
 
 
 class Section(BaseModel):

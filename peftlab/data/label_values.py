@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peftlab.config.tasks import LabelKind
+from peftlab.config.tasks.options import LabelKind
 from peftlab.data.formats.cells import number_of, type_name
 from peftlab.data.reading.raw_splits import RawSplit
 from peftlab.errors import DataError

@@ -15,6 +15,7 @@ from peftlab.bench.lab import run_bench
 from peftlab.bench.report.quantities import findings, metric_name
 from peftlab.bench.report.write import text_table, write_reports
 from peftlab.bench.results import BenchResult
+from peftlab.config.methods.options import always_mergeable
 from peftlab.demo.minilm import locate_model
 from peftlab.errors import CheckFailed
 
@@ -129,7 +130,9 @@ def export_best(bench: BenchResult, out: Path) -> MergeReport:
     from peftlab.export.report import REPORT
     from peftlab.pipeline.export.runs import export
 
-    best = replace(bench, rows=tuple(row for row in bench.rows if row.method != "head")).best()
+    best = replace(
+        bench, rows=tuple(row for row in bench.rows if always_mergeable(row.method))
+    ).best()
     if best is None or best.good[0].folder is None:
         raise CheckFailed("No method finished whose model can be exported.")
     if (out / REPORT).is_file():

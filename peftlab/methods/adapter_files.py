@@ -14,6 +14,9 @@ from safetensors.torch import load_file
 
 from peftlab.errors import CheckFailed
 
+ADAPTER_NAME = "default"
+"""What PEFT calls the one adapter of a model."""
+
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peft import TaskType
 from torch import nn
 
-from peftlab.config.tasks import task_options
+from peftlab.config.tasks.options import TASKS
 
 # What PEFT adds to the modules of such models, whether they are its head or not.
 _PEFT_HEADS = {
@@ -17,16 +17,16 @@ _PEFT_HEADS = {
 
 def has_new_head(task: str) -> bool:
     """Whether the head is drawn anew for the task, and not the pretrained model's own."""
-    return task_options()[task].head == "classifier"
+    return TASKS[task].head == "classifier"
 
 
 def peft_type(task: str, model: nn.Module) -> TaskType:
     """PEFT's name for the task, which says the class of Transformers that an adapter is for."""
     if type(model).__name__.endswith("ForTokenClassification"):
         return TaskType.TOKEN_CLS
-    return TaskType(task_options()[task].peft_type)
+    return TaskType(TASKS[task].peft_type)
 
 
 def peft_heads(task: str) -> tuple[str, ...]:
     """Ends of the module names that PEFT trains whole unasked."""
-    return _PEFT_HEADS.get(task_options()[task].peft_type, ())
+    return _PEFT_HEADS.get(TASKS[task].peft_type, ())

@@ -62,7 +62,7 @@ def begin_on_base(prepared: Prepared, staging: Staging) -> None:
 
 def check_start(config: RunConfig) -> bool:
     """Hold the base to the adapter that `method.init_from` names; as `check_base`."""
-    source = getattr(config.method, "init_from", None)
+    source = config.method.starts_from
     if source is None:
         return True
     from peftlab.methods.adapter_files import adapter_folder
@@ -194,7 +194,6 @@ def _known(part: Path) -> dict[str, Any]:
 
 def _part(config: RunConfig, folder: Path) -> Path:
     """Where the trained part of a run will lie."""
-    from peftlab.methods.trained_part import ADAPTER, TRAINED
+    from peftlab.methods.apply import method_of
 
-    adapted = config.method.name in ("lora", "qlora")
-    return folder / (ADAPTER if adapted else TRAINED)
+    return method_of(config.method).folder(folder)

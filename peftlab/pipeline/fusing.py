@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftlab import run_folder
-from peftlab.config.methods import QLoraMethod
 from peftlab.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def fuse_for(model: nn.Module, loaded: LoadedModel, config: RunConfig) -> Fusion
     activations have one dtype. Raises `ConfigError` as `backend.check_environment` does, and for an
     arithmetic that only the kernels have.
     """
-    asked = eight_bit_settings(config)
+    asked = config.method.eight_bit
     if config.train.kernels == "off":
         assert not loaded.fp32_activations, "16-bit weights cannot meet fp32 activations unfused"
         if asked.get("arithmetic") == "w8a8":
@@ -60,14 +59,6 @@ def fuse_for(model: nn.Module, loaded: LoadedModel, config: RunConfig) -> Fusion
         return None
     logger.info("%s", report if report.not_fused else str(report).partition("\n")[0])
     return report
-
-
-def eight_bit_settings(config: RunConfig) -> dict[str, Any]:
-    """What `fuse` is told of 8-bit layers; nothing where the method has none."""
-    method = config.method
-    if not isinstance(method, QLoraMethod) or method.bits != 8:
-        return {}
-    return {"arithmetic": method.arithmetic, "tolerance": method.error_tolerance}
 
 
 @contextmanager

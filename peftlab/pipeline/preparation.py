@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from peftlab.config import RunConfig
     from peftlab.data.sources import Splits
     from peftlab.fusion import FusionReport
-    from peftlab.methods.apply import Applied
+    from peftlab.methods.method import Applied
     from peftlab.methods.penalties.regularization import Regularizer
     from peftlab.model.loading import LoadedModel
     from peftlab.tasks.task import Batch, Encoded, Task, TokenStatistics
@@ -134,12 +134,10 @@ def base_arguments(config: RunConfig) -> dict[str, Any]:
         "revision": config.model.revision,
         "dtype": config.model.dtype,
         "trust_remote_code": config.model.trust_remote_code,
-        "load_in_8bit": method.name == "qlora" and method.bits == 8,
-        "load_in_4bit": method.name == "qlora" and method.bits == 4,
+        "load_in_8bit": method.loads_in == 8,
+        "load_in_4bit": method.loads_in == 4,
         "fp32_at_rest": config.train.kernels == "off",
-        "pooling": method.pooling
-        if method.name == "head" and "method.pooling" in config.task.reads
-        else None,
+        "pooling": method.pools_by if "method.pooling" in config.task.reads else None,
     }
 
 
@@ -208,8 +206,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     """
     from transformers import set_seed
 
-    from peftlab.methods.apply import apply_method
-    from peftlab.methods.learning_rate import default_learning_rate
+    from peftlab.methods.apply import apply_method, method_of
     from peftlab.methods.penalties.penalised import regularizer
     from peftlab.model.loading import empty_model, load_model
     from peftlab.pipeline.fingerprints import check_start
@@ -234,7 +231,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))
     rate = config.train.learning_rate
     if rate == "auto":
-        rate = default_learning_rate(config.method, loaded.hidden_size)
+        rate = method_of(config.method).default_learning_rate(loaded.hidden_size)
     return Prepared(
         checked=checked,
         loaded=loaded,

@@ -29,7 +29,7 @@ class Trained:
 def write_run(prepared: Prepared, trained: Trained, memory: PeakMemory, folder: Path) -> None:
     """Evaluate the kept weights once, and write all that makes a folder a run."""
     from peftlab.measure.environment import describe_environment
-    from peftlab.methods.trained_part import save_trained
+    from peftlab.methods.apply import save_trained
     from peftlab.training import curves
 
     config, loaded = prepared.checked.config, prepared.loaded
@@ -127,10 +127,11 @@ def _training_figures(
     prepared: Prepared, trained: Trained, memory: PeakMemory, folder: Path
 ) -> dict[str, Any]:
     """What training cost. Bytes, seconds, and numbers of scalars and tokens."""
+    from peftlab.methods.trained_part import trained_folder
     from peftlab.model.quantized import scalars
 
     parameters = dict(prepared.applied.model.named_parameters())
-    artifact = folder / ("adapter" if (folder / "adapter").is_dir() else "trained")
+    artifact = trained_folder(folder)
     result = trained.result
     seconds = result.training_seconds + trained.feature_seconds
     return {

@@ -60,7 +60,7 @@ class Run:
         """The base with the trained part on it. Raises `CheckFailed` where either is missing."""
         if self.trained is not None:
             return self.trained
-        from peftlab.methods.trained_part import load_trained
+        from peftlab.methods.apply import load_trained
         from peftlab.model.loading import load_model
         from peftlab.model.precision import training_device
 
@@ -126,13 +126,12 @@ class Run:
         )
 
     def _check_base(self) -> bool:
-        from peftlab.methods.trained_part import ADAPTER, TRAINED
+        from peftlab.methods.apply import method_of
         from peftlab.pipeline.fingerprints import check_base
 
         base = self.record["model"]
-        adapter = self.folder / ADAPTER
         return check_base(
-            adapter if adapter.is_dir() else self.folder / TRAINED,
+            method_of(self.config.method).folder(self.folder),
             base["name"],
             base["revision"],
             trust_remote_code=self.config.model.trust_remote_code,

@@ -86,14 +86,14 @@ def _train(prepared: Prepared, staging: Staging) -> Trained:
     )
     rows = {name: prepared.encoded[name].rows for name in needed if name in prepared.encoded}
     applied, method = prepared.applied, prepared.checked.config.method
-    if method.name == "head":
+    if method.features_limit is not None:
         from peftlab.methods.features.cache import cache_features
 
         cache = cache_features(
             applied,
             rows,
             prepared.collator,
-            limit_bytes=parse_bytes(method.cache_limit),
+            limit_bytes=parse_bytes(method.features_limit),
             batch_size=evaluation_batch(prepared.checked.config),
             compute_dtype=prepared.loaded.compute,
             folder=staging.folder,

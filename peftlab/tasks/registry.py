@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
-from peftlab.config.tasks import TASKS
+from peftlab.config.registry import import_name
+from peftlab.config.tasks.options import TASKS
 from peftlab.errors import ConfigError
 from peftlab.tasks.task import Task
-
-_CLASSES = {
-    "text-classification": ("classification.text_classification", "TextClassification"),
-    "token-classification": ("tagging.token_classification", "TokenClassification"),
-    "question-answering": ("answering.question_answering", "QuestionAnswering"),
-    "relation-extraction": ("classification.relation_extraction", "RelationExtraction"),
-    "causal-lm": ("language.causal_lm", "CausalLM"),
-    "seq2seq": ("language.seq2seq", "Seq2Seq"),
-}
 
 
 def task_class(name: str) -> type[Task]:
@@ -25,6 +15,5 @@ def task_class(name: str) -> type[Task]:
     """
     if name not in TASKS:
         raise ConfigError(f"task {name!r} is none of {', '.join(TASKS)}.")
-    module, class_name = _CLASSES[name]
-    kind: type[Task] = getattr(import_module(f"peftlab.tasks.{module}"), class_name)
+    kind: type[Task] = import_name(TASKS[name].implementation)
     return kind

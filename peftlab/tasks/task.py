@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from peftlab.config.tasks import TaskOptions
+    from peftlab.config.tasks.options import TaskOptions
     from peftlab.data.sources import Splits
     from peftlab.model.head_spec import HeadSpec
 
@@ -67,7 +67,7 @@ class Task(ABC):
     @property
     def name(self) -> str:
         """As the configuration names the task."""
-        return self.options.task_name()
+        return self.options.tag()
 
     @property
     def best_metric(self) -> str:

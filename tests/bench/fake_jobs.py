@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peftlab.config.schema import FullMethod, RunConfig
+from peftlab.config.methods.full import FullOptions
+from peftlab.config.schema import RunConfig
 from peftlab.errors import CheckFailed, DataError
 
 CALLS = 0
@@ -60,7 +61,7 @@ def train(config: RunConfig) -> None:
 
 def untuned(config: RunConfig) -> dict[str, Any]:
     """The majority class, of a configuration without a method's own ideas about the base."""
-    assert isinstance(config.method, FullMethod)
+    assert isinstance(config.method, FullOptions)
     return {
         "what": "majority class",
         "test": {"accuracy": 0.5, "interval": {"accuracy": [0.4, 0.6]}},

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from peftlab.bench.rows import describe_settings, plan_rows, run_name
-from peftlab.config.schema import FullMethod, LoraMethod, QLoraMethod, RunConfig
+from peftlab.config.methods.full import FullOptions
+from peftlab.config.methods.lora import LoraOptions, QLoraOptions
+from peftlab.config.schema import RunConfig
 from peftlab.errors import ConfigError
 
 MakeConfig = Callable[..., RunConfig]
@@ -16,10 +18,10 @@ MakeConfig = Callable[..., RunConfig]
 def test_rows_take_what_the_configured_method_says(config_of: MakeConfig, tmp_path: Path) -> None:
     rows = plan_rows(config_of({"methods": ["lora", "lora:16", "qlora8", "full"]}), tmp_path)
     lora, wider, eight, full = (row.method for row in rows)
-    assert isinstance(lora, LoraMethod)
-    assert isinstance(wider, LoraMethod)
-    assert isinstance(eight, QLoraMethod)
-    assert full == FullMethod(name="full")
+    assert isinstance(lora, LoraOptions)
+    assert isinstance(wider, LoraOptions)
+    assert isinstance(eight, QLoraOptions)
+    assert full == FullOptions(name="full")
     assert [(m.r, m.alpha, m.dropout) for m in (lora, wider, eight)] == [
         (4, 8, 0),
         (16, 32, 0),
@@ -99,6 +101,6 @@ def test_folder_names_are_safe() -> None:
 def test_settings_say_what_differs(config_of: MakeConfig, tmp_path: Path) -> None:
     config = config_of({"methods": ["last_n:1", "qlora8"]}, train={"max_steps": 50})
     last, eight = plan_rows(config, tmp_path)
-    assert describe_settings(last.configs[0], 5e-4) == "last 1 block, rate 0.0005, 50 steps of 16"
+    assert describe_settings(last.configs[0], 5e-4) == "last 1 block, learning rate 0.0005, 50 steps of 16"
     said = describe_settings(eight.configs[0], None)
     assert said == "r=4, alpha=8, dropout 0, int8 base, rate auto, 50 steps of 16"

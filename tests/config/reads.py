@@ -64,9 +64,7 @@ class Reads:
                 found.add(node.id)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found |= {word.strip() for word in node.value.split("|")}
-        if "MethodConfig" in found:
-            found |= {name for name in self.sections if name.endswith("Method")}
-        if found & {"TaskConfig", "TaskOptions"}:
+        if found & {"MethodOptions", "TaskOptions", "Options"}:
             found |= {name for name in self.sections if name.endswith("Options")}
         return frozenset(found)
 

@@ -10,9 +10,9 @@ from pydantic import TypeAdapter
 from torch import nn
 from torch.nn import functional as F
 
-from peftlab.config.schema import MethodConfig
-from peftlab.methods.apply import Applied
+from peftlab.config.methods.options import MethodOptions
 from peftlab.methods.features.cache import FeatureCache, cache_features
+from peftlab.methods.method import Applied
 from peftlab.model.head_spec import HeadSpec
 from peftlab.model.loading import LoadedModel, empty_model, load_model
 
@@ -26,13 +26,13 @@ PLENTY = 2**30
 TEXTS = ["a good film", "bad", "the story was very dull and I hated it", "her dog was happy"]
 
 
-def method(name: str, **settings: Any) -> MethodConfig:
-    read: MethodConfig = TypeAdapter(MethodConfig).validate_python({"name": name, **settings})
+def method(name: str, **settings: Any) -> MethodOptions:
+    read: MethodOptions = TypeAdapter(MethodOptions).validate_python({"name": name, **settings})
     return read
 
 
 def load(
-    folder: Path, task: str, chosen: MethodConfig, *, seed: int = 0, empty: bool = False
+    folder: Path, task: str, chosen: MethodOptions, *, seed: int = 0, empty: bool = False
 ) -> LoadedModel:
     """The base as the pipeline would load it for a method, in fp32."""
     torch.manual_seed(seed)

@@ -14,7 +14,8 @@ from torch import nn
 
 from peftlab.fusion import fuse
 from peftlab.measure.memory import tensor_bytes, weight_bytes
-from peftlab.methods.apply import Applied, apply_method
+from peftlab.methods.apply import apply_method
+from peftlab.methods.method import Applied
 from peftlab_kernels.int8_linear import Int8Linear
 from tests.methods.common import CAUSAL, CLASSIFICATION, FOLDER_TASK, batch, load, method, step
 

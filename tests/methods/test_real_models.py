@@ -11,9 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from peftlab.errors import CheckFailed
-from peftlab.methods.apply import apply_method
-from peftlab.methods.learning_rate import default_learning_rate
-from peftlab.methods.trained_part import load_trained, save_trained
+from peftlab.methods.apply import apply_method, load_trained, method_of, save_trained
 from peftlab.model.loading import LoadedModel
 from tests.methods.common import (
     CAUSAL,
@@ -51,8 +49,8 @@ def test_minilm_by_the_numbers(
 def test_default_rates_are_those_that_worked_at_minilms_width() -> None:
     rates = {"head": 5e-3, "last_n": 5e-4, "lora": 5e-4, "qlora": 5e-4, "full": 1e-4}
     for name, rate in rates.items():
-        assert default_learning_rate(method(name), 384) == pytest.approx(rate)
-        assert default_learning_rate(method(name), 4096) <= rate
+        assert method_of(method(name)).default_learning_rate(384) == pytest.approx(rate)
+        assert method_of(method(name)).default_learning_rate(4096) <= rate
 
 
 @pytest.mark.slow
@@ -70,7 +68,7 @@ def test_minilm_learns_from_real_sentences(
     whole = collate([rows["validation"][i] for i in range(96)])
     labels = whole.pop("labels")
     if name == "head":
-        rate = default_learning_rate(chosen, loaded.hidden_size)
+        rate = method_of(chosen).default_learning_rate(loaded.hidden_size)
         with cached(applied, rows["train"]) or pytest.fail("not cached") as cache:
             descend(cache.head, cache.rows["train"], cache.collator, rate, epochs=10)
     else:
@@ -134,7 +132,7 @@ def test_small_llamas_train(shared_data: Path, folder: str, name: str) -> None:
     assert before < (2.5 if folder == "model_stories260k" else 4.5)
     optimiser = torch.optim.AdamW(
         [p for p in applied.model.parameters() if p.requires_grad],
-        lr=default_learning_rate(chosen, loaded.hidden_size),
+        lr=method_of(chosen).default_learning_rate(loaded.hidden_size),
     )
     for _ in range(10):
         (loss(applied.model, given, CAUSAL) / tokens).backward()

@@ -13,13 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from peftlab.errors import CheckFailed
-from peftlab.methods.apply import Applied, apply_method
-from peftlab.methods.trained_part import (
-    load_trained,
-    load_trained_state,
-    save_trained,
-    trained_state,
-)
+from peftlab.methods.apply import apply_method, load_trained, save_trained
+from peftlab.methods.method import Applied
+from peftlab.methods.trained_part import load_trained_state, trained_state
 from tests.checkpoints import FAMILIES
 from tests.methods.common import (
     CAUSAL,

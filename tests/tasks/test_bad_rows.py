@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from peftlab.config.tasks import TASKS
+from peftlab.config.tasks.options import TASKS
 
 DATA, CONFIG = 3, 2
 """Exit codes: data that cannot be used, and a configuration that cannot be met."""

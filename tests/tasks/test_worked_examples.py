@@ -87,7 +87,7 @@ def test_every_example_trains_evaluates_predicts_and_exports() -> None:
 
 
 def test_every_task_has_an_example() -> None:
-    from peftlab.config.tasks import TASKS
+    from peftlab.config.tasks.options import TASKS
 
     found = " ".join(example.config for example in EXAMPLES.values())
     assert [task for task in TASKS if task not in found] == []

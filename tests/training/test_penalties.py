@@ -14,8 +14,8 @@ from torch import nn
 
 from peftlab.config.schema import RegularizationConfig
 from peftlab.errors import CheckFailed, ConfigError, Interrupted
-from peftlab.methods.apply import Applied
 from peftlab.methods.coverage import cover
+from peftlab.methods.method import Applied
 from peftlab.methods.penalties.penalised import regularizer
 from peftlab.model.structure import mark_fresh
 from tests.training.test_resume import HEAD as RESUMED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from peftlab.bench.results import BenchResult, Row, Spread
+from peftlab.config.methods.options import trains_all
 
 ABSENT = "-"
 NO_METRIC = "no metric"
@@ -150,7 +151,7 @@ def findings(result: BenchResult) -> list[str]:
         if result.chosen_on == result.split
         else f"{best.label}, best on {result.chosen_on}, has {name} on {result.split} {reached}"
     ]
-    full = next((row for row in result.trained if row.method == "full"), None)
+    full = next((row for row in result.trained if trains_all(row.method)), None)
     best_memory = None if best is full else mean(best.memory())
     full_memory = None if full is None else mean(full.memory())
     if best_memory and full_memory:

@@ -3,89 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from pydantic import ValidationError
 
 from peftlab.config.checks import spellings
 from peftlab.config.loading import keys
 from peftlab.config.loading.problems import Problem, explain, mistaken
-from peftlab.config.schema import (
-    BenchRow,
-    FullMethod,
-    HeadMethod,
-    LastNMethod,
-    LoraMethod,
-    MethodConfig,
-    QLoraMethod,
-    RunConfig,
-    TrainConfig,
-)
+from peftlab.config.methods.options import METHODS, MethodOptions
+from peftlab.config.schema import BenchRow, RunConfig, TrainConfig
 from peftlab.errors import ConfigError
 
-FORMS = "head, last_n or last_n:N, lora or lora:R, qlora8 or qlora8:R, qlora4 or qlora4:R, full"
 
-
-def parse_method(text: str, base: MethodConfig | None = None) -> MethodConfig:
+def parse_method(text: str, base: MethodOptions | None = None) -> MethodOptions:
     """The method that `head`, `last_n:2`, `lora:8`, `qlora8` or `full` names.
 
-    What `base` says is kept where it applies: a method keeps its own settings, and lora and qlora
-    also take each other's, so that the two differ in the base model alone. Another rank keeps the
-    scaling, alpha / r. Raises `ConfigError`.
+    What `base` says is kept where it applies, see `MethodOptions.from_short`. Raises `ConfigError`.
     """
-    found = _parse(text, base)
-    if isinstance(found, str):
-        raise ConfigError(f"A method {found}.")
-    return found
+    method = _parse(text, base)
+    if isinstance(method, str):
+        raise ConfigError(f"A method {method}.")
+    return method
 
 
-def _parse(text: str, base: MethodConfig | None) -> MethodConfig | str:
+def _parse(text: str, base: MethodOptions | None) -> MethodOptions | str:
     """The method, or what is wrong with its name."""
-    name, colon, number = text.strip().partition(":")
-    amount = int(number) if number.isdecimal() and len(number) < 10 else None
-    wrong = mistaken(text, FORMS, ["head", "last_n", "lora", "qlora8", "qlora4", "full"])
-    if colon and (not amount or name in {"head", "full"}):
-        return wrong
-    try:
-        match name:
-            case "head":
-                return base if isinstance(base, HeadMethod) else HeadMethod(name="head")
-            case "full":
-                return FullMethod(name="full")
-            case "last_n":
-                configured = base.n if isinstance(base, LastNMethod) else 2
-                return LastNMethod(name="last_n", n=amount or configured)
-            case "lora":
-                return _adapter(LoraMethod, amount, base)
-            case "qlora":
-                return _adapter(QLoraMethod, amount, base)
-            case "qlora8" | "qlora4":
-                return _adapter(QLoraMethod, amount, base, bits=int(name[-1]))
-    except ValidationError:
-        return f"is {text!r}; the rank is from 1 to 256"
-    return wrong
-
-
-def _adapter(
-    kind: type[LoraMethod] | type[QLoraMethod],
-    rank: int | None,
-    base: MethodConfig | None,
-    *,
-    bits: int | None = None,
-) -> MethodConfig:
-    settings: dict[str, Any] = {}
-    if isinstance(base, LoraMethod | QLoraMethod):
-        shared = base.model_dump(exclude_unset=True)
-        settings = {key: shared[key] for key in shared if key in kind.model_fields}
-    settings["name"] = keys.tag_of(kind)
-    if bits is not None:
-        settings["bits"] = bits
-    if bits == 4:  # the arithmetic is one of 8-bit layers
-        settings = {k: v for k, v in settings.items() if k not in {"arithmetic", "error_tolerance"}}
-    method = kind.model_validate(settings)
-    if rank is None:
-        return method
-    return kind.model_validate({**settings, "r": rank, "alpha": method.alpha * rank / method.r})
+    name, colon, argument = text.strip().partition(":")
+    for kind in METHODS.values():
+        if name in kind.short_names:
+            try:
+                method = kind.from_short(name, argument if colon else None, base)
+            except ValidationError as invalid:
+                return f"is {text!r}; {invalid.errors()[0]['msg']}"
+            except ValueError as wrong:
+                return f"is {text!r}; {wrong}"
+            if method is not None:
+                return method
+    forms = ", ".join(kind.short_forms for kind in METHODS.values())
+    return mistaken(text, forms, [name for kind in METHODS.values() for name in kind.short_names])
 
 
 def row_training(base: TrainConfig, own: Mapping[str, object]) -> TrainConfig:

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from peftlab.config.checks import spellings
 from peftlab.config.loading.source import KeyPath
 from peftlab.config.schema import RunConfig, Section
+from peftlab.config.tagged import TaggedSection
 
 # Names from other tools, and what they are here.
 _ELSEWHERE = {
@@ -73,16 +74,20 @@ def _flat(metadata: list[Any]) -> Iterator[Any]:
 
 
 def sections_of(annotation: Any) -> list[type[Section]]:
-    """The sections that an annotation names."""
-    return [p for p, _ in parts_of(annotation) if isinstance(p, type) and issubclass(p, Section)]
+    """The sections that an annotation names; of a tagged one, every kind."""
+    sections: list[type[Section]] = []
+    for part, _ in parts_of(annotation):
+        if isinstance(part, type) and issubclass(part, Section):
+            if issubclass(part, TaggedSection) and part.stands_for_all():
+                sections += part.kinds.values()
+            else:
+                sections.append(part)
+    return sections
 
 
 def tag_of(section: type[Section]) -> str | None:
     """The name, of a method or a task, that a section is for, or None."""
-    field = section.model_fields.get("name")
-    if field is None or get_origin(field.annotation) is not Literal:
-        return None
-    return str(get_args(field.annotation)[0])
+    return section.tag() if issubclass(section, TaggedSection) else None
 
 
 def field_named(section: type[Section], key: str | int) -> FieldInfo | None:

@@ -23,11 +23,12 @@ from peftlab.config.loading.reading import (
     unread,
 )
 from peftlab.config.loading.source import KeyPath, Source, read_yaml
+from peftlab.config.methods.options import DEFAULT
 from peftlab.config.schema import RunConfig
 
 NEEDED = frozenset({"model", "task", "data", "method"})
-_STAND_IN: dict[str, Any] = {"method": {"name": "lora"}}
-"""What a section is where a verb can do without it and nothing is said."""
+_STAND_IN: dict[str, Any] = {"method": {"name": DEFAULT}}
+"""What a section is where a command can do without it and the configuration has none."""
 
 
 @dataclass(frozen=True, slots=True)

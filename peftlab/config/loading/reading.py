@@ -8,8 +8,10 @@ from typing import Any
 
 from peftlab.config.loading.problems import Problem, shown
 from peftlab.config.loading.source import KeyPath
-from peftlab.config.schema import ReadBy, RunConfig, Section
-from peftlab.config.tasks import TaskOptions, task_options
+from peftlab.config.methods.options import METHODS, MethodOptions
+from peftlab.config.schema import RunConfig
+from peftlab.config.section import ReadBy, Section
+from peftlab.config.tasks.options import TASKS, TaskOptions
 
 
 def who_reads(section: type[Section], name: str) -> ReadBy | None:
@@ -18,22 +20,27 @@ def who_reads(section: type[Section], name: str) -> ReadBy | None:
     return next((mark for mark in metadata if isinstance(mark, ReadBy)), None)
 
 
-def why_unread(mark: ReadBy | None, task: TaskOptions, method: str) -> str | None:
+def why_unread(mark: ReadBy | None, task: TaskOptions, method: MethodOptions) -> str | None:
     """Why nothing would read a key, or None where it is read."""
-    if mark is not None and mark.key is not None and mark.key not in task.reads:
-        readers = [name for name, kind in task_options().items() if mark.key in kind.reads]
+    if mark is None:
+        return None
+    if mark.by == "task" and mark.key not in task.reads:
+        readers = [name for name, kind in TASKS.items() if mark.key in kind.reads]
         return f"is read by task {' and '.join(readers)} only, and task is {task.name}"
-    if mark is not None and mark.methods and method not in mark.methods:
-        return f"is read by method {', '.join(mark.methods)} only, and method.name is {method}"
+    if mark.by == "method" and mark.key not in method.reads:
+        readers = [name for name, kind in METHODS.items() if mark.key in kind.reads]
+        return f"is read by method {', '.join(readers)} only, and method.name is {method.name}"
     return None
 
 
 def unread(config: RunConfig) -> Iterator[Problem]:
     """A problem for every key that is set, be it to its default, and that nothing reads."""
-    yield from _unread(config, (), config.task, config.method.name)
+    yield from _unread(config, (), config.task, config.method)
 
 
-def _unread(section: Section, path: KeyPath, task: TaskOptions, method: str) -> Iterator[Problem]:
+def _unread(
+    section: Section, path: KeyPath, task: TaskOptions, method: MethodOptions
+) -> Iterator[Problem]:
     for name in type(section).model_fields:
         if name not in section.model_fields_set:
             continue
@@ -75,10 +82,10 @@ def check_validation(config: RunConfig) -> Iterator[Problem]:
 
 def check_scope(config: RunConfig) -> Iterator[Problem]:
     """A problem for penalising the adapter of a method that has none."""
-    if config.regularization.scope == "adapter" and config.method.name not in ("lora", "qlora"):
+    if config.regularization.scope == "adapter" and not config.method.has_adapter:
         yield Problem(
             ("regularization", "scope"),
-            f"is adapter, which method {config.method.name} has not; allowed: head, trainable",
+            f"is adapter, but method {config.method.name} trains none; allowed: head, trainable",
         )
 
 
@@ -106,7 +113,7 @@ def _not_among(name: str, known: tuple[str, ...], what: str) -> str:
     return f"is {shown(name)}; {hint}{what} {', '.join(known)}"
 
 
-def read_mapping(section: Section, task: TaskOptions, method: str) -> dict[str, Any]:
+def read_mapping(section: Section, task: TaskOptions, method: MethodOptions) -> dict[str, Any]:
     """A section as plain values, without the keys that nothing reads."""
     found: dict[str, Any] = {}
     for name in type(section).model_fields:
@@ -117,7 +124,7 @@ def read_mapping(section: Section, task: TaskOptions, method: str) -> dict[str, 
     return found
 
 
-def _plain(value: Any, task: TaskOptions, method: str) -> Any:
+def _plain(value: Any, task: TaskOptions, method: MethodOptions) -> Any:
     if isinstance(value, Section):
         return read_mapping(value, task, method)
     if isinstance(value, list):

@@ -36,7 +36,7 @@ def resolved_mapping(config: RunConfig) -> dict[str, Any]:
 
     `bench` is left out where nothing was asked of it: a run does not read it.
     """
-    mapping = read_mapping(config, config.task, config.method.name)
+    mapping = read_mapping(config, config.task, config.method)
     if config.bench == BenchConfig():
         del mapping["bench"]
     return mapping

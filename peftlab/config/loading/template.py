@@ -48,7 +48,7 @@ def _section(name: str, section: Section, config: RunConfig, indent: str = "") -
     inner = f"{indent}  "
     for key, field in type(section).model_fields.items():
         mark = who_reads(type(section), key)
-        if why_unread(mark, config.task, config.method.name) is not None:
+        if why_unread(mark, config.task, config.method) is not None:
             continue
         value = getattr(section, key)
         if isinstance(value, Section):

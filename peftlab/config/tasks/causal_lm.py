@@ -30,6 +30,7 @@ class CausalLMOptions(TaskOptions):
         description="How data.packing joins rows: apart, or plain text as one stream (auto there).",
     )
 
+    implementation: ClassVar[str] = "peftlab.tasks.language.causal_lm:CausalLM"
     formats: ClassVar[tuple[FormatName, ...]] = (
         "messages", "sharegpt", "alpaca", "prompt-completion", "text",
     )  # fmt: skip

@@ -7,9 +7,10 @@ as class variables, what of the shared configuration the task reads.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
-from peftlab.config.section import Section
+from peftlab.config.registry import Registry
+from peftlab.config.tagged import TaggedSection
 
 FormatName = Literal[
     "text-label",
@@ -27,11 +28,30 @@ LabelKind = Literal["one", "many", "number", "auto"]
 """What a row's label is: one class, a list of classes, a number; auto: one, or many where lists."""
 
 
-class TaskOptions(Section):
-    """Base of the tasks' options. A subclass has `name: Literal["its-name"]` as its first key."""
+_HERE = "peftlab.config.tasks"
 
-    name: str
+TASKS: Registry[TaskOptions] = Registry(
+    "peftlab.tasks",
+    "peftlab.config.tasks.options:TaskOptions",
+    {
+        "text-classification": f"{_HERE}.text_classification:TextClassificationOptions",
+        "token-classification": f"{_HERE}.token_classification:TokenClassificationOptions",
+        "question-answering": f"{_HERE}.question_answering:QuestionAnsweringOptions",
+        "relation-extraction": f"{_HERE}.relation_extraction:RelationExtractionOptions",
+        "causal-lm": f"{_HERE}.causal_lm:CausalLMOptions",
+        "seq2seq": f"{_HERE}.seq2seq:Seq2SeqOptions",
+    },
+)
+"""Every task's options by name; other packages add theirs by the entry points of that group."""
 
+
+class TaskOptions(TaggedSection):
+    """Base of the tasks' options: a task's own keys, and what others ask of it."""
+
+    kinds: ClassVar[Mapping[str, Any]] = TASKS
+
+    implementation: ClassVar[str]
+    """"module:Class" of the `peftlab.tasks.task.Task` that does it."""
     formats: ClassVar[tuple[FormatName, ...]]
     """Formats of rows that the task takes; `data.format: auto` tries them in this order."""
     roles: ClassVar[tuple[str, ...]]
@@ -55,11 +75,6 @@ class TaskOptions(Section):
     """
     predict_example: ClassVar[str] = '"a text of yours"'
     """What follows `peftlab predict RUN` in the hint at the end of `train`."""
-
-    @classmethod
-    def task_name(cls) -> str:
-        """The name of the task that these options are of."""
-        return str(get_args(cls.model_fields["name"].annotation)[0])
 
     @property
     def label_kind(self) -> LabelKind:

@@ -23,6 +23,7 @@ class QuestionAnsweringOptions(TaskOptions):
     max_answer_length: Count = Field(30, description="Tokens that an answer may have.")
     n_best: Count = Field(20, description="Spans of a context that are kept and compared.")
 
+    implementation: ClassVar[str] = "peftlab.tasks.answering.question_answering:QuestionAnswering"
     formats: ClassVar[tuple[FormatName, ...]] = ("squad",)
     roles: ClassVar[tuple[str, ...]] = ("question", "context", "answers", "id", "is_impossible")
     example_roles: ClassVar[tuple[str, ...]] = ("question", "context", "answers")

@@ -30,6 +30,9 @@ class RelationExtractionOptions(TaskOptions):
         None, description="Weigh the loss: balanced, by frequency in train; or {label: weight}."
     )
 
+    implementation: ClassVar[str] = (
+        "peftlab.tasks.classification.relation_extraction:RelationExtraction"
+    )
     formats: ClassVar[tuple[FormatName, ...]] = ("relation",)
     roles: ClassVar[tuple[str, ...]] = ("text", "tokens", "head", "tail", "label")
     example_roles: ClassVar[tuple[str, ...]] = ("text", "label")

@@ -36,6 +36,7 @@ class Seq2SeqOptions(TaskOptions):
         False, description="ROUGE compares stems of English words, as papers on summaries do."
     )
 
+    implementation: ClassVar[str] = "peftlab.tasks.language.seq2seq:Seq2Seq"
     formats: ClassVar[tuple[FormatName, ...]] = ("prompt-completion",)
     roles: ClassVar[tuple[str, ...]] = ("prompt", "completion", "references")
     example_roles: ClassVar[tuple[str, ...]] = ("prompt", "completion")

@@ -26,6 +26,9 @@ class TextClassificationOptions(TaskOptions):
         None, description="Weigh the loss: balanced, by frequency in train; or {label: weight}."
     )
 
+    implementation: ClassVar[str] = (
+        "peftlab.tasks.classification.text_classification:TextClassification"
+    )
     formats: ClassVar[tuple[FormatName, ...]] = ("pair", "text-label")
     roles: ClassVar[tuple[str, ...]] = ("text", "text_pair", "label")
     example_roles: ClassVar[tuple[str, ...]] = ("text", "label")

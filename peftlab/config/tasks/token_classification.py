@@ -26,6 +26,7 @@ class TokenClassificationOptions(TaskOptions):
         None, description="Weigh the loss: balanced, by frequency in train; or {tag: weight}."
     )
 
+    implementation: ClassVar[str] = "peftlab.tasks.tagging.token_classification:TokenClassification"
     formats: ClassVar[tuple[FormatName, ...]] = ("tokens-tags",)
     roles: ClassVar[tuple[str, ...]] = ("tokens", "tags")
     example_roles: ClassVar[tuple[str, ...]] = ("tokens", "tags")

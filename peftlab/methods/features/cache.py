@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import nn
 
-from peftlab.config.tasks import task_options
-from peftlab.methods.apply import Applied
+from peftlab.config.tasks.options import TASKS
 from peftlab.methods.features.store import (
     FeatureRows,
     FeatureStore,
@@ -27,6 +26,7 @@ from peftlab.methods.features.store import (
     allocate,
     collate_features,
 )
+from peftlab.methods.method import Applied
 from peftlab.model.heads import FeatureHead, PooledClassifier
 from peftlab.model.precision import training_device
 
@@ -131,7 +131,7 @@ def feature_head(applied: Applied) -> tuple[FeatureHead | None, str]:
     if len(applied.head_modules) != 1:
         return None, f"{', '.join(applied.head_modules)} train, not one head"
     head = model.get_submodule(applied.head_modules[0])
-    kept = task_options()[applied.task].features
+    kept = TASKS[applied.task].features
     if kept is None:
         return None, f"{applied.task} has no features to keep"
     if kept == "token":

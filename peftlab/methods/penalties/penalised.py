@@ -12,12 +12,12 @@ from torch import nn
 
 from peftlab.config.schema import RegularizationConfig
 from peftlab.errors import ConfigError
-from peftlab.methods.apply import Applied
-from peftlab.methods.lora import ADAPTER
+from peftlab.methods.adapter_files import ADAPTER_NAME
+from peftlab.methods.method import Applied
 from peftlab.methods.penalties.regularization import Anchored, LoraChange, Regularizer
 from peftlab.model.structure import fresh_modules
 
-_WHOLE = f"modules_to_save.{ADAPTER}"
+_WHOLE = f"modules_to_save.{ADAPTER_NAME}"
 
 
 def regularizer(applied: Applied, settings: RegularizationConfig) -> Regularizer | None:
@@ -77,12 +77,12 @@ def _changes(model: nn.Module) -> dict[str, LoraChange]:
     """Every adapted layer's change, by the name of its A."""
     found = {}
     for name, module in model.named_modules():
-        if isinstance(module, LoraLayer) and ADAPTER in module.lora_A:
+        if isinstance(module, LoraLayer) and ADAPTER_NAME in module.lora_A:
             layer: Any = module
-            found[f"{name}.lora_A.{ADAPTER}.weight"] = LoraChange(
-                layer.lora_A[ADAPTER].weight,
-                layer.lora_B[ADAPTER].weight,
-                float(layer.scaling[ADAPTER]),
+            found[f"{name}.lora_A.{ADAPTER_NAME}.weight"] = LoraChange(
+                layer.lora_A[ADAPTER_NAME].weight,
+                layer.lora_B[ADAPTER_NAME].weight,
+                float(layer.scaling[ADAPTER_NAME]),
             )
     return found
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from peftlab import run_folder
-from peftlab.config.methods import QLoraMethod
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.pipeline.export.base_forms import nearest, over
 from peftlab.pipeline.fingerprints import check_base
@@ -16,7 +15,6 @@ from peftlab.pipeline.run import Run, open_run
 if TYPE_CHECKING:
     import torch
 
-    from peftlab.config import RunConfig
     from peftlab.export.report import MergeReport
     from peftlab.export.source import Source
 
@@ -49,7 +47,7 @@ def export(
     source = adapter_source(folder, base) if run is None else source_of(run, base)
     if run is not None:
         run.check_tokenizers()
-        if base is None and not isinstance(run.config.method, QLoraMethod):
+        if base is None and run.config.method.loads_in == 16:
             # Others are compared as they answer, over their own base; see `nearest`.
             source = replace(source, replay=run.check_logits)
     trusted = run is not None and run.config.model.trust_remote_code
@@ -57,7 +55,7 @@ def export(
         source.changes.source, source.base, source.revision, trust_remote_code=trusted,
         asked="codes" if merge_base in ("dequant", "requant") else "source",
     )  # fmt: skip
-    if run is not None and not _over_8_bits(run.config):
+    if run is not None and run.config.method.loads_in != 8:
         if merge_base not in ("auto", "original"):
             raise ConfigError(
                 f"--merge-base is {merge_base}, but the run was not trained over a base in 8 bits; "
@@ -73,10 +71,6 @@ def export(
         source, Path(out), dtype=dtype, max_shard_size=max_shard_size, verify=verify,
         trust_remote_code=trusted,
     )  # fmt: skip
-
-
-def _over_8_bits(config: RunConfig) -> bool:
-    return isinstance(config.method, QLoraMethod) and config.method.bits == 8
 
 
 def source_of(run: Run, base: str | None = None) -> Source:

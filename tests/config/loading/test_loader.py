@@ -17,7 +17,10 @@ from peftlab.config import (
     row_training,
 )
 from peftlab.config.loading import keys
-from peftlab.config.schema import HeadMethod, LastNMethod, LoraMethod, QLoraMethod, TrainConfig
+from peftlab.config.methods.head import HeadOptions
+from peftlab.config.methods.last_n import LastNOptions
+from peftlab.config.methods.lora import LoraOptions, QLoraOptions
+from peftlab.config.schema import TrainConfig
 from peftlab.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -36,7 +39,7 @@ def test_a_file_and_overrides(load: Load) -> None:
     )
     assert config.train.learning_rate == 5e-4
     assert config.train.seed == 7
-    assert isinstance(config.method, QLoraMethod)
+    assert isinstance(config.method, QLoraOptions)
     assert config.method.r == 4
 
 
@@ -44,16 +47,16 @@ def test_overrides_without_a_file() -> None:
     loaded = load_config(
         None, ["model.name=m", "task=causal-lm", "data.source=d", "method=last_n", "method.n=3"]
     )
-    assert loaded.config.method == LastNMethod(name="last_n", n=3)
+    assert loaded.config.method == LastNOptions(name="last_n", n=3)
     assert loaded.set_keys == {"model.name", "task.name", "data.source", "method.name", "method.n"}
     assert loaded.source is None
 
 
 def test_a_bare_method_replaces_all_of_the_section(load: Load) -> None:
     base = "model: {name: m}\ntask: causal-lm\ndata: {source: d}\nmethod: {name: head}\n"
-    assert load("", "method=lora", base=base).method == LoraMethod(name="lora")
+    assert load("", "method=lora", base=base).method == LoraOptions(name="lora")
     base = base.replace("{name: head}", "lora")
-    assert load("", "method.r=4", base=base).method == LoraMethod(name="lora", r=4)
+    assert load("", "method.r=4", base=base).method == LoraOptions(name="lora", r=4)
 
 
 def test_the_later_override_wins(load: Load) -> None:
@@ -67,7 +70,7 @@ def test_hugging_face_spellings(load: Load) -> None:
         "method: {name: lora, lora_alpha: 64}\n"
     )
     config = load("train: {warmup_ratio: 0.1}\n", base=base)
-    assert config.method == LoraMethod(name="lora", alpha=64.0)
+    assert config.method == LoraOptions(name="lora", alpha=64.0)
     assert config.train.warmup_steps == 0.1
     # An override speaks of the same key, whatever the file calls it.
     config = load(
@@ -86,7 +89,7 @@ def test_what_a_shell_cannot_quote_is_read_as_the_key_wants_it(load: Load) -> No
     assert config.model.revision == "1e10"
     assert config.train.seed == 3
     assert config.output.report_to == ["wandb"]
-    assert isinstance(config.method, LoraMethod)
+    assert isinstance(config.method, LoraOptions)
     assert config.method.target_modules == ["query", "value"]
     assert config.data.columns == {"label": "2"}
 
@@ -110,7 +113,7 @@ def test_lists_are_reached_by_number(load: Load) -> None:
 def test_a_verb_without_need_of_a_method_gets_one() -> None:
     said = ["model.name=m", "task=causal-lm", "data.source=d"]
     need = frozenset({"model", "task", "data"})
-    assert load_config(None, said, need=need).config.method == LoraMethod(name="lora")
+    assert load_config(None, said, need=need).config.method == LoraOptions(name="lora")
     assert load_config(None, [*said, "method=full"], need=need).config.method.name == "full"
     with pytest.raises(ConfigError, match="method is missing"):
         load_config(None, said)
@@ -126,7 +129,7 @@ def test_keywords_from_python(tmp_path: Path) -> None:
     assert (config.train.seed, config.train.max_steps) == (3, 2)
     assert config.output.dir == str(tmp_path / "out")
     again = peftlab.load_config(config, method={"name": "lora", "r": 2})
-    assert again.method == LoraMethod(name="lora", r=2)
+    assert again.method == LoraOptions(name="lora", r=2)
     assert again.train.seed == 3
     assert peftlab.load_config(MAPPING) == config_from_mapping(MAPPING)
     with pytest.raises(ConfigError, match=r"argument train\.sed=3: train\.sed is unknown"):
@@ -142,17 +145,17 @@ def test_a_mapping_is_left_as_it_was() -> None:
 
 
 def test_short_forms_of_methods() -> None:
-    assert parse_method("head") == HeadMethod(name="head")
-    assert parse_method("last_n:3") == LastNMethod(name="last_n", n=3)
-    assert parse_method("lora:8") == LoraMethod(name="lora", r=8, alpha=16.0)
+    assert parse_method("head") == HeadOptions(name="head")
+    assert parse_method("last_n:3") == LastNOptions(name="last_n", n=3)
+    assert parse_method("lora:8") == LoraOptions(name="lora", r=8, alpha=16.0)
     assert parse_method("qlora8").name == "qlora"
-    four = parse_method("qlora4", QLoraMethod(name="qlora", r=4, arithmetic="w8a8"))
-    assert four == QLoraMethod(name="qlora", r=4, bits=4)
-    assert parse_method("qlora8", four) == QLoraMethod(name="qlora", r=4)
-    base = LoraMethod(name="lora", r=4, alpha=4.0, use_dora=True)
-    assert parse_method("lora:8", base) == LoraMethod(name="lora", r=8, alpha=8.0, use_dora=True)
+    four = parse_method("qlora4", QLoraOptions(name="qlora", r=4, arithmetic="w8a8"))
+    assert four == QLoraOptions(name="qlora", r=4, bits=4)
+    assert parse_method("qlora8", four) == QLoraOptions(name="qlora", r=4)
+    base = LoraOptions(name="lora", r=4, alpha=4.0, use_dora=True)
+    assert parse_method("lora:8", base) == LoraOptions(name="lora", r=8, alpha=8.0, use_dora=True)
     # What lora has and qlora has not stays behind.
-    assert parse_method("qlora8", base) == QLoraMethod(name="qlora", r=4, alpha=4.0)
+    assert parse_method("qlora8", base) == QLoraOptions(name="qlora", r=4, alpha=4.0)
     for text in ("lorra", "head:2", "lora:", "lora:x", "last_n:0", "lora:999", ""):
         with pytest.raises(ConfigError):
             parse_method(text)
@@ -190,22 +193,24 @@ def test_reading_a_configuration_imports_nothing_heavy() -> None:
 def test_what_tasks_say_of_themselves_holds_together() -> None:
     pytest.importorskip("torch")
     from peftlab.config.loading.reading import who_reads
+    from peftlab.config.methods.options import METHODS
     from peftlab.config.schema import RunConfig, Section
-    from peftlab.config.tasks import TASKS, task_options
+    from peftlab.config.tasks.options import TASKS
     from peftlab.data.formats import FORMATS
     from peftlab.tasks.registry import task_class
 
-    def marked(section: type[Section]) -> set[str]:
-        found = {mark.key for name in section.model_fields if (mark := who_reads(section, name))}
+    def marked(section: type[Section], by: str) -> set[str]:
+        marks = [who_reads(section, name) for name in section.model_fields]
+        marked_keys = {mark.key for mark in marks if mark is not None and mark.by == by}
         for field in section.model_fields.values():
             for inner in keys.sections_of(field.annotation):
-                found |= marked(inner)
-        return {key for key in found if key is not None}
+                marked_keys |= marked(inner, by)
+        return marked_keys
 
     read: set[str] = set()
     for name in TASKS:
-        options = task_options()[name]
-        assert options.task_name() == name
+        options = TASKS[name]
+        assert options.tag() == name
         assert task_class(name).options is options
         assert options.best_metric in options.metrics
         assert "loss" in options.metrics
@@ -216,4 +221,6 @@ def test_what_tasks_say_of_themselves_holds_together() -> None:
             needed = {role for role, required in FORMATS[form].roles.items() if required}
             assert needed <= set(options.roles), form
         read |= options.reads
-    assert read == marked(RunConfig)
+    assert read == marked(RunConfig, "task")
+    by_methods = [options.reads for options in METHODS.values()]
+    assert set().union(*by_methods) == marked(RunConfig, "method")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from peftlab.config import RunConfig, config_from_mapping, dump_yaml, load_config, resolved_mapping
 from peftlab.config.loading.source import parse_mapping
-from peftlab.config.tasks import TASKS, task_options
+from peftlab.config.tasks.options import TASKS
 
 # Text that YAML 1.1 or 1.2 would take for something else, beside any other.
 TRAPS = st.sampled_from(
@@ -49,7 +49,7 @@ def methods(task: str) -> st.SearchStrategy[dict[str, Any]]:
     pooling = {"pooling": st.sampled_from(["auto", "cls", "mean", "last", "model"])}
     return st.one_of(
         named("head", cache_limit=st.sampled_from(["2GiB", "500 MB", "0"]),
-              **(pooling if "method.pooling" in task_options()[task].reads else {})),
+              **(pooling if "method.pooling" in TASKS[task].reads else {})),
         named("last_n", n=COUNT),
         named("lora", use_dora=st.booleans(), **ADAPTER),
         named("qlora", bits=st.just(4), **ADAPTER),
@@ -98,8 +98,8 @@ BENCH = some(
 
 @st.composite
 def configurations(draw: st.DrawFn) -> dict[str, Any]:
-    task = draw(st.sampled_from(TASKS))
-    options = task_options()[task]
+    task = draw(st.sampled_from(tuple(TASKS)))
+    options = TASKS[task]
     metrics = sorted(options.metrics)
     found: dict[str, Any] = {
         "model": draw(some(revision=st.none() | TEXT, trust_remote_code=st.booleans())),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -16,11 +16,11 @@ from peftlab.config import (
 )
 from peftlab.config.loading import keys as schema_keys
 from peftlab.config.loading.source import parse_mapping
-from peftlab.config.section import MethodName
-from peftlab.config.tasks import TASKS, task_options
+from peftlab.config.methods.options import METHODS
+from peftlab.config.tasks.options import TASKS
 from peftlab.errors import ConfigError
 
-CASES = [(task, method) for task in TASKS for method in get_args(MethodName)]
+CASES = [(task, method) for task in TASKS for method in tuple(METHODS)]
 
 
 @pytest.mark.parametrize(("task", "method"), CASES)
@@ -62,7 +62,7 @@ def test_a_template_names_every_key_that_is_read(task: str, method: str) -> None
 
     written = set(re.findall(r"^\s*(?:# )?(\w+):", text, re.MULTILINE))
     assert leaves(resolved_mapping(config)) <= written
-    assert "packing" not in written or "data.packing" in task_options()[task].reads
+    assert "packing" not in written or "data.packing" in TASKS[task].reads
 
 
 def test_a_template_for_nothing_known() -> None:
@@ -86,12 +86,12 @@ def test_the_json_schema_has_every_key_and_spelling() -> None:
     assert schema["additionalProperties"] is False
     assert set(schema["required"]) == {"model", "task", "data", "method"}
     assert {"alpha", "lora_alpha", "dropout", "lora_dropout"} <= set(
-        definitions["LoraMethod"]["properties"]
+        definitions["LoraOptions"]["properties"]
     )
     assert {"warmup_steps", "warmup_ratio"} <= set(definitions["TrainConfig"]["properties"])
     for definition in definitions.values():
         assert definition["additionalProperties"] is False
-    for key, names in (("method", get_args(MethodName)), ("task", TASKS)):
+    for key, names in (("method", tuple(METHODS)), ("task", TASKS)):
         bare, whole = schema["properties"][key]["anyOf"]
         assert bare["enum"] == list(names)
         assert set(whole["discriminator"]["mapping"]) == set(names)

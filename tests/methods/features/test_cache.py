@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from peftlab.methods.apply import Applied, apply_method
+from peftlab.methods.apply import apply_method
+from peftlab.methods.method import Applied
 from peftlab.model.loading import LoadedModel
 from tests.methods.common import (
     CAUSAL,

@@ -12,7 +12,8 @@ from torch import nn
 
 from peftlab.config.schema import RegularizationConfig
 from peftlab.errors import ConfigError
-from peftlab.methods.apply import Applied, apply_method
+from peftlab.methods.apply import apply_method
+from peftlab.methods.method import Applied
 from peftlab.methods.penalties.penalised import regularizer
 from tests.methods.common import CAUSAL, CLASSIFICATION, FOLDER_TASK, load, method
 

@@ -200,7 +200,7 @@ def test_untuned_is_the_majority_class(tmp_path: Path) -> None:
 
 def test_registry() -> None:
     assert task_class("text-classification") is TextClassification
-    assert task_class("causal-lm").options.task_name() == "causal-lm"
+    assert task_class("causal-lm").options.tag() == "causal-lm"
     with pytest.raises(ConfigError, match="text-clasification"):
         task_class("text-clasification")
 

@@ -1,0 +1,81 @@
+"""Kinds of a tagged section (tasks, methods) by name: those that come along, and other packages'.
+
+Another package adds one by an entry point whose name is the kind's and whose value is the class of
+its options:
+
+    [project.entry-points."peftlab.methods"]
+    my_method = "my_package.options:MyOptions"
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+from peftlab.config.section import Section
+
+logger = logging.getLogger("peftlab")
+
+Kind = TypeVar("Kind", bound=Section)
+
+
+class Registry(Mapping[str, type[Kind]]):
+    """Options classes by name, those of `built_in` ("module:Class") first, in their order.
+
+    Entry points of `group` are read again whenever `sys.path` has changed.
+    """
+
+    def __init__(self, group: str, base: str, built_in: Mapping[str, str]) -> None:
+        self.group = group
+        self._base = base
+        self._built_in = dict(built_in)
+        self._kinds: dict[str, type[Kind]] = {}
+        self._path: tuple[str, ...] | None = None
+
+    def __getitem__(self, name: str) -> type[Kind]:
+        return self._known()[name]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._known())
+
+    def __len__(self) -> int:
+        return len(self._known())
+
+    def _known(self) -> dict[str, type[Kind]]:
+        path = tuple(sys.path)
+        if self._path == path:
+            return self._kinds
+        kinds: dict[str, type[Kind]] = {}
+        for name, place in self._built_in.items():
+            kinds[name] = import_name(place)
+        base = import_name(self._base)
+        for point in entry_points(group=self.group):
+            if point.name in kinds:
+                logger.warning(
+                    "the entry point %s of %s is left out: %s is taken by %s",
+                    point.value, self.group, point.name, kinds[point.name].__module__,
+                )  # fmt: skip
+                continue
+            try:
+                kind = point.load()
+                if not (isinstance(kind, type) and issubclass(kind, base)):
+                    raise TypeError(f"it is no subclass of {base.__name__}")
+            except Exception as broken:  # Another package's fault must not stop every command.
+                logger.warning(
+                    "the entry point %s = %s of %s is left out: %s",
+                    point.name, point.value, self.group, broken,
+                )  # fmt: skip
+                continue
+            kinds[point.name] = kind
+        self._kinds, self._path = kinds, path
+        return kinds
+
+
+def import_name(place: str):  # type: ignore[no-untyped-def]
+    """What "module:name" names, its module imported now."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,110 @@
+"""Methods that train an adapter by PEFT beside frozen weights, saved in PEFT's own format."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+
+from peftlab.errors import CheckFailed
+from peftlab.methods.adapter_files import (
+    ADAPTER_NAME,
+    adapter_folder,
+    check_same_adapter,
+    load_adapter,
+)
+from peftlab.methods.method import Applied, Method, Options
+from peftlab.methods.selection import Selection, task_head
+from peftlab.methods.trained_part import ADAPTER
+from peftlab.model.quantized import holds_8bit
+
+
+class AdapterMethod(Method[Options]):
+    """Wraps the model by PEFT, checks that what trains is what was asked for, saves the adapter."""
+
+    @abstractmethod
+    def adapt(self, model: nn.Module, task: str, tokens: Sequence[int]) -> PeftModel:
+        """A fresh adapter on the model. Raises `CheckFailed`, `ConfigError`."""
+
+    @abstractmethod
+    def trains(self, name: str) -> bool:
+        """Whether a parameter of the wrapped model is one of the adapter's that train."""
+
+    def select(
+        self, model: nn.Module, task: str, tokens: Sequence[int]
+    ) -> tuple[nn.Module, Selection]:
+        """See `Method.select`."""
+        start = self.options.starts_from
+        source = None if start is None else adapter_folder(start)
+        heads = task_head(model)
+        adapted = self.adapt(model, task, tokens)
+        names = frozenset(n for n, _ in adapted.named_parameters() if self.trains(n))
+        by_peft = {name for name, p in adapted.named_parameters() if p.requires_grad}
+        if by_peft != names:
+            wrong = sorted(by_peft ^ names)
+            raise CheckFailed(f"PEFT trains other parameters than expected, {wrong[0]} among them.")
+        notes: tuple[str, ...] = ()
+        if source is not None:
+            check_same_adapter(source, adapted)
+            fresh = load_adapter(source, adapted, fresh_head=True)
+            notes = (f"training starts from the adapter {source}",)
+            if fresh:
+                notes = (*notes, f"of which {', '.join(fresh)} did not fit and starts anew")
+        saved = adapted.active_peft_config.modules_to_save or ()
+        return adapted, Selection(names, tuple(h for h in heads if h in saved), notes)
+
+    def folder(self, run: Path) -> Path:
+        """See `Method.folder`."""
+        return run / ADAPTER
+
+    def save(self, applied: Applied, run: Path) -> Path:
+        """See `Method.save`."""
+        target = self.folder(run)
+        assert isinstance(applied.model, PeftModel)
+        # Embeddings never train here; left to itself PEFT would ask the hub about them.
+        applied.model.save_pretrained(
+            str(target), safe_serialization=True, save_embedding_layers=False
+        )
+        return target
+
+    def load(
+        self, model: nn.Module, run: Path, *, task: str, tokens: Sequence[int] = ()
+    ) -> Applied:
+        """See `Method.load`."""
+        target = self.folder(run)
+        applied = self.without_start().apply(model, task=task, tokens=tokens)
+        assert isinstance(applied.model, PeftModel)
+        if not target.is_dir():
+            raise CheckFailed(f"{run} has no {ADAPTER} folder; the run is not whole.")
+        load_adapter(target, applied.model, fresh_head=False)
+        return applied
+
+    def without_start(self) -> AdapterMethod[Options]:
+        """The method with a fresh adapter, whatever training started from."""
+        return self
+
+
+def wrap(model: nn.Module, config: PeftConfig) -> PeftModel:
+    """PEFT's model with a fresh adapter named `default`."""
+    with warnings.catch_warnings():
+        # A model that mixes Conv1D and Linear gets the flag layer by layer, each with a warning.
+        warnings.filterwarnings("ignore", message=r"fan_in_fan_out is set to")
+        warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT calling Transformers
+        wrapped: Any = get_peft_model(model, config, adapter_name=ADAPTER_NAME)
+    if holds_8bit(model):
+        wrapped.base_model._check_merge_allowed = _refuse_merging
+    adapted: PeftModel = wrapped
+    return adapted
+
+
+def _refuse_merging() -> None:
+    """What PEFT asks before it merges: it would add to int8 codes as if they were weights."""
+    raise ValueError(
+        "the base's weights are 8-bit codes, into which no adapter can be merged; merge it into "
+        "the 16-bit checkpoint that the base was made from"
+    )

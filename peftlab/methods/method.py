@@ -1,0 +1,101 @@
+"""What a method is: it chooses what trains of a model, and saves and loads what trained."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from torch import nn
+
+from peftlab.config.methods.options import MethodOptions
+from peftlab.methods.coverage import Coverage, cover
+from peftlab.methods.freeze import freeze
+from peftlab.methods.selection import Selection
+
+logger = logging.getLogger("peftlab")
+
+Options = TypeVar("Options", bound=MethodOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A model ready to train.
+
+    `trainable` names parameters as `model.named_parameters()` does; `head_modules` are the modules
+    of the base model that train whole for the task; `notes` are sentences the user should read.
+    """
+
+    model: nn.Module
+    method: MethodOptions
+    task: str
+    trainable: frozenset[str]
+    coverage: Coverage
+    head_modules: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Method(ABC, Generic[Options]):
+    """Base of the methods. One is made of its options, and holds nothing of a model."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @abstractmethod
+    def select(
+        self, model: nn.Module, task: str, tokens: Sequence[int]
+    ) -> tuple[nn.Module, Selection]:
+        """The model to train, with an adapter on where the method has one, and what trains of it.
+
+        `tokens` are ids whose embeddings train beside an adapter's own tensors; a method without an
+        adapter trains them with the whole table or not at all. Works on meta models.
+        """
+
+    @abstractmethod
+    def default_learning_rate(self, hidden_size: int) -> float:
+        """What `train.learning_rate: auto` is for a model of this width, for AdamW with warm-up."""
+
+    @abstractmethod
+    def folder(self, run: Path) -> Path:
+        """Where in a run's folder the trained part lies."""
+
+    @abstractmethod
+    def save(self, applied: Applied, run: Path) -> Path:
+        """Write the trained part into its folder, which is returned."""
+
+    @abstractmethod
+    def load(
+        self, model: nn.Module, run: Path, *, task: str, tokens: Sequence[int] = ()
+    ) -> Applied:
+        """Apply the method to its freshly loaded base and fill in what `save` wrote.
+
+        Raises `CheckFailed` where the file is missing or damaged, is another method's, or does not
+        fit.
+        """
+
+    def apply(self, model: nn.Module, *, task: str, tokens: Sequence[int] = ()) -> Applied:
+        """Choose what trains, put adapters on where the method has them, freeze the rest.
+
+        Trainable tensors become fp32, frozen ones keep their dtype. Raises `CheckFailed` or
+        `ConfigError` where the method cannot be applied to this model.
+        """
+        model, selected = self.select(model, task, tokens)
+        freeze(model, selected.names)
+        for note in selected.notes:
+            logger.info("%s", note)
+        return Applied(
+            model=model,
+            method=self.options,
+            task=task,
+            trainable=selected.names,
+            coverage=cover(model),
+            head_modules=selected.head,
+            notes=selected.notes,
+        )
+
+    def learning_rates(self, applied: Applied, rate: float) -> Mapping[str, float]:
+        """Learning rates of trainable parameters, by name, that differ from `rate`."""
+        return {}
