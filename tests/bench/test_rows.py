@@ -101,6 +101,9 @@ def test_folder_names_are_safe() -> None:
 def test_settings_say_what_differs(config_of: MakeConfig, tmp_path: Path) -> None:
     config = config_of({"methods": ["last_n:1", "qlora8"]}, train={"max_steps": 50})
     last, eight = plan_rows(config, tmp_path)
-    assert describe_settings(last.configs[0], 5e-4) == "last 1 block, learning rate 0.0005, 50 steps of 16"
+    assert (
+        describe_settings(last.configs[0], 5e-4)
+        == "last 1 block, learning rate 0.0005, 50 steps of 16"
+    )
     said = describe_settings(eight.configs[0], None)
     assert said == "r=4, alpha=8, dropout 0, int8 base, rate auto, 50 steps of 16"

@@ -203,7 +203,9 @@ def test_a_key_that_only_another_method_reads(refusal: Refusal) -> None:
 
 def test_a_scope_that_the_method_has_not(refusal: Refusal) -> None:
     said = refusal("regularization: {l1: 0.1, scope: adapter}\n", "method=full")
-    assert said.startswith("run.yaml:5: regularization.scope is adapter, which method full has not")
+    assert said.startswith(
+        "run.yaml:5: regularization.scope is adapter, but method full trains none"
+    )
 
 
 def test_stopping_without_validation_rows(refusal: Refusal) -> None:
