@@ -11,7 +11,7 @@ from peftlab.config.methods import QLoraMethod
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.pipeline.export.base_forms import nearest, over
 from peftlab.pipeline.fingerprints import check_base
-from peftlab.pipeline.run import Run, open_run
+from peftlab.pipeline.opened import OpenedRun
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ def export(
 
     check_output(Path(out))
     folder = Path(path).expanduser()
-    run = open_run(folder) if run_folder.is_run(folder) else None
+    run = OpenedRun.open(folder) if run_folder.is_run(folder) else None
     source = adapter_source(folder, base) if run is None else source_of(run, base)
     if run is not None:
         run.check_tokenizers()
@@ -79,7 +79,7 @@ def _over_8_bits(config: RunConfig) -> bool:
     return isinstance(config.method, QLoraMethod) and config.method.bits == 8
 
 
-def source_of(run: Run, base: str | None = None) -> Source:
+def source_of(run: OpenedRun, base: str | None = None) -> Source:
     """What a run trained, its base, and its head. Raises `CheckFailed` where it has no equal."""
     from peftlab.export.changes import adapter_changes, whole_changes
     from peftlab.export.source import Source
@@ -117,7 +117,7 @@ def source_of(run: Run, base: str | None = None) -> Source:
     )
 
 
-def _padding(run: Run) -> dict[str, int]:
+def _padding(run: OpenedRun) -> dict[str, int]:
     """The padding token's id for classifiers of rows, some of which find a row's end by it.
 
     The checkpoint's config may name none; the run padded by its tokenizer's.
