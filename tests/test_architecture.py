@@ -1,4 +1,4 @@
-"""The layers, read from every import statement, and a few rules about files."""
+"""The layers and cycles, read from every import statement, and a few rules about files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -16,6 +18,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "peftlab"
 KERNELS = REPOSITORY / "kernels"
 SOURCES = sorted(PACKAGE.rglob("*.py")) + sorted(KERNELS.rglob("*.py"))
+WITH_BENCHMARKS = SOURCES + sorted((REPOSITORY / "benchmarks").rglob("*.py"))
+
+LONGEST_FILE = 300  # lines
+FULLEST_FOLDER = 16  # files
 
 # From the left, which may import everything to its right; siblings never import each other.
 LAYERS = (
@@ -51,12 +57,22 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
-    """Every module that a file imports, inside functions and under TYPE_CHECKING too."""
+def imported_modules(path: Path, *, lazy: bool = True) -> Iterator[tuple[int, str]]:
+    """Every module that a file imports, inside functions and under TYPE_CHECKING too.
+
+    `lazy=False` leaves out what a module's `__getattr__` imports.
+    """
     package = module_name(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    module = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    if not lazy:
+        module.body = [
+            node
+            for node in module.body
+            if not (isinstance(node, ast.FunctionDef) and node.name == "__getattr__")
+        ]
+    for node in ast.walk(module):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -122,21 +138,87 @@ def test_the_layer_test_sees_what_it_forbids(
         "import peftlab_kernels.eager.backend\n"
     )
     monkeypatch.setattr(sys.modules[__name__], "REPOSITORY", tmp_path)
-    found = "\n".join(violations(offender))
+    seen = "\n".join(violations(offender))
     for forbidden in ("bench", "training", "model", "peftlab_kernels"):
-        assert forbidden in found
-    assert "sources" not in found
+        assert forbidden in seen
+    assert "sources" not in seen
+
+
+def import_cycle(sources: Sequence[Path]) -> list[str]:
+    """The modules of one cycle of imports between files, the first of them repeated; or none.
+
+    Deferred imports and those under TYPE_CHECKING count, those of a module's `__getattr__` do not:
+    they are how a package offers names lazily. `import a.b.c` is an arrow to `c` alone.
+    """
+    modules = {module_name(path): path for path in sources}
+    arrows: dict[str, set[str]] = {}
+    for importer, path in modules.items():
+        arrows[importer] = set()
+        for _, name in imported_modules(path, lazy=False):
+            # `from a.b import c` names the module a.b.c, or something that a.b defines.
+            imported = name if name in modules else name.rpartition(".")[0]
+            if imported in modules and imported != importer:
+                arrows[importer].add(imported)
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_cycle_of_imports() -> None:
+    assert import_cycle(WITH_BENCHMARKS) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "cyclic"),
+    [
+        ("import peftlab.data.rows", True),
+        ("from peftlab.data import rows", True),
+        ("from peftlab.data.rows import Row", True),
+        ("from . import rows", True),
+        ("def f():\n    from peftlab.data.rows import Row", True),
+        ("if TYPE_CHECKING:\n    from peftlab.data.rows import Row", True),
+        ("import peftlab.data", False),
+        ("rows = 'peftlab.data.rows'", False),
+        ("def __getattr__(name):\n    from peftlab.data import rows", False),
+    ],
+)
+def test_the_cycle_test_sees_a_cycle(
+    text: str, cyclic: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "peftlab" / "data"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "rows.py").write_text("def f():\n    from peftlab.data.columns import Column\n")
+    (folder / "columns.py").write_text(text + "\n")
+    monkeypatch.setattr(sys.modules[__name__], "REPOSITORY", tmp_path)
+    cycle = import_cycle(sorted(folder.glob("*.py")))
+    assert set(cycle) == ({"peftlab.data.columns", "peftlab.data.rows"} if cyclic else set())
+
+
+def test_folders_have_few_files() -> None:
+    counts = Counter(path.parent for path in WITH_BENCHMARKS if path.name != "__init__.py")
+    full = {
+        str(folder.relative_to(REPOSITORY)): count
+        for folder, count in counts.items()
+        if count > FULLEST_FOLDER and folder != REPOSITORY / "benchmarks" / "results"
+    }
+    assert full == {}, f"a folder has at most {FULLEST_FOLDER} files; sort them by idea"
+
+
+@pytest.mark.parametrize("path", WITH_BENCHMARKS, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_a_file_is_short(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").count("\n") <= LONGEST_FILE, "a file is one idea"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(REPOSITORY)))
-def test_a_file_is_short_and_prints_nothing(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= 300, "a file is one idea"
+def test_a_file_prints_nothing(path: Path) -> None:
     if "cli" in path.relative_to(REPOSITORY).with_suffix("").parts:
         return
     calls = [
         node.lineno
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == "print"

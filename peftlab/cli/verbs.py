@@ -150,7 +150,7 @@ def _conversation(folder: str, said: list[str], options: Namespace) -> Answer:
 
     run = open_run(folder)
     # Loaded now, while what libraries print goes to stderr.
-    _ = run.answering
+    _ = run.loaded
     return Answer(None, lambda screen: converse(screen, run))
 
 

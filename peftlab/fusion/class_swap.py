@@ -18,7 +18,7 @@ from peftlab.fusion.int8.gate import (
     gate_of,
     set_gate,
 )
-from peftlab.fusion.int8.layers import GatedInt8Linear, bitsandbytes_layers
+from peftlab.fusion.int8.layers import GatedInt8Linear, bitsandbytes_weights
 from peftlab.fusion.lora_layer import FusedLoraLinear
 from peftlab.fusion.report import Activations, FusionReport, NotFused
 from peftlab_kernels.error_gate import TOLERANCE
@@ -105,9 +105,12 @@ def unfuse(model: nn.Module) -> None:
 
 
 def _swaps() -> Swaps:
-    theirs = bitsandbytes_layers()
     ours: Swaps = {lora.Linear: FusedLoraLinear, Int8Linear: GatedInt8Linear}
-    return ours if theirs is None else ours | theirs.SWAPS
+    if bitsandbytes_weights() is None:
+        return ours
+    from peftlab.fusion.bitsandbytes_layers import SWAPS
+
+    return ours | SWAPS
 
 
 def _swap(layer: Any, swaps: Swaps) -> None:

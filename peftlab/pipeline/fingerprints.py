@@ -12,10 +12,11 @@ from peftlab.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from peftlab.config import RunConfig
     from peftlab.export.fingerprint.base import Asked
-    from peftlab.pipeline.preparation import Prepared
+    from peftlab.model.loading import LoadedModel
     from peftlab.run_folder import Staging
 
 logger = logging.getLogger("peftlab")
@@ -26,12 +27,14 @@ FINGERPRINT = "peftlab.json"
 _SHOWN = 3
 
 
-def begin_on_base(prepared: Prepared, staging: Staging) -> None:
+def begin_on_base(
+    config: RunConfig, loaded: LoadedModel, model: nn.Module, staging: Staging
+) -> None:
     """Write the fingerprint of the base that training begins on, or hold a resumed run to its own.
 
-    Raises `CheckFailed` where the base has changed since the run was begun.
+    `model` is the loaded one with its method applied. Raises `CheckFailed` where the base has
+    changed since the run was begun.
     """
-    config = prepared.checked.config
     part = _part(config, staging.folder)
     if staging.resume is not None:
         begun = staging.folder.name
@@ -39,7 +42,7 @@ def begin_on_base(prepared: Prepared, staging: Staging) -> None:
             check_base(
                 part,
                 config.model.name,
-                prepared.loaded.revision,
+                loaded.revision,
                 trust_remote_code=config.model.trust_remote_code,
                 what=f"{begun} was begun on",
                 way_out="restore the base and resume, or start anew with output.overwrite=true "
@@ -50,9 +53,9 @@ def begin_on_base(prepared: Prepared, staging: Staging) -> None:
     from peftlab.export.fingerprint.base import trained_on
 
     found = trained_on(
-        prepared.loaded.name,
-        prepared.loaded.revision,
-        prepared.applied.model,
+        loaded.name,
+        loaded.revision,
+        model,
         trust_remote_code=config.model.trust_remote_code,
     )
     if found is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftlab import run_folder
-from peftlab.pipeline.run import best_metric, evaluation_batch, with_interval
+from peftlab.pipeline.measures import best_metric, evaluation_batch, with_interval
 
 if TYPE_CHECKING:
     from peftlab.evaluation import Evaluation

@@ -1,144 +1,28 @@
-"""A finished run: opened from its folder, evaluated, asked for predictions."""
+"""A finished run: evaluated, asked for predictions, exported."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftlab import run_folder
-from peftlab.config import load_config
 from peftlab.errors import CheckFailed, ConfigError, DataError
 from peftlab.pipeline import preparation
-from peftlab.pipeline.fusing import by_choices_of, fuse_for, replay_verdicts
+from peftlab.pipeline.fusing import by_choices_of
+from peftlab.pipeline.measures import SPLITS, evaluation_batch, with_interval
+from peftlab.pipeline.opened import OpenedRun
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from peftlab.config import RunConfig
     from peftlab.export.report import MergeReport
-    from peftlab.tasks.task import Task
-
-logger = logging.getLogger("peftlab")
-
-SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True, slots=True)
-class Answering:
-    """A trained model ready to answer, with what its answers depend on."""
-
-    model: nn.Module
-    tokenizer: Any
-    compute: torch.dtype
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run's folder, with its configuration and metrics; the model is loaded when first needed."""
-
-    folder: Path
-    config: RunConfig
-    record: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-    trained: Answering | None = field(default=None, repr=False)
-
-    @cached_property
-    def task(self) -> Task:
-        """The task as training recorded it: label names and the like."""
-        from peftlab.tasks.registry import task_class
-
-        task = task_class(self.config.task.name).from_state(self.record["task"]["state"])
-        return preparation.with_settings(task, self.config)
-
-    @cached_property
-    def answering(self) -> Answering:
-        """The base with the trained part on it. Raises `CheckFailed` where either is missing."""
-        if self.trained is not None:
-            return self.trained
-        from peftlab.methods.apply import load_trained
-        from peftlab.model.loading import load_model
-        from peftlab.model.precision import training_device
-
-        base = self.record["model"]
-        compared = self._check_base()
-        arguments = preparation.base_arguments(self.config) | {"revision": base["revision"]}
-        loaded = load_model(base["name"], self.task.head(), **arguments)
-        if not compared:  # The base has been fetched meanwhile.
-            self._check_base()
-        self.task.attach(loaded.tokenizer, loaded.model)
-        applied = load_trained(
-            loaded.model,
-            self.config.method,
-            self.folder,
-            task=self.config.task.name,
-            tokens=self.task.trained_tokens,
-        )
-        fusion = fuse_for(applied.model, loaded, self.config)
-        replay_verdicts(self.folder, fusion)
-        model = applied.model.to(training_device()).eval()
-        self.check_tokenizers(loaded.tokenizer)
-        with by_choices_of(self.folder):
-            self.check_logits(model, loaded.compute)
-        return Answering(model, loaded.tokenizer, loaded.compute)
-
-    def check_tokenizers(self, of_base: Any = None) -> None:
-        """Raise `CheckFailed` where the run's tokenizer, or its base's, reads otherwise by now."""
-        from peftlab.pipeline.golden import check_tokenizer
-
-        golden = self.record.get("golden")
-        if golden is None:  # A run from before there were golden examples.
-            return
-        length = int(self.record["max_length"])
-        found = {f"the tokenizer in {self.folder / 'tokenizer'}": self._own_tokenizer}
-        if of_base is not None:
-            found[f"the tokenizer of {self.record['model']['name']}"] = of_base
-        for what, tokenizer in found.items():
-            check_tokenizer(golden, self.task, tokenizer, max_length=length, what=what)
-
-    def check_logits(self, model: nn.Module, compute: torch.dtype | None = None) -> None:
-        """Raise `CheckFailed` where a model does not answer as the trained one did.
-
-        `compute`: the dtype of its arithmetic; fp32 by default.
-        """
-        import torch
-
-        from peftlab.pipeline.golden import check_logits
-
-        golden = self.record.get("golden")
-        if golden is None:
-            return
-        check_logits(
-            golden, self.task, model, self._own_tokenizer,
-            compute=compute or torch.float32, what=f"the model of {self.folder}",
-        )  # fmt: skip
-
-    @cached_property
-    def _own_tokenizer(self) -> Any:
-        from peftlab.model.loading import load_tokenizer
-
-        return load_tokenizer(
-            str(self.folder / "tokenizer"), trust_remote_code=self.config.model.trust_remote_code
-        )
-
-    def _check_base(self) -> bool:
-        from peftlab.methods.apply import method_of
-        from peftlab.pipeline.fingerprints import check_base
-
-        base = self.record["model"]
-        return check_base(
-            method_of(self.config.method).folder(self.folder),
-            base["name"],
-            base["revision"],
-            trust_remote_code=self.config.model.trust_remote_code,
-        )
+class Run(OpenedRun):
+    """A finished run that evaluates, predicts and exports."""
 
     def export(self, out: str | Path, **settings: Any) -> MergeReport:
-        """Write the merged model to the folder `out`; see `pipeline.exporting.export`."""
+        """Write the merged model to the folder `out`; see `pipeline.export.runs.export`."""
         from peftlab.pipeline.export.runs import export
 
         return export(self.folder, out, **settings)
@@ -154,7 +38,7 @@ class Run:
             raise ConfigError(f"--split is {split!r}; it can be {', '.join(SPLITS)}.")
         checked = preparation.check(self.config)
         checked.splits.get(split)
-        ready = self.answering
+        ready = self.loaded
         checked = replace(checked, task=checked.task.attach(ready.tokenizer, None))
         if checked.task.state() != self.task.unsettled().state():
             raise CheckFailed(
@@ -188,7 +72,7 @@ class Run:
             return []
         asked = [self._asked(row, number) for number, row in enumerate(rows, start=1)]
         settings = self.config.eval.generation.model_dump() | generation
-        ready = self.answering
+        ready = self.loaded
         import torch
 
         device = next(ready.model.parameters()).device
@@ -223,50 +107,6 @@ class Run:
             raise DataError(f"row {number} to predict: {error}") from None
 
 
-def evaluation_batch(config: RunConfig) -> int:
-    """Rows a forward pass without gradient."""
-    return 32 if config.eval.batch_size == "auto" else config.eval.batch_size
-
-
-def best_metric(config: RunConfig, task: Task) -> str:
-    """The metric that chooses, with auto spelled out."""
-    return task.best_metric if config.eval.best == "auto" else config.eval.best
-
-
-def reported(task: Task, metrics: Mapping[str, float], config: RunConfig) -> dict[str, float]:
-    """The metrics asked for in `eval.metrics`, and always the loss and the one that chooses.
-
-    Raises `ConfigError` naming a metric that the task does not report.
-    """
-    if config.eval.metrics == "auto":
-        return dict(metrics)
-    for name in config.eval.metrics:
-        if name not in metrics:
-            raise ConfigError(
-                f"eval.metrics names {name!r}; {task.name} reports {', '.join(metrics)}."
-            )
-    kept = {*config.eval.metrics, "loss", best_metric(config, task)}
-    return {name: value for name, value in metrics.items() if name in kept}
-
-
-def with_interval(task: Task, found: Any, config: RunConfig) -> dict[str, Any]:
-    """Reported metrics and, under `interval`, the best metric's 95 % interval."""
-    name = best_metric(config, task)
-    interval = task.interval(found.scores, name)
-    return {**reported(task, found.metrics, config), "interval": {name: list(interval)}}
-
-
 def open_run(folder: str | Path) -> Run:
     """Open a run's folder. Raises `CheckFailed` where it is not a finished run."""
-    path = Path(folder)
-    if not path.is_dir():
-        raise CheckFailed(f"{path} is not a folder; give the folder that `peftlab train` wrote.")
-    if not run_folder.is_run(path):
-        unfinished = run_folder.staging_folder(path)
-        hint = (
-            f" {unfinished} is unfinished: train with --resume auto." if unfinished.is_dir() else ""
-        )
-        raise CheckFailed(f"{path} is not a finished run: it has no {run_folder.RECORD}.{hint}")
-    record = run_folder.read_json(path / run_folder.RECORD)
-    config = load_config(path / run_folder.CONFIG, ()).config
-    return Run(path, config, record, run_folder.read_json(path / run_folder.METRICS))
+    return Run.open(folder)

@@ -13,15 +13,11 @@ from peftlab.config import parse_bytes
 from peftlab.pipeline import preparation
 from peftlab.pipeline.fingerprints import begin_on_base
 from peftlab.pipeline.fusing import keeping_choices, settle_verdicts
+from peftlab.pipeline.measures import best_metric, evaluation_batch
+from peftlab.pipeline.opened import LoadedRun
 from peftlab.pipeline.record import Trained, write_run
 from peftlab.pipeline.resumption import write_config
-from peftlab.pipeline.run import (
-    Answering,
-    Run,
-    best_metric,
-    evaluation_batch,
-    open_run,
-)
+from peftlab.pipeline.run import Run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,15 +56,13 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
         # Only now: staging may remove an earlier unfinished run, and ours is known to be able.
         with run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging:
             write_config(prepared, staging)
-            begin_on_base(prepared, staging)
+            begin_on_base(config, prepared.loaded, prepared.applied.model, staging)
             with keeping_choices(staging.folder, prepared.fusion):
                 trained = _train(prepared, staging)
                 settle_verdicts(prepared.fusion)
                 write_run(prepared, trained, memory, staging.folder)
-    answering = Answering(
-        prepared.applied.model, prepared.loaded.tokenizer, prepared.loaded.compute
-    )
-    return replace(open_run(final), trained=answering)
+    loaded = LoadedRun(prepared.applied.model, prepared.loaded.tokenizer, prepared.loaded.compute)
+    return replace(Run.open(final), trained=loaded)
 
 
 def _import_all() -> None:

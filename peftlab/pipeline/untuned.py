@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftlab.errors import ConfigError
 from peftlab.pipeline import preparation
-from peftlab.pipeline.run import evaluation_batch, with_interval
+from peftlab.pipeline.measures import evaluation_batch, with_interval
 
 if TYPE_CHECKING:
     from peftlab.config import RunConfig

@@ -133,7 +133,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
                 for _ in rows
             ],
         ),
-        answering=None,
+        loaded=None,
         task=SimpleNamespace(
             answer_text=lambda answer: answer.get("text", answer.get("label")),
             asked=lambda text, earlier: {"text": text, "turn": len(earlier)},

@@ -173,7 +173,7 @@ def test_real_sets(case: str, shared_data: Path, tmp_path: Path) -> None:
     if told.get("system"):
         turns = [{"role": "system", "content": told["system"]}, *turns]
     ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
-    assert ids == run.task.rows.prompts([asked], run.answering.tokenizer, 400)[0]
+    assert ids == run.task.rows.prompts([asked], run.loaded.tokenizer, 400)[0]
     assert tokenizer.eos_token_id in merged.generation_config.eos_token_id
     if method["name"] == "qlora":
         return

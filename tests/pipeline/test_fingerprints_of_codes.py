@@ -209,7 +209,7 @@ def test_weights_rounded_before_their_8_bits_are_rounded_so_again(
     run.export(tmp_path / "merged", merge_base="requant")
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     untouched = "model.layers.0.self_attn.k_proj"
-    trained = run.answering.model.get_base_model().get_submodule(untouched)
+    trained = run.loaded.model.get_base_model().get_submodule(untouched)
     assert isinstance(trained, Int8Linear)
     assert torch.equal(merged[f"{untouched}.weight"], trained.weight)
     assert torch.equal(merged[f"{untouched}.SCB"], trained.SCB)

@@ -86,7 +86,7 @@ def test_a_run_rests_in_16_bits_and_answers_in_fp32(
     assert share >= 0.99 if method == "full" else share < 0.9
 
     reopened = pipeline.open_run(run.folder)
-    model: Any = reopened.answering.model
+    model: Any = reopened.loaded.model
     swapped = [m for m in model.modules() if isinstance(m, (FrozenLinear, FrozenConv1D))]
     assert bool(swapped) is (method != "full")
     seen = SixteenBitOutputs().watch(model)
@@ -189,7 +189,7 @@ def test_the_untuned_base_is_evaluated_in_fp32(configure: Configure) -> None:
 def test_int8_layers_beside_16bit_ones(configure: Configure) -> None:
     run = pipeline.train(configure("run", "causal-lm", "llama", method={"name": "qlora", "r": 4}))
     reopened = pipeline.open_run(run.folder)
-    model: Any = reopened.answering.model
+    model: Any = reopened.loaded.model
     assert model.get_output_embeddings().weight.dtype is torch.bfloat16
     seen = SixteenBitOutputs().watch(model)
     again = reopened.evaluate("test")
@@ -207,6 +207,6 @@ def test_a_checkpoint_of_two_dtypes(configure: Configure, tmp_path: Path) -> Non
     run = pipeline.train(configure("run", "causal-lm", "llama", model={"name": str(model)}))
     assert run.record["model"]["at_rest"] == "bfloat16"
     reopened = pipeline.open_run(run.folder)
-    seen = SixteenBitOutputs().watch(reopened.answering.model)
+    seen = SixteenBitOutputs().watch(reopened.loaded.model)
     assert reopened.evaluate("test")["loss"] == pytest.approx(run.metrics["test"]["loss"], rel=1e-5)
     assert seen == []

@@ -49,7 +49,7 @@ def test_labels(family: str, method: str, tiny_checkpoint: Any, tmp_path: Path) 
     made = settings(tiny_checkpoint(family), tmp_path, labels=True)
     name = {"name": "head", "pooling": "model"} if method == "head" else method
     run = peftlab.train(made, method=name)
-    assert next(run.answering.model.parameters()).is_cuda
+    assert next(run.loaded.model.parameters()).is_cuda
     if method != "head":
         assert run.metrics["validation"]["accuracy"] >= 0.9
     answers_again(run, "accuracy")
@@ -72,7 +72,7 @@ def test_language(
 ) -> None:
     made = settings(tiny_checkpoint(family, "causal", dtype=dtype), tmp_path, labels=False)
     run = peftlab.train(made, method=method)
-    assert next(run.answering.model.parameters()).is_cuda
+    assert next(run.loaded.model.parameters()).is_cuda
     assert run.metrics["validation"]["loss"] < 2
     answers_again(run, "loss")
     run.export(tmp_path / "merged")

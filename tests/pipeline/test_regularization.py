@@ -99,7 +99,7 @@ def test_a_reopened_adapter_has_its_zeros(tiny_checkpoint: Any, rows: Path, tmp_
     tensors = {n: t for n, t in saved(run).items() if "lora_" in n}
     zeros = sum(int((tensor == 0).sum()) for tensor in tensors.values())
     assert zeros == run.metrics["train"]["regularization"]["zeros"] > 0
-    model = pipeline.open_run(run.folder).answering.model
+    model = pipeline.open_run(run.folder).loaded.model
     held = [p for n, p in model.named_parameters() if "lora_" in n]
     assert sum(int((p == 0).sum()) for p in held) == zeros
 

@@ -79,7 +79,7 @@ def test_every_method_learns_and_answers(
     assert [a["label"] for a in first] == [a["label"] for a in second]
     assert first[1]["head"] in ANIMALS
     assert first[1]["tail"] in FOODS
-    model: Any = reopened.answering.model
+    model: Any = reopened.loaded.model
     if method == "lora":
         trained = [n for n, _ in model.named_parameters() if "trainable_tokens_delta" in n]
         assert len(trained) == (1 if family == "bert" else 0)
@@ -92,7 +92,7 @@ def test_every_method_learns_and_answers(
     reopened.export(merged)
     kind = reopened.task.head().auto_class
     plain = getattr(transformers, kind).from_pretrained(merged).eval()
-    task, tokenizer = reopened.task, reopened.answering.tokenizer
+    task, tokenizer = reopened.task, reopened.loaded.tokenizer
     checked = pipeline.preparation.check(reopened.config)
     encoded = task.encode(checked.splits.get("test"), tokenizer, max_length=24).rows
     batch = task.collator(tokenizer)(list(encoded))
@@ -118,11 +118,11 @@ def test_plain_peft_loads_the_adapter_on_the_plain_base(
         run.folder / "adapter",
     ).eval()
     checked = pipeline.preparation.check(run.config)
-    tokenizer = run.answering.tokenizer
+    tokenizer = run.loaded.tokenizer
     rows = run.task.encode(checked.splits.get("test"), tokenizer, max_length=24).rows
     batch = run.task.collator(tokenizer)(list(rows))
     with torch.no_grad():
-        ours = run.task.logits(run.answering.model.eval(), batch)
+        ours = run.task.logits(run.loaded.model.eval(), batch)
         theirs = run.task.logits(plain, batch)
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
     written = (run.folder / "adapter" / "adapter_model.safetensors").stat().st_size

@@ -105,13 +105,13 @@ def test_every_method_learns_and_answers(
     reopened.export(merged)
     kind = reopened.task.head().auto_class
     plain = getattr(transformers, kind).from_pretrained(merged).eval()
-    answering = reopened.answering
-    task_, tokenizer = reopened.task, answering.tokenizer
+    loaded = reopened.loaded
+    task_, tokenizer = reopened.task, loaded.tokenizer
     checked = pipeline.preparation.check(reopened.config)
     encoded = task_.encode(checked.splits.get("test"), tokenizer, max_length=24).rows
     inputs = task_.model_inputs(task_.collator(tokenizer)(list(encoded)))
     with torch.no_grad():
-        ours, theirs = answering.model.eval()(**inputs), plain(**inputs)
+        ours, theirs = loaded.model.eval()(**inputs), plain(**inputs)
     for key in theirs:
         if key.endswith("logits"):
             torch.testing.assert_close(theirs[key], ours[key], rtol=2e-3, atol=2e-3)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from peftlab_kernels import error_gate
-from peftlab_kernels.functional import Int8Arithmetic
+from peftlab_kernels.functional import Int8Arithmetic, int8_lora_linear
 from peftlab_kernels.int8_format import Int8Weight
 
 AskedArithmetic = Literal["auto", "w8a8", "w8a16"]
@@ -140,6 +140,17 @@ def set_gate(module: Any, gate: Int8Gate | None) -> None:
         module.__dict__.pop(_ATTRIBUTE, None)
     else:
         module.__dict__[_ATTRIBUTE] = gate
+
+
+def frozen_int8(
+    x: Tensor, weight: Int8Weight, bias: Tensor | None, gate: Int8Gate | None
+) -> Tensor:
+    """The frozen layer, by its gate."""
+
+    def call(arithmetic: Int8Arithmetic) -> Tensor:
+        return int8_lora_linear(x, *weight, bias=bias, arithmetic=arithmetic)
+
+    return call("w8a16") if gate is None else gate.compute(x, weight, call)
 
 
 @contextmanager

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from peftlab.fusion.int8.gate import Int8Gate, gate_of
-from peftlab_kernels.functional import Int8Arithmetic, int8_lora_linear
+from peftlab.fusion.int8.gate import frozen_int8, gate_of
 from peftlab_kernels.int8_format import Int8Weight
 from peftlab_kernels.int8_linear import Int8Linear
 
@@ -33,40 +32,29 @@ class GatedInt8Linear(Int8Linear):
         return frozen_int8(input, weight, self.bias, gate_of(self))
 
 
-def frozen_int8(
-    x: Tensor, weight: Int8Weight, bias: Tensor | None, gate: Int8Gate | None
-) -> Tensor:
-    """The frozen layer, by its gate."""
+def bitsandbytes_weights() -> ModuleType | None:
+    """The module that reads bitsandbytes' weights; None where no layer can be bitsandbytes'.
 
-    def call(arithmetic: Int8Arithmetic) -> Tensor:
-        return int8_lora_linear(x, *weight, bias=bias, arithmetic=arithmetic)
-
-    return call("w8a16") if gate is None else gate.compute(x, weight, call)
-
-
-def bitsandbytes_layers() -> ModuleType | None:
-    """The module of bitsandbytes' layers; None where no layer can be bitsandbytes'.
-
-    An import cannot be traced by torch.compile: there the answer is what `fuse` found before.
+    torch.compile cannot trace an import: there the result is that of the call in `fuse`.
     """
     global _theirs
     if not is_compiling() and _theirs is None and "bitsandbytes" in sys.modules:
-        _theirs = _layers_of_theirs()
+        _theirs = _import_weights()
     return _theirs
 
 
 @cache
-def _layers_of_theirs() -> ModuleType | None:
+def _import_weights() -> ModuleType | None:
     try:
-        from peftlab.fusion import bitsandbytes_layers
-    except ImportError:  # what bears its name is not it
+        from peftlab.fusion.int8 import bitsandbytes_weights
+    except ImportError:  # another module of that name
         return None
-    return bitsandbytes_layers
+    return bitsandbytes_weights
 
 
 def is_packed(module: Any) -> bool:
     """Whether a layer's weight is one that only bitsandbytes can read, 4-bit."""
-    theirs = bitsandbytes_layers()
+    theirs = bitsandbytes_weights()
     return theirs is not None and theirs.is_packed(module)
 
 
@@ -79,5 +67,5 @@ def int8_weight_of(module: Any) -> Int8Weight | str | None:
         if codes is None or scales is None or codes.is_floating_point():
             return "its 8-bit weight has not been read yet"
         return Int8Weight(codes, scales)
-    theirs = bitsandbytes_layers()
+    theirs = bitsandbytes_weights()
     return None if theirs is None else theirs.weight_of(module)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from peftlab.export.source import Source
-    from peftlab.pipeline.run import Run
+    from peftlab.pipeline.opened import OpenedRun
 
 logger = logging.getLogger("peftlab")
 
@@ -42,7 +42,7 @@ def over(source: Source, merge_base: Form, *, trust_remote_code: bool = False) -
     )
 
 
-def nearest(run: Run, source: Source) -> Source:
+def nearest(run: OpenedRun, source: Source) -> Source:
     """The form of an 8-bit run's base over which the merged model is nearest to what was trained.
 
     Measured on rows of the run's own data: the mean KL divergence of the outputs, which chooses,
@@ -60,7 +60,7 @@ def nearest(run: Run, source: Source) -> Source:
         # The 16-bit checkpoint that its codes were made from is not at hand.
         there = there[1:]
     forms: dict[str, Source] = {name: over(source, name) for name in there}
-    ready, task = run.answering, run.task.without_texts()
+    ready, task = run.loaded, run.task.without_texts()
     rows = _sample(run)
     collate = task.collator(ready.tokenizer)
     inputs = task.model_inputs(collate(rows))
@@ -92,9 +92,9 @@ def nearest(run: Run, source: Source) -> Source:
     )
 
 
-def _sample(run: Run) -> list[Any]:
+def _sample(run: OpenedRun) -> list[Any]:
     """Some of the run's held-out rows, encoded."""
-    ready = run.answering
+    ready = run.loaded
     checked = replace(preparation.check(run.config), task=run.task)
     split = "validation" if checked.splits.validation is not None else "train"
     encoded = preparation.encode(checked, ready.tokenizer, int(run.record["max_length"]), (split,))

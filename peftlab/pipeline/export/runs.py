@@ -10,7 +10,7 @@ from peftlab import run_folder
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.pipeline.export.base_forms import nearest, over
 from peftlab.pipeline.fingerprints import check_base
-from peftlab.pipeline.run import Run, open_run
+from peftlab.pipeline.opened import OpenedRun
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ def export(
 
     check_output(Path(out))
     folder = Path(path).expanduser()
-    run = open_run(folder) if run_folder.is_run(folder) else None
+    run = OpenedRun.open(folder) if run_folder.is_run(folder) else None
     source = adapter_source(folder, base) if run is None else source_of(run, base)
     if run is not None:
         run.check_tokenizers()
@@ -73,7 +73,7 @@ def export(
     )  # fmt: skip
 
 
-def source_of(run: Run, base: str | None = None) -> Source:
+def source_of(run: OpenedRun, base: str | None = None) -> Source:
     """What a run trained, its base, and its head. Raises `CheckFailed` where it has no equal."""
     from peftlab.export.changes import adapter_changes, whole_changes
     from peftlab.export.source import Source
@@ -111,7 +111,7 @@ def source_of(run: Run, base: str | None = None) -> Source:
     )
 
 
-def _padding(run: Run) -> dict[str, int]:
+def _padding(run: OpenedRun) -> dict[str, int]:
     """The padding token's id for classifiers of rows, some of which find a row's end by it.
 
     The checkpoint's config may name none; the run padded by its tokenizer's.

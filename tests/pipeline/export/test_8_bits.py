@@ -27,7 +27,7 @@ def eight_bits(trained: Train) -> Run:
 
 def divergence(model: Any, run: Run) -> float:
     """The mean KL from the trained model's next-token distribution to another model's, nats."""
-    ready = run.answering
+    ready = run.loaded
     ids = ready.tokenizer("name number 7 a little dog", return_tensors="pt").input_ids
     with torch.no_grad():
         p, q = (
