@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from peftlab.config.tasks.question_answering import QuestionAnsweringOptions
 from peftlab.errors import ConfigError
 from peftlab.model.head_spec import HeadSpec
+from peftlab.model.mode import evaluating
 from peftlab.tasks.answering import squad_metrics
 from peftlab.tasks.answering.answer_spans import Ranked, best_spans, objects, ranked_questions
 from peftlab.tasks.answering.question_windows import encoded_questions
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
-from peftlab.tasks.encoding import Gathered, batches_of
-from peftlab.tasks.prediction import check_rows, evaluating
+from peftlab.tasks.encoding import Gathered, batches_of, check_rows
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
 

@@ -13,13 +13,13 @@ from torch import nn
 from peftlab.config.tasks.relation_extraction import RelationExtractionOptions
 from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec
+from peftlab.model.mode import evaluating
 from peftlab.model.pooling import is_decoder
 from peftlab.tasks.class_weights import class_weights
 from peftlab.tasks.classification.entity_markers import Markers, Span
 from peftlab.tasks.classification.relation_metrics import RelationLabels, none_of
 from peftlab.tasks.classification.text_classification import TextClassification
 from peftlab.tasks.encoding import Gathered, batches_of
-from peftlab.tasks.prediction import evaluating
 from peftlab.tasks.task import Batch, Encoded
 from peftlab.tasks.windows import frame_of, pieces
 

@@ -13,12 +13,12 @@ from torch import nn
 from peftlab.config.tasks.text_classification import TextClassificationOptions
 from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec
+from peftlab.model.mode import evaluating
 from peftlab.tasks.class_weights import class_weights, positive_weights
 from peftlab.tasks.classification.label_problems import PROBLEMS, LabelProblem, SingleLabel
 from peftlab.tasks.classification.whole_texts import tokenise
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
-from peftlab.tasks.encoding import Gathered, batches_of
-from peftlab.tasks.prediction import check_rows, evaluating
+from peftlab.tasks.encoding import Gathered, batches_of, check_rows
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
 

@@ -14,14 +14,14 @@ from torch import nn
 from peftlab.config.tasks.causal_lm import CausalLMOptions
 from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec
-from peftlab.tasks.causal_preview import shown_mask
+from peftlab.model.mode import evaluating
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
 from peftlab.tasks.language.causal_rows import Chats, Rows, rows_from_state, rows_of
 from peftlab.tasks.language.generation import generate, generation_config, prompt_room
 from peftlab.tasks.language.isolation import check_packed
 from peftlab.tasks.language.loss.chunked_loss import CausalLoss, LossMode
 from peftlab.tasks.language.loss.hidden_states import targets
-from peftlab.tasks.prediction import evaluating
+from peftlab.tasks.language.preview import shown_mask
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from peftlab.errors import ConfigError, DataError
+from peftlab.tasks.encoding import check_rows
 from peftlab.tasks.language.causal_encoding import encode_pairs, encode_text, pack_text, prompt_ids
 from peftlab.tasks.language.chat.encoding import LossOn, chat_prompt_ids, encode_chats
 from peftlab.tasks.language.chat.template import (
@@ -23,7 +24,6 @@ from peftlab.tasks.language.chat.template import (
 )
 from peftlab.tasks.language.chat.turns import turn_end_ids
 from peftlab.tasks.language.packing import pack
-from peftlab.tasks.prediction import check_rows
 from peftlab.tasks.task import Encoded
 
 if TYPE_CHECKING:

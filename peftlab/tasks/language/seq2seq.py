@@ -13,10 +13,13 @@ from torch import nn
 from peftlab.config.tasks.seq2seq import Seq2SeqOptions
 from peftlab.errors import ConfigError
 from peftlab.model.head_spec import HeadSpec
+from peftlab.model.mode import evaluating
 from peftlab.tasks.collate import pad_id_of
+from peftlab.tasks.encoding import check_rows
 from peftlab.tasks.language.generation import generate, generation_config
 from peftlab.tasks.language.loss.chunked_loss import CausalLoss, LossMode
 from peftlab.tasks.language.loss.hidden_states import targets
+from peftlab.tasks.language.preview import shown_pair
 from peftlab.tasks.language.seq2seq_encoding import (
     Seq2SeqCollator,
     check_room,
@@ -28,8 +31,6 @@ from peftlab.tasks.language.seq2seq_encoding import (
     warn_of_short_texts,
 )
 from peftlab.tasks.language.text_metrics import TextMetrics
-from peftlab.tasks.prediction import check_rows, evaluating
-from peftlab.tasks.seq2seq_preview import shown_pair
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
 

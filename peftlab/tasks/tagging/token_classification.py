@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from peftlab.config.tasks.token_classification import TokenClassificationOptions
 from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec
+from peftlab.model.mode import evaluating
 from peftlab.tasks.class_weights import class_weights
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
 from peftlab.tasks.encoding import Gathered, batches_of
-from peftlab.tasks.prediction import evaluating
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.tagging.tag_rows import TagRows, encoded_rows
 from peftlab.tasks.tagging.tag_spans import OUTSIDE, SpanCounts, has_spans, span_types, spans_of
