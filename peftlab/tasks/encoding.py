@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "IGNORED",
     "Gathered",
+    "as_rows",
     "batches_of",
     "check_rows",
     "check_truncation",
@@ -35,6 +36,13 @@ def batches_of(rows: datasets.Dataset) -> Iterator[dict[str, list[Any]]]:
     """The rows as lists of columns, a thousand at a time."""
     for start in range(0, len(rows), _BATCH):
         yield rows[start : start + _BATCH]
+
+
+def as_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Columns of one length as one mapping a row."""
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -45,7 +45,7 @@ class PlainText:
     """Every token is trained. `wrapped`: packed rows follow each other as one stream."""
 
     packing: Packing = "wrapped"
-    asked_role = "text"
+    input_role = "text"
     stops: tuple[int, ...] = ()
 
     def check(self, rows: Sequence[Row]) -> None:
@@ -87,7 +87,7 @@ class Pairs:
 
     separator: str = ""
     loss_on: Literal["completion", "all"] = "completion"
-    asked_role = "prompt"
+    input_role = "prompt"
     stops: tuple[int, ...] = ()
 
     def check(self, rows: Sequence[Row]) -> None:
@@ -130,7 +130,7 @@ class Chats:
     template: str | None = None
     system: str | None = None
     stops: tuple[int, ...] = ()
-    asked_role = "messages"
+    input_role = "messages"
 
     def check(self, rows: Sequence[Row]) -> None:
         """Raise `DataError` for a row to predict that lacks what is read."""
