@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from peftlab.errors import DataError
-from peftlab.tasks.prediction import evaluating
+from peftlab.model.mode import evaluating
 
 if TYPE_CHECKING:
     import datasets

@@ -26,7 +26,7 @@ def converse(screen: Screen, run: Answerer) -> None:
     """Answer each line of stdin as it comes. A line that cannot be answered is said to be so."""
     earlier: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
     for text in _lines():
-        row = run.task.asked(text, earlier)
+        row = run.task.input_row(text, earlier)
         try:
             (answer,) = run.predict([row])
         except DataError as error:

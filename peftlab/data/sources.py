@@ -55,6 +55,11 @@ class Splits:
     format: str
     label_kind: LabelKind = "one"
 
+    @property
+    def held_out(self) -> datasets.Dataset | None:
+        """The rows to report on: test, else validation."""
+        return self.validation if self.test is None else self.test
+
     def get(self, split: str) -> datasets.Dataset:
         """The split called `train`, `validation` or `test`. Raises `DataError` where it is none."""
         rows = {"train": self.train, "validation": self.validation, "test": self.test}

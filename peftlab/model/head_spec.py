@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,15 @@ class HeadSpec:
 
     auto_class: str
     config: Mapping[str, object] = field(default_factory=dict)
+
+
+def label_config(names: Sequence[str]) -> dict[str, object]:
+    """The configuration fields of a head with one output for each name."""
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
 
 
 CAUSAL = "AutoModelForCausalLM"

@@ -1,10 +1,24 @@
-"""Pinning modules of an instance to training or evaluation, whatever the whole model is set to."""
+"""Training and evaluation mode: of a model for a while, of single modules for good."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 
 from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; every module's own mode is restored after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def pin_eval(module: nn.Module) -> None:

@@ -151,8 +151,8 @@ def _logits(
     """Logits [positions, classes or vocabulary] of one encoded row, fp32; one position of a row."""
     import torch
 
+    from peftlab.model.mode import evaluating
     from peftlab.model.structure import logits_of
-    from peftlab.tasks.prediction import evaluating
 
     place = _place(model)
     batch = {

@@ -75,7 +75,7 @@ def _golden(prepared: Prepared) -> dict[str, Any]:
 
 def _settled(prepared: Prepared, found: Evaluation) -> Prepared:
     """With the task that has chosen on validation what is chosen there."""
-    task = prepared.checked.task.settled(found.scores)
+    task = prepared.checked.task.with_threshold(found.scores)
     return replace(prepared, checked=replace(prepared.checked, task=task))
 
 

@@ -40,7 +40,7 @@ class Run(OpenedRun):
         checked.splits.get(split)
         ready = self.loaded
         checked = replace(checked, task=checked.task.attach(ready.tokenizer, None))
-        if checked.task.state() != self.task.unsettled().state():
+        if checked.task.state() != self.task.as_from_splits().state():
             raise CheckFailed(
                 f"{self.config.data.source} has changed since the run was trained: the run knows "
                 f"{self.task.state()}, the data says {checked.task.state()}."
@@ -93,7 +93,7 @@ class Run(OpenedRun):
         """A text, or a row with the data's columns or the format's roles, as the task reads it."""
         from peftlab.data.formats import FORMATS
 
-        by_role = self.task.asked(row) if isinstance(row, str) else dict(row)
+        by_role = self.task.input_row(row) if isinstance(row, str) else dict(row)
         by_role |= {
             role: by_role[name]
             for role, name in self.record["columns"].items()

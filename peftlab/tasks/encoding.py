@@ -1,4 +1,4 @@
-"""From text to token ids: batches through the tokeniser, lengths counted, ids kept in Arrow."""
+"""Rows checked and tokenised in batches: lengths counted, ids stored in Arrow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED", "Gathered", "batches_of", "check_truncation", "token_ids", "token_statistics"]
+__all__ = [
+    "IGNORED",
+    "Gathered",
+    "as_rows",
+    "batches_of",
+    "check_rows",
+    "check_truncation",
+    "token_ids",
+    "token_statistics",
+]
 
 logger = logging.getLogger("peftlab")
 
@@ -27,6 +36,13 @@ def batches_of(rows: datasets.Dataset) -> Iterator[dict[str, list[Any]]]:
     """The rows as lists of columns, a thousand at a time."""
     for start in range(0, len(rows), _BATCH):
         yield rows[start : start + _BATCH]
+
+
+def as_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Columns of one length as one mapping a row."""
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -52,6 +68,16 @@ def _stored(values: Sequence[Any]) -> Any:
     if isinstance(probe, int):
         return pa.list_(pa.int32()) if nested else pa.int64()
     return None
+
+
+def check_rows(rows: Sequence[Mapping[str, Any]], needed: Sequence[str]) -> None:
+    """Raise `DataError` for a row to predict that lacks a text which the task reads."""
+    for number, row in enumerate(rows, start=1):
+        for role in needed:
+            if not isinstance(row.get(role), str) or not row[role].strip():
+                raise DataError(
+                    f"row {number} to predict has no {role!r}; each row needs {', '.join(needed)}."
+                )
 
 
 class Gathered:

@@ -1,4 +1,4 @@
-"""What a task is: a new one is one file with one subclass of `Task`, and one with its options."""
+"""The base class of tasks. A new task is a subclass of `Task` and a class of its options."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from peftlab.errors import ConfigError
 
 if TYPE_CHECKING:
     import datasets
@@ -17,9 +19,10 @@ if TYPE_CHECKING:
     from peftlab.config.tasks.options import TaskOptions
     from peftlab.data.sources import Splits
     from peftlab.model.head_spec import HeadSpec
+    from peftlab.tasks.predictor import Predictor
 
 IGNORED = -100
-"""Label of a position that is not trained on."""
+"""The label of a position that the loss leaves out."""
 
 _MODEL_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "decoder_input_ids"})
 
@@ -29,7 +32,7 @@ RowScores = dict[str, "np.ndarray[Any, Any]"]
 
 @dataclass(frozen=True, slots=True)
 class TokenStatistics:
-    """What encoding did to the rows of one split, in tokens."""
+    """Lengths of the rows of one split in tokens, before and after encoding."""
 
     rows: int
     truncated: int
@@ -42,10 +45,10 @@ class TokenStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A split as the model reads it: `input_ids`, `attention_mask`, `labels`, ..., unpadded.
+    """A split of encoded rows, unpadded: `input_ids`, `attention_mask`, `labels`, ...
 
-    `targets` are statistics of the texts to write, where those are apart from what is read
-    (`statistics`) and have a limit of their own, `target_limit` tokens.
+    `statistics` describe the inputs. `targets` describe the texts to generate, for tasks that
+    encode them apart with a limit of their own, `target_limit` tokens.
     """
 
     rows: datasets.Dataset
@@ -55,70 +58,70 @@ class Encoded:
 
 
 class Task(ABC):
-    """One task: how rows become batches, what the loss sums, what is measured, what is answered.
+    """One task: encoding, batches, loss, metrics and predictions.
 
-    The loss is a *sum* over items (rows, tokens); the trainer divides it by the item count of the
-    whole optimizer step, so that it is the same however the step is cut into micro-batches.
+    The loss is a *sum* over items (rows, tokens). The trainer divides it by the item count of the
+    whole optimizer step, so the result does not depend on the micro-batch size.
     """
 
     options: ClassVar[type[TaskOptions]]
-    """The task's part of the configuration, which names its metrics, formats and roles."""
+    """The task's section of the configuration; it declares metrics, formats and column roles."""
 
     @property
     def name(self) -> str:
-        """As the configuration names the task."""
+        """The task's name in the configuration."""
         return self.options.tag()
 
     @property
     def best_metric(self) -> str:
-        """The metric that chooses where the configuration leaves it open."""
+        """The metric that selects the checkpoint where `eval.best` is auto."""
         return self.options.best_metric
 
     @property
     def greater_is_better(self) -> Mapping[str, bool]:
-        """Every metric that this task, with its options, reports: whether greater is better."""
+        """Every metric that the task reports with its options: whether greater is better."""
         return self.options.metrics
 
     @classmethod
     @abstractmethod
     def from_splits(cls, splits: Splits, options: Any) -> Self:
-        """Check every row and learn what the task must know (label names). Raises `DataError`.
+        """The task for these rows and options, an instance of `cls.options`.
 
-        `options` is of the class `cls.options`.
+        Checks every row and collects what the task depends on, such as label names. Raises
+        `DataError`.
         """
 
     @classmethod
     @abstractmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The task as a run folder recorded it; the inverse of `state`."""
+        """The task that a run folder records; the inverse of `state`."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """What a run folder must record to evaluate and predict later; JSON values only."""
+        """What a run folder records so that it can evaluate and predict; JSON values only."""
 
     @abstractmethod
     def head(self) -> HeadSpec:
         """The head that the model needs."""
 
     def with_settings(self, *, loss: Any, generation: Mapping[str, Any] | None) -> Self:
-        """The same task with shared settings that it reads, and that do not belong to `state`.
+        """The same task with shared settings, which are not part of `state`.
 
-        `loss` is `train.loss`, `generation` `eval.generation`: None, and auto, for a task that does
-        not name the key in its `TaskOptions.reads`. A task that generates in evaluation keeps
-        `generation` here and reads it in `score`.
+        `loss` is `train.loss` and `generation` is `eval.generation`; a task whose
+        `TaskOptions.reads` lacks the key gets auto and None. A task that generates in evaluation
+        stores `generation` here and uses it in `score`.
         """
         return self
 
     def attach(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None) -> Self:
         """The task for one tokenizer and model, before rows are encoded or a method is applied.
 
-        Here a task chooses ids of the vocabulary and may tell the model of them, which is as it was
-        loaded, without a method on it (None where rows are only looked at). What it learns goes
-        into `state`: when a run is opened, the task is as `from_state` made it.
+        Here a task chooses token ids and may configure the model, which is still the plain base
+        (None where rows are only previewed). What it chooses belongs to `state`, so that opening a
+        run restores it.
         """
         return self
 
-    @abstractmethod
     def encode(
         self,
         rows: datasets.Dataset,
@@ -128,100 +131,125 @@ class Task(ABC):
         packing: bool = False,
     ) -> Encoded:
         """Tokenise rows. Raises `DataError` where nothing would be trained on."""
+        if packing and "data.packing" not in self.options.reads:
+            raise ConfigError(
+                f"data.packing is true, but {self.name} does not pack rows; set it to false."
+            )
+        return self._encode(rows, tokenizer, max_length, packing)
+
+    @abstractmethod
+    def _encode(
+        self,
+        rows: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        packing: bool,
+    ) -> Encoded:
+        """`encode` of this task; `packing` is false unless its options read `data.packing`."""
 
     @abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Batch]], Batch]:
-        """Pads a list of encoded rows into one batch of tensors."""
+        """A function that pads a list of encoded rows into one batch of tensors."""
 
     @abstractmethod
     def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """The loss summed over the batch's items, fp32 scalar, differentiable."""
+        """The loss summed over the batch's items: an fp32 scalar, differentiable."""
 
     @abstractmethod
     def count_items(self, batch: Batch) -> int:
-        """How many items `loss_sum` sums over: rows, or tokens that are predicted."""
+        """The number of items that `loss_sum` sums over: rows, or predicted tokens."""
 
     def model_inputs(self, batch: Batch) -> Batch:
-        """What of a batch the model is called with for its logits."""
+        """The part of a batch that the model takes as arguments."""
         return {name: value for name, value in batch.items() if name in _MODEL_INPUTS}
 
     @abstractmethod
     def score(self, model: nn.Module, batch: Batch) -> RowScores:
         """Evaluate one batch without gradient: arrays of shape [rows, ...] that `metrics` reads.
 
-        Arrays of objects (texts, lists) and of another width in every batch are fine: the latter
-        come to `metrics` as one array of arrays. Rows here are encoded rows: a task that makes
-        several of one (windows) hands its number along as a column, and joins them in `metrics`.
+        Arrays may hold objects (texts, lists), and their width may differ between batches; then
+        `metrics` gets one array of arrays. Rows here are encoded rows: a task that splits a row
+        into windows keeps the row's number as a column and joins the windows in `metrics`.
         """
 
     @abstractmethod
     def metrics(self, scores: RowScores) -> dict[str, float]:
         """Metrics over the concatenated scores of a split; always with `loss`."""
 
-    def settled(self, scores: RowScores) -> Self:
-        """The task with what is chosen on the scores of validation once training is over.
+    def with_threshold(self, scores: RowScores) -> Self:
+        """The task with a threshold chosen on the validation scores after training.
 
-        A threshold, for instance. It goes into `state`.
+        The threshold belongs to `state`. A task without one returns itself.
         """
         return self
 
-    def unsettled(self) -> Self:
-        """The task without what `settled` chose: as it is made from the data alone."""
+    def as_from_splits(self) -> Self:
+        """The task as `from_splits` makes it: without threshold or anything chosen later."""
         return self
 
     def without_texts(self) -> Self:
-        """The task as it is measured by forward passes alone, where generating takes too long."""
+        """The task without metrics of generated texts, where generating would take too long."""
         return self
 
-    @abstractmethod
     def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
-        """A 95 % interval of one metric, from the scores; the same at every call."""
+        """A deterministic 95 % interval of one metric. Raises `ConfigError` for an unknown one."""
+        if metric not in self.greater_is_better:
+            known = ", ".join(self.greater_is_better)
+            raise ConfigError(f"metric {metric!r} is unknown to {self.name}, which has {known}.")
+        return self._interval(scores, metric)
 
     @abstractmethod
+    def _interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+        """`interval` for one of `greater_is_better`."""
+
     def untuned(self, splits: Splits) -> RowScores | None:
-        """Scores on test of knowing nothing (majority class); None: evaluate the base model."""
+        """Scores of a trivial predictor (majority class) on `splits.held_out`.
+
+        None where there are no such rows, or where the base model itself is the baseline.
+        """
+        return None
 
     @property
     def untuned_name(self) -> str:
-        """What `untuned` scores, in words."""
+        """The predictor that `untuned` scores."""
         return "majority class"
 
     @property
     def trained_tokens(self) -> tuple[int, ...]:
-        """Ids whose embeddings mean nothing yet: adapters train them too. Known once attached."""
+        """Token ids whose embeddings adapters train too; known once attached."""
         return ()
 
     @property
     @abstractmethod
-    def asked_role(self) -> str:
-        """The column that a bare text given to `predict` stands for."""
+    def input_role(self) -> str:
+        """The column role of a bare text given to `predict`."""
 
     @property
     def stops(self) -> tuple[int, ...]:
-        """Tokens, beside the tokenizer's own end token, at which the trained model stops."""
+        """Tokens at which generation stops, besides the tokenizer's end token."""
         return ()
 
-    def asked(
+    def input_row(
         self, text: str, earlier: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
     ) -> dict[str, Any]:
         """A bare text given to `predict` as a row.
 
-        `earlier` are the rows asked before in the same interactive session with their answers;
-        a task that holds conversations puts them in front.
+        `earlier` are the previous rows of the same interactive session with their answers; a task
+        that holds conversations continues them.
         """
-        return {self.asked_role: text}
+        return {self.input_role: text}
 
     def answer_text(self, answer: Mapping[str, Any]) -> str:
-        """One of `predict`'s answers as people read it: a line, or the text that was generated."""
+        """One of `predict`'s answers for people: a line, or the generated text."""
         if isinstance(text := answer.get("text"), str):
             return text
         return ", ".join(f"{key} {_shown(value)}" for key, value in answer.items())
 
     def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """An encoded row as people read it: `tokens` (how many), `text` (decoded) and more.
+        """An encoded row for people: `tokens` (their number), `text` (decoded) and labels.
 
-        Here: of `labels` that belong to tokens, `trained`, the pieces whose prediction the loss
-        counts. A task shows its own labels instead.
+        Here, `trained` is the text of the tokens that the loss counts, where labels belong to
+        tokens. Tasks with other labels override this.
         """
         ids = list(row["input_ids"])
         shown: dict[str, Any] = {"tokens": len(ids), "text": tokenizer.decode(ids)}
@@ -231,7 +259,6 @@ class Task(ABC):
             shown["trained"] = tokenizer.decode(kept)
         return shown
 
-    @abstractmethod
     def predict(
         self,
         model: nn.Module,
@@ -242,11 +269,24 @@ class Task(ABC):
         batch_size: int,
         generation: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """Readable answers, one a row, of JSON values: a label with probabilities, a text, ...
+        """Answers of JSON values, one a row: a label with probabilities, a text, ...
 
-        Rows are as their format gives them, without targets. Raises `DataError` where one lacks
-        what the task reads. `generation` is given to tasks that read `eval.generation`.
+        Rows are as their format gives them, without targets. Raises `DataError` for a row that
+        lacks an input. `generation` is for tasks that read `eval.generation`.
         """
+        if not rows:
+            return []
+        from peftlab.tasks.predictor import Predictor
+
+        predictor = Predictor(model, tokenizer, max_length, batch_size, generation)
+        with predictor.evaluating():
+            return self._answers(rows, predictor)
+
+    @abstractmethod
+    def _answers(
+        self, rows: Sequence[Mapping[str, Any]], predictor: Predictor
+    ) -> list[dict[str, Any]]:
+        """`predict` of this task, in evaluation mode and without gradient."""
 
 
 def _shown(value: Any) -> str:

@@ -165,7 +165,7 @@ def test_real_sets(case: str, shared_data: Path, tmp_path: Path) -> None:
     run.export(out)
     merged = transformers.AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
-    asked = run.task.asked("Tell me a story about a dog.")
+    asked = run.task.input_row("Tell me a story about a dog.")
     if "messages" not in asked:
         return
     # Other tools need no more than what was exported to ask as peftlab does, and to stop.

@@ -28,6 +28,7 @@ from peftlab.methods.features.store import (
 )
 from peftlab.methods.method import Applied
 from peftlab.model.heads import FeatureHead, PooledClassifier
+from peftlab.model.mode import evaluating
 from peftlab.model.precision import training_device
 
 if TYPE_CHECKING:
@@ -234,16 +235,11 @@ def _keep(
 @contextmanager
 def _computing(model: nn.Module, compute_dtype: torch.dtype) -> Iterator[None]:
     """Eval mode and no gradient inside, in the run's arithmetic; each module's own mode after."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     kind = next(model.parameters()).device.type
     reduced = compute_dtype is not torch.float32
-    try:
-        with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16, enabled=reduced):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    narrow = torch.autocast(kind, dtype=torch.bfloat16, enabled=reduced)
+    with evaluating(model), torch.no_grad(), narrow:
+        yield
 
 
 def _lengths(split: datasets.Dataset) -> list[int]:

@@ -14,14 +14,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from peftlab.config.tasks.question_answering import QuestionAnsweringOptions
-from peftlab.errors import ConfigError
 from peftlab.model.head_spec import HeadSpec
 from peftlab.tasks.answering import squad_metrics
 from peftlab.tasks.answering.answer_spans import Ranked, best_spans, objects, ranked_questions
 from peftlab.tasks.answering.question_windows import encoded_questions
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
-from peftlab.tasks.encoding import Gathered, batches_of
-from peftlab.tasks.prediction import check_rows, evaluating
+from peftlab.tasks.encoding import Gathered, as_rows, batches_of, check_rows
+from peftlab.tasks.predictor import Predictor
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
 
@@ -66,7 +65,7 @@ class QuestionAnswering(Task):
             "chosen": self.chosen,
         }
 
-    def settled(self, scores: RowScores) -> Self:
+    def with_threshold(self, scores: RowScores) -> Self:
         """With the threshold of the best F1, where it was left open and questions have no answer.
 
         As the evaluation script of SQuAD 2.0 finds its best threshold.
@@ -83,23 +82,20 @@ class QuestionAnswering(Task):
         )
         return replace(self, threshold=best, chosen=True)
 
-    def unsettled(self) -> Self:
+    def as_from_splits(self) -> Self:
         return replace(self, threshold=None, chosen=False) if self.chosen else self
 
     def head(self) -> HeadSpec:
         return HeadSpec("AutoModelForQuestionAnswering", {"num_labels": 2})
 
-    def encode(
+    def _encode(
         self,
         rows: datasets.Dataset,
         tokenizer: PreTrainedTokenizerBase,
-        *,
         max_length: int,
-        packing: bool = False,
+        packing: bool,
     ) -> Encoded:
         """One row a window; `context` and `answers` (JSON) are with a question's first one."""
-        if packing:
-            raise ConfigError("data.packing joins plain text, for causal-lm; a context is one's.")
         gathered = Gathered()
         done = 0
         for batch in batches_of(rows):
@@ -194,11 +190,9 @@ class QuestionAnswering(Task):
             "loss": float(scores["loss"].mean()),
         }
 
-    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+    def _interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
         if metric == "loss":
             return intervals.ratio_interval(scores["loss"], np.ones(len(scores["loss"])))
-        if metric not in self.greater_is_better:
-            raise ConfigError(f"{metric!r} is none of {', '.join(self.greater_is_better)}.")
         exacts, f1s, answerable = self._judged(scores)
         values = exacts if metric.endswith("exact") else f1s
         kind = {"has": answerable, "no_": ~answerable}.get(metric[:3], np.ones_like(answerable))
@@ -206,7 +200,7 @@ class QuestionAnswering(Task):
 
     def untuned(self, splits: Splits) -> RowScores | None:
         """No answer to every question, all words of a context being as likely as none."""
-        held_out = splits.test if splits.test is not None else splits.validation
+        held_out = splits.held_out
         if held_out is None:
             return None
         context, answers = held_out["context"], held_out["answers"]
@@ -225,10 +219,10 @@ class QuestionAnswering(Task):
         return "no answer"
 
     @property
-    def asked_role(self) -> str:
+    def input_role(self) -> str:
         return "question"
 
-    def asked(
+    def input_row(
         self, text: str, earlier: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
     ) -> dict[str, Any]:
         """The question is what ends in the first question mark, the context what follows.
@@ -253,36 +247,25 @@ class QuestionAnswering(Task):
         shown = Task.preview(self, row, tokenizer)
         return {**shown, "answer": "(none here)" if first == row["null"] else answer}
 
-    @torch.no_grad()
-    def predict(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        max_length: int,
-        batch_size: int,
-        generation: Mapping[str, Any] | None = None,
+    def _answers(
+        self, rows: Sequence[Mapping[str, Any]], predictor: Predictor
     ) -> list[dict[str, Any]]:
         """`answer` with score, characters start to end, `no_answer` and `n_best`; see `Ranked`."""
         check_rows(rows, ("question", "context"))
         contexts = [str(row["context"]) for row in rows]
-        encoded = encoded_questions(
-            [str(row["question"]) for row in rows], contexts, None, tokenizer,
-            max_length=max_length, stride=self.stride, first_row=0,
-        ).as_rows()  # fmt: skip
-        collate = self.collator(tokenizer)
-        device = next(model.parameters()).device
+        windows = encoded_questions(
+            [str(row["question"]) for row in rows], contexts, None, predictor.tokenizer,
+            max_length=predictor.max_length, stride=self.stride, first_row=0,
+        )  # fmt: skip
+        collate = self.collator(predictor.tokenizer)
         spans: list[list[Any]] = [[] for _ in rows]
         nulls: list[list[float]] = [[] for _ in rows]
-        with evaluating(model):
-            for start in range(0, len(encoded), batch_size):
-                part = encoded[start : start + batch_size]
-                batch = {name: value.to(device) for name, value in collate(part).items()}
-                found = self._spans(*self._logits(model, batch), batch)
-                for i, row in enumerate(part):
-                    spans[row["row"]].append(found["spans"][i])
-                    nulls[row["row"]].append(float(found["null"][i]))
+        for part in predictor.parts(as_rows(windows.columns)):
+            batch = predictor.batch(part, collate)
+            scores = self._spans(*self._logits(predictor.model, batch), batch)
+            for i, window in enumerate(part):
+                spans[window["row"]].append(scores["spans"][i])
+                nulls[window["row"]].append(float(scores["null"][i]))
         return [
             Ranked.of(context, own, null, n_best=self.n_best).answer(self.threshold or 0.0)
             for context, own, null in zip(contexts, spans, nulls, strict=True)

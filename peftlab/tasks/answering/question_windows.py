@@ -59,13 +59,6 @@ class EncodedQuestions:
     lengths: list[int]
     cut: int
 
-    def as_rows(self) -> list[dict[str, Any]]:
-        """One mapping a window."""
-        return [
-            dict(zip(self.columns, values, strict=True))
-            for values in zip(*self.columns.values(), strict=True)
-        ]
-
 
 def encoded_questions(
     questions: Sequence[str],

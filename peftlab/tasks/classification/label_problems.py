@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from peftlab.errors import DataError
+from peftlab.model.head_spec import label_config
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.statistics.correlation import pearson, r2, ranks
 from peftlab.tasks.task import RowScores
@@ -37,12 +38,7 @@ class LabelProblem(ABC):
 
     def head_config(self) -> dict[str, object]:
         """The fields of the model's configuration that shape its head."""
-        return {
-            "num_labels": len(self.label_names),
-            "id2label": dict(enumerate(self.label_names)),
-            "label2id": {name: index for index, name in enumerate(self.label_names)},
-            "problem_type": f"{self.name}_classification",
-        }
+        return label_config(self.label_names) | {"problem_type": f"{self.name}_classification"}
 
     def index(self, name: str) -> int:
         """A label's number. Raises `DataError` for a name that the problem does not know."""

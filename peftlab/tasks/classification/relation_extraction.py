@@ -12,23 +12,23 @@ from torch import nn
 
 from peftlab.config.tasks.relation_extraction import RelationExtractionOptions
 from peftlab.errors import ConfigError, DataError
-from peftlab.model.head_spec import HeadSpec
+from peftlab.model.head_spec import HeadSpec, label_config
 from peftlab.model.pooling import is_decoder
 from peftlab.tasks.class_weights import class_weights
 from peftlab.tasks.classification.entity_markers import Markers, Span
 from peftlab.tasks.classification.relation_metrics import RelationLabels, none_of
 from peftlab.tasks.classification.text_classification import TextClassification
-from peftlab.tasks.encoding import Gathered, batches_of
-from peftlab.tasks.prediction import evaluating
-from peftlab.tasks.task import Batch, Encoded
+from peftlab.tasks.encoding import as_rows
+from peftlab.tasks.predictor import Predictor
+from peftlab.tasks.task import Batch
 from peftlab.tasks.windows import frame_of, pieces
 
 if TYPE_CHECKING:
-    import datasets
     from transformers import PreTrainedTokenizerBase
 
     from peftlab.data.sources import Splits
 
+_INPUTS = ("text", "head", "tail")
 _STARTS = ("head_at", "tail_at")
 
 
@@ -45,7 +45,7 @@ class RelationExtraction(TextClassification):
 
     none: str | None = None
     representation: Literal["pooled", "entity_start"] = "pooled"
-    asked_markers: Literal["auto", "spare", "punctuation"] = "auto"
+    marker_kind: Literal["auto", "spare", "punctuation"] = "auto"
     markers: Markers | None = None
 
     @classmethod
@@ -87,11 +87,7 @@ class RelationExtraction(TextClassification):
         halves = [f"{name} {at}" for at in ("e1", "e2") for name in self.problem.label_names]
         return HeadSpec(
             "AutoModelForTokenClassification",
-            {
-                "num_labels": len(halves),
-                "id2label": dict(enumerate(halves)),
-                "label2id": {name: index for index, name in enumerate(halves)},
-            },
+            label_config(halves),
         )
 
     def attach(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None) -> Self:
@@ -105,7 +101,7 @@ class RelationExtraction(TextClassification):
         if self.markers is not None:
             self.markers.check(tokenizer)
             return self
-        return replace(self, markers=Markers.of(tokenizer, self.asked_markers))
+        return replace(self, markers=Markers.of(tokenizer, self.marker_kind))
 
     @property
     def _marked(self) -> Markers:
@@ -117,42 +113,14 @@ class RelationExtraction(TextClassification):
     def trained_tokens(self) -> tuple[int, ...]:
         return self._marked.ids if self._marked.trained else ()
 
-    def encode(
-        self,
-        rows: datasets.Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        max_length: int,
-        packing: bool = False,
-    ) -> Encoded:
-        if packing:
-            raise ConfigError("data.packing joins plain text, for causal-lm; a label is one row's.")
-        gathered = Gathered()
-        done = 0
-        for batch in batches_of(rows):
-            given = [
-                dict(zip(batch, cells, strict=True)) for cells in zip(*batch.values(), strict=True)
-            ]
-            columns, lengths = self._columns(given, tokenizer, max_length, done)
-            done += len(given)
-            if "label" in batch:
-                columns["labels"] = [self.problem.target(label) for label in batch["label"]]
-            gathered.add(
-                columns,
-                whole_lengths=lengths,
-                truncated=sum(length > max_length for length in lengths),
-                trained=len(lengths),
-            )
-        return gathered.encoded()
-
     def _columns(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        inputs: Mapping[str, Sequence[Any]],
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
-        done: int = 0,
+        done: int,
     ) -> tuple[dict[str, list[Any]], list[int]]:
-        """Encoded columns, and what each row's length would have been uncut."""
+        rows = as_rows(inputs)
         frame = frame_of(tokenizer, pair=False)
         columns: dict[str, list[Any]] = {}
         lengths = []
@@ -183,19 +151,8 @@ class RelationExtraction(TextClassification):
         summed: torch.Tensor = halves[row, at[0], 0] + halves[row, at[1], 1]
         return summed
 
-    @property
-    def asked_role(self) -> str:
-        return "text"
-
-    def predict(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        max_length: int,
-        batch_size: int,
-        generation: Mapping[str, Any] | None = None,
+    def _answers(
+        self, rows: Sequence[Mapping[str, Any]], predictor: Predictor
     ) -> list[dict[str, Any]]:
         """`{"label", "probability", "probabilities", "head", "tail"}`, these two as texts."""
         for number, row in enumerate(rows, 1):
@@ -204,24 +161,12 @@ class RelationExtraction(TextClassification):
                     f"row {number} to predict needs a text with <e1>..</e1> and <e2>..</e2> in "
                     "it, or with the spans head and tail beside it."
                 )
-        collate = self.collator(tokenizer)
-        device = next(model.parameters()).device
-        answers: list[dict[str, Any]] = []
-        with evaluating(model), torch.no_grad():
-            for start in range(0, len(rows), batch_size):
-                part = rows[start : start + batch_size]
-                columns, _ = self._columns(part, tokenizer, max_length, start)
-                encoded = [
-                    {name: column[index] for name, column in columns.items()}
-                    for index in range(len(part))
-                ]
-                batch = {name: value.to(device) for name, value in collate(encoded).items()}
-                for row, logits in zip(part, self.logits(model, batch).cpu(), strict=True):
-                    head, tail = entities_of(row)
-                    answers.append(
-                        self.problem.answer(logits)
-                        | {"head": row["text"][slice(*head)], "tail": row["text"][slice(*tail)]}
-                    )
+        answers = []
+        for row, logits in zip(rows, self._row_logits(rows, _INPUTS, predictor), strict=True):
+            head, tail = entities_of(row)
+            answer = self.problem.answer(logits)
+            answer |= {"head": row["text"][slice(*head)], "tail": row["text"][slice(*tail)]}
+            answers.append(answer)
         return answers
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from peftlab.config.tasks.text_classification import TextClassificationOptions
-from peftlab.errors import ConfigError, DataError
+from peftlab.errors import DataError
 from peftlab.model.head_spec import HeadSpec
 from peftlab.tasks.class_weights import class_weights, positive_weights
 from peftlab.tasks.classification.label_problems import PROBLEMS, LabelProblem, SingleLabel
 from peftlab.tasks.classification.whole_texts import tokenise
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
-from peftlab.tasks.encoding import Gathered, batches_of
-from peftlab.tasks.prediction import check_rows, evaluating
+from peftlab.tasks.encoding import Gathered, as_rows, batches_of, check_rows
+from peftlab.tasks.predictor import Predictor
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
 
@@ -87,20 +87,18 @@ class TextClassification(Task):
     def head(self) -> HeadSpec:
         return HeadSpec("AutoModelForSequenceClassification", self.problem.head_config())
 
-    def encode(
+    def _encode(
         self,
         rows: datasets.Dataset,
         tokenizer: PreTrainedTokenizerBase,
-        *,
         max_length: int,
-        packing: bool = False,
+        packing: bool,
     ) -> Encoded:
-        if packing:
-            raise ConfigError("data.packing joins plain text, for causal-lm; a label is one row's.")
         gathered = Gathered()
+        done = 0
         for batch in batches_of(rows):
-            pairs = batch["text_pair"] if self.pairs else None
-            columns, lengths = tokenise(tokenizer, batch["text"], pairs, max_length)
+            columns, lengths = self._columns(batch, tokenizer, max_length, done)
+            done += len(lengths)
             if "label" in batch:
                 columns["labels"] = [self.problem.target(label) for label in batch["label"]]
             gathered.add(
@@ -110,6 +108,17 @@ class TextClassification(Task):
                 trained=len(lengths),
             )
         return gathered.encoded()
+
+    def _columns(
+        self,
+        inputs: Mapping[str, Sequence[Any]],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        done: int,
+    ) -> tuple[dict[str, list[Any]], list[int]]:
+        """Encoded columns of the rows after the first `done`, and each row's length uncut."""
+        pairs = inputs["text_pair"] if self.pairs else None
+        return tokenise(tokenizer, inputs["text"], pairs, max_length)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Batch]], Batch]:
         return PaddingCollator(pad_id_of(tokenizer))
@@ -141,15 +150,13 @@ class TextClassification(Task):
     def metrics(self, scores: RowScores) -> dict[str, float]:
         return self.problem.metrics(scores)
 
-    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+    def _interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
         if metric == "loss":
             return intervals.ratio_interval(scores["loss"], np.ones(len(scores["loss"])))
-        if metric not in self.greater_is_better:
-            raise ConfigError(f"{metric!r} is none of {', '.join(self.greater_is_better)}.")
         return self.problem.interval(scores, metric)
 
     @property
-    def asked_role(self) -> str:
+    def input_role(self) -> str:
         return "text"
 
     @property
@@ -158,7 +165,7 @@ class TextClassification(Task):
 
     def untuned(self, splits: Splits) -> RowScores | None:
         """Every row answered alike: the majority class, or the mean, of the training rows."""
-        held_out = splits.test if splits.test is not None else splits.validation
+        held_out = splits.held_out
         return None if held_out is None else self.problem.untuned(splits.train, held_out)
 
     def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -174,15 +181,8 @@ class TextClassification(Task):
             return ", ".join(named) or "no label"
         return f"{answer['label']} {answer['probability']:.1%}"
 
-    def predict(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        max_length: int,
-        batch_size: int,
-        generation: Mapping[str, Any] | None = None,
+    def _answers(
+        self, rows: Sequence[Mapping[str, Any]], predictor: Predictor
     ) -> list[dict[str, Any]]:
         """`{"label", "probability", "probabilities": {name: p}}` for each row.
 
@@ -190,18 +190,17 @@ class TextClassification(Task):
         """
         needed = ("text", "text_pair") if self.pairs else ("text",)
         check_rows(rows, needed)
-        collate = self.collator(tokenizer)
-        device = next(model.parameters()).device
-        answers: list[dict[str, Any]] = []
-        with evaluating(model), torch.no_grad():
-            for start in range(0, len(rows), batch_size):
-                part = rows[start : start + batch_size]
-                pairs = [row["text_pair"] for row in part] if self.pairs else None
-                columns, _ = tokenise(tokenizer, [row["text"] for row in part], pairs, max_length)
-                encoded = [
-                    {name: column[index] for name, column in columns.items()}
-                    for index in range(len(part))
-                ]
-                batch = {name: value.to(device) for name, value in collate(encoded).items()}
-                answers += map(self.problem.answer, self.logits(model, batch).cpu())
-        return answers
+        return [self.problem.answer(logits) for logits in self._row_logits(rows, needed, predictor)]
+
+    def _row_logits(
+        self, rows: Sequence[Mapping[str, Any]], roles: Sequence[str], predictor: Predictor
+    ) -> Iterator[torch.Tensor]:
+        """Logits [labels] of each row, on the CPU; `roles` are the columns to encode."""
+        collate = self.collator(predictor.tokenizer)
+        done = 0
+        for part in predictor.parts(rows):
+            inputs = {role: [row[role] for row in part] for role in roles}
+            columns, _ = self._columns(inputs, predictor.tokenizer, predictor.max_length, done)
+            done += len(part)
+            batch = predictor.batch(as_rows(columns), collate)
+            yield from self.logits(predictor.model, batch).cpu()

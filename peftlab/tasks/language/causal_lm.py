@@ -12,16 +12,16 @@ import torch
 from torch import nn
 
 from peftlab.config.tasks.causal_lm import CausalLMOptions
-from peftlab.errors import ConfigError, DataError
+from peftlab.errors import DataError
 from peftlab.model.head_spec import HeadSpec
-from peftlab.tasks.causal_preview import shown_mask
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
 from peftlab.tasks.language.causal_rows import Chats, Rows, rows_from_state, rows_of
 from peftlab.tasks.language.generation import generate, generation_config, prompt_room
 from peftlab.tasks.language.isolation import check_packed
 from peftlab.tasks.language.loss.chunked_loss import CausalLoss, LossMode
 from peftlab.tasks.language.loss.hidden_states import targets
-from peftlab.tasks.prediction import evaluating
+from peftlab.tasks.language.preview import shown_mask
+from peftlab.tasks.predictor import Predictor
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
 
@@ -75,13 +75,12 @@ class CausalLM(Task):
     def head(self) -> HeadSpec:
         return HeadSpec("AutoModelForCausalLM")
 
-    def encode(
+    def _encode(
         self,
         rows: datasets.Dataset,
         tokenizer: PreTrainedTokenizerBase,
-        *,
         max_length: int,
-        packing: bool = False,
+        packing: bool,
     ) -> Encoded:
         encoded = self.rows.encode(rows, tokenizer, max_length, packing)
         if "position_ids" in encoded.rows.column_names and self._model is not None:
@@ -116,27 +115,25 @@ class CausalLM(Task):
             "token_accuracy": float(scores["correct"].sum() / tokens),
         }
 
-    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+    def _interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
         if metric == "token_accuracy":
             return intervals.ratio_interval(scores["correct"], scores["tokens"])
-        if metric not in self.greater_is_better:
-            raise ConfigError(f"{metric!r} is none of {', '.join(self.greater_is_better)}.")
         transform = _perplexity if metric == "perplexity" else np.asarray
         return intervals.ratio_interval(scores["loss"], scores["tokens"], transform)
 
     @property
-    def asked_role(self) -> str:
-        return self.rows.asked_role
+    def input_role(self) -> str:
+        return self.rows.input_role
 
     @property
     def stops(self) -> tuple[int, ...]:
         return self.rows.stops
 
-    def asked(
+    def input_row(
         self, text: str, earlier: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
     ) -> dict[str, Any]:
         if not isinstance(self.rows, Chats):
-            return {self.asked_role: text}
+            return {self.input_role: text}
         messages: list[Any] = []
         if earlier:
             row, answer = earlier[-1]
@@ -150,33 +147,23 @@ class CausalLM(Task):
         """The text has brackets around what is trained."""
         return shown_mask(row, tokenizer)
 
-    def untuned(self, splits: Splits) -> RowScores | None:
-        """None: what a language model knows untuned is the base model's own to tell."""
-        return None
-
-    def predict(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        max_length: int,
-        batch_size: int,
-        generation: Mapping[str, Any] | None = None,
+    def _answers(
+        self, rows: Sequence[Mapping[str, Any]], predictor: Predictor
     ) -> list[dict[str, Any]]:
         """`{"text", "finished"}` for each row: what the model goes on with, and whether it ended.
 
         A conversation is answered as one; answers at its end are left out, and asked for.
         """
         self.rows.check(rows)
-        config = generation_config(model, tokenizer, generation, self.stops)
-        room = prompt_room(model, max_length, int(config.max_new_tokens))
+        model, tokenizer = predictor.model, predictor.tokenizer
+        config = generation_config(model, tokenizer, predictor.generation, self.stops)
+        room = prompt_room(model, predictor.max_length, int(config.max_new_tokens))
         prompts = self.rows.prompts(rows, tokenizer, room)
-        answers: list[dict[str, Any]] = []
-        with evaluating(model):
-            for start in range(0, len(prompts), batch_size):
-                answers += generate(model, tokenizer, prompts[start : start + batch_size], config)
-        return answers
+        return [
+            answer
+            for part in predictor.parts(prompts)
+            for answer in generate(model, tokenizer, part, config)
+        ]
 
 
 def _perplexity(loss: Any) -> Any:

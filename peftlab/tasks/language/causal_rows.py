@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from peftlab.errors import ConfigError, DataError
+from peftlab.tasks.encoding import check_rows
 from peftlab.tasks.language.causal_encoding import encode_pairs, encode_text, pack_text, prompt_ids
 from peftlab.tasks.language.chat.encoding import LossOn, chat_prompt_ids, encode_chats
 from peftlab.tasks.language.chat.template import (
@@ -23,7 +24,6 @@ from peftlab.tasks.language.chat.template import (
 )
 from peftlab.tasks.language.chat.turns import turn_end_ids
 from peftlab.tasks.language.packing import pack
-from peftlab.tasks.prediction import check_rows
 from peftlab.tasks.task import Encoded
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class PlainText:
     """Every token is trained. `wrapped`: packed rows follow each other as one stream."""
 
     packing: Packing = "wrapped"
-    asked_role = "text"
+    input_role = "text"
     stops: tuple[int, ...] = ()
 
     def check(self, rows: Sequence[Row]) -> None:
@@ -87,7 +87,7 @@ class Pairs:
 
     separator: str = ""
     loss_on: Literal["completion", "all"] = "completion"
-    asked_role = "prompt"
+    input_role = "prompt"
     stops: tuple[int, ...] = ()
 
     def check(self, rows: Sequence[Row]) -> None:
@@ -130,7 +130,7 @@ class Chats:
     template: str | None = None
     system: str | None = None
     stops: tuple[int, ...] = ()
-    asked_role = "messages"
+    input_role = "messages"
 
     def check(self, rows: Sequence[Row]) -> None:
         """Raise `DataError` for a row to predict that lacks what is read."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from peftlab.errors import CheckFailed
-from peftlab.tasks.prediction import evaluating
+from peftlab.model.mode import evaluating
 
 if TYPE_CHECKING:
     import datasets

@@ -14,9 +14,11 @@ from peftlab.config.tasks.seq2seq import Seq2SeqOptions
 from peftlab.errors import ConfigError
 from peftlab.model.head_spec import HeadSpec
 from peftlab.tasks.collate import pad_id_of
+from peftlab.tasks.encoding import check_rows
 from peftlab.tasks.language.generation import generate, generation_config
 from peftlab.tasks.language.loss.chunked_loss import CausalLoss, LossMode
 from peftlab.tasks.language.loss.hidden_states import targets
+from peftlab.tasks.language.preview import shown_pair
 from peftlab.tasks.language.seq2seq_encoding import (
     Seq2SeqCollator,
     check_room,
@@ -28,8 +30,7 @@ from peftlab.tasks.language.seq2seq_encoding import (
     warn_of_short_texts,
 )
 from peftlab.tasks.language.text_metrics import TextMetrics
-from peftlab.tasks.prediction import check_rows, evaluating
-from peftlab.tasks.seq2seq_preview import shown_pair
+from peftlab.tasks.predictor import Predictor
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
 
@@ -95,7 +96,7 @@ class Seq2Seq(Task):
             "start": self.start,
         }
 
-    def unsettled(self) -> Self:
+    def as_from_splits(self) -> Self:
         """Without the start token: data alone does not tell it."""
         return replace(self, start=None)
 
@@ -127,16 +128,13 @@ class Seq2Seq(Task):
             check_room(model, limit, "eval.generation.max_new_tokens")
         return replace(self, start=start_token(model))
 
-    def encode(
+    def _encode(
         self,
         rows: datasets.Dataset,
         tokenizer: PreTrainedTokenizerBase,
-        *,
         max_length: int,
-        packing: bool = False,
+        packing: bool,
     ) -> Encoded:
-        if packing:
-            raise ConfigError("data.packing joins the texts of causal-lm; a pair stands alone.")
         encoded = encode_seq2seq(
             rows, tokenizer,
             prefix=self.prefix, max_length=max_length, target_limit=self.max_target_length,
@@ -199,47 +197,35 @@ class Seq2Seq(Task):
             "loss": float(scores["loss"].sum() / tokens),
         }
 
-    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+    def _interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
         if metric in self.measured.names:
             return self.measured.interval(scores, metric)
-        if metric not in self.greater_is_better:
-            raise ConfigError(f"{metric!r} is none of {', '.join(self.greater_is_better)}.")
         column = "correct" if metric == "token_accuracy" else "loss"
         return intervals.ratio_interval(np.asarray(scores[column]), np.asarray(scores["tokens"]))
 
-    def untuned(self, splits: Splits) -> RowScores | None:
-        """None: what a pretrained model writes untuned is its own to tell."""
-        return None
-
     @property
-    def asked_role(self) -> str:
+    def input_role(self) -> str:
         return "prompt"
 
     def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """The source, and the target with brackets around what is trained."""
         return shown_pair(row, tokenizer)
 
-    def predict(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        max_length: int,
-        batch_size: int,
-        generation: Mapping[str, Any] | None = None,
+    def _answers(
+        self, rows: Sequence[Mapping[str, Any]], predictor: Predictor
     ) -> list[dict[str, Any]]:
         """`{"text", "finished"}` for each row: the target, and whether it ended by itself."""
         check_rows(rows, ("prompt",))
-        limit = int((generation or {}).get("max_new_tokens", 1))
-        check_room(model, limit, "eval.generation.max_new_tokens")
+        limit = int((predictor.generation or {}).get("max_new_tokens", 1))
+        check_room(predictor.model, limit, "eval.generation.max_new_tokens")
         sources, lengths = source_ids(
-            tokenizer, [self.prefix + row["prompt"] for row in rows], max_length
+            predictor.tokenizer, [self.prefix + row["prompt"] for row in rows], predictor.max_length
         )
-        warn_of_cut(lengths, max_length)
-        answers: list[dict[str, Any]] = []
-        with evaluating(model):
-            for at in range(0, len(sources), batch_size):
-                part = sources[at : at + batch_size]
-                answers += self._generate(model, tokenizer, part, generation)
-        return answers
+        warn_of_cut(lengths, predictor.max_length)
+        return [
+            answer
+            for part in predictor.parts(sources)
+            for answer in self._generate(
+                predictor.model, predictor.tokenizer, part, predictor.generation
+            )
+        ]

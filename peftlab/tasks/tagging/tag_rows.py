@@ -27,13 +27,6 @@ class EncodedTags:
     columns: dict[str, list[Any]]
     lengths: list[int]
 
-    def as_rows(self) -> list[Batch]:
-        """One mapping a row."""
-        return [
-            dict(zip(self.columns, values, strict=True))
-            for values in zip(*self.columns.values(), strict=True)
-        ]
-
 
 def encoded_rows(
     rows: Sequence[Words],

@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from peftlab.config.tasks.token_classification import TokenClassificationOptions
-from peftlab.errors import ConfigError, DataError
-from peftlab.model.head_spec import HeadSpec
+from peftlab.errors import DataError
+from peftlab.model.head_spec import HeadSpec, label_config
 from peftlab.tasks.class_weights import class_weights
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
-from peftlab.tasks.encoding import Gathered, batches_of
-from peftlab.tasks.prediction import evaluating
+from peftlab.tasks.encoding import Gathered, as_rows, batches_of
+from peftlab.tasks.predictor import Predictor
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.tagging.tag_rows import TagRows, encoded_rows
 from peftlab.tasks.tagging.tag_spans import OUTSIDE, SpanCounts, has_spans, span_types, spans_of
@@ -82,29 +82,19 @@ class TokenClassification(Task):
         }
 
     def head(self) -> HeadSpec:
-        return HeadSpec(
-            "AutoModelForTokenClassification",
-            {
-                "num_labels": len(self.tags),
-                "id2label": dict(enumerate(self.tags)),
-                "label2id": {tag: index for index, tag in enumerate(self.tags)},
-            },
-        )
+        return HeadSpec("AutoModelForTokenClassification", label_config(self.tags))
 
-    def encode(
+    def _encode(
         self,
         rows: datasets.Dataset,
         tokenizer: PreTrainedTokenizerBase,
-        *,
         max_length: int,
-        packing: bool = False,
+        packing: bool,
     ) -> Encoded:
         """One row or more for each: `row` says whose, `words` which word a labelled piece is of.
 
         `unread` is, with the first of them, what no piece can bear: JSON of [word, tag] pairs.
         """
-        if packing:
-            raise ConfigError("data.packing joins plain text, for causal-lm; tags are one row's.")
         gathered = Gathered()
         done = 0
         for batch in batches_of(rows):
@@ -182,14 +172,12 @@ class TokenClassification(Task):
         labels, predictions = map(named, rows.labels), map(named, rows.predictions)
         return SpanCounts.of(list(labels), list(predictions), types, prefixed=self.prefixed)
 
-    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
+    def _interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
         if metric == "loss":
             return intervals.ratio_interval(scores["loss"], scores["items"])
         rows = TagRows.joined(scores)
         if metric == "accuracy":
             return intervals.ratio_interval(*rows.right())
-        if metric not in self.greater_is_better:
-            raise ConfigError(f"{metric!r} is none of {', '.join(self.greater_is_better)}.")
         counts = self._counts(rows)
         return intervals.weighted_interval(
             len(rows.labels), lambda weights: counts.resampled(metric, weights)
@@ -197,7 +185,7 @@ class TokenClassification(Task):
 
     def untuned(self, splits: Splits) -> RowScores | None:
         """The most frequent training tag for every word, with the training words' shares."""
-        held_out = splits.test if splits.test is not None else splits.validation
+        held_out = splits.held_out
         if held_out is None:
             return None
         seen = [self._index(tag) for row in splits.train["tags"] for tag in row]
@@ -214,7 +202,7 @@ class TokenClassification(Task):
         return "majority tag"
 
     @property
-    def asked_role(self) -> str:
+    def input_role(self) -> str:
         return "tokens"
 
     def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -233,16 +221,8 @@ class TokenClassification(Task):
             return "no entities"
         return ", ".join(f"{e['text']} ({e['type']} {e['score']:.3g})" for e in found)
 
-    @torch.no_grad()
-    def predict(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        max_length: int,
-        batch_size: int,
-        generation: Mapping[str, Any] | None = None,
+    def _answers(
+        self, rows: Sequence[Mapping[str, Any]], predictor: Predictor
     ) -> list[dict[str, Any]]:
         """`entities` with text, type, characters start to end and score; `tokens` and their `tags`.
 
@@ -251,24 +231,20 @@ class TokenClassification(Task):
         """
         read = [_words(row, number) for number, row in enumerate(rows, start=1)]
         encoded = encoded_rows(
-            read, None, tokenizer,
-            max_length=max_length, stride=self.stride, which=self.label_piece, first_row=0,
+            read, None, predictor.tokenizer,
+            max_length=predictor.max_length, stride=self.stride, which=self.label_piece,
+            first_row=0,
         )  # fmt: skip
-        batches = encoded.as_rows()
-        collate = self.collator(tokenizer)
-        device = next(model.parameters()).device
+        collate = self.collator(predictor.tokenizer)
         best = [[(self._outside, 1.0)] * len(words.words) for words in read]
-        with evaluating(model):
-            for start in range(0, len(batches), batch_size):
-                part = batches[start : start + batch_size]
-                batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v
-                         for k, v in collate(part).items()}  # fmt: skip
-                likely, index = self._logits(model, batch).softmax(-1).max(-1)
-                for i, row in enumerate(part):
-                    at = [p for p, label in enumerate(row["labels"]) if label != IGNORED]
-                    for word, p in zip(row["words"], at, strict=True):
-                        best[row["row"]][word] = (int(index[i, p]), float(likely[i, p]))
-        return [self._answer(words, found) for words, found in zip(read, best, strict=True)]
+        for part in predictor.parts(as_rows(encoded.columns)):
+            logits = self._logits(predictor.model, predictor.batch(part, collate))
+            likely, index = logits.softmax(-1).max(-1)
+            for i, row in enumerate(part):
+                at = [p for p, label in enumerate(row["labels"]) if label != IGNORED]
+                for word, p in zip(row["words"], at, strict=True):
+                    best[row["row"]][word] = (int(index[i, p]), float(likely[i, p]))
+        return [self._answer(words, tags) for words, tags in zip(read, best, strict=True)]
 
     def _answer(self, words: Words, best: Sequence[tuple[int, float]]) -> dict[str, Any]:
         tags = [OUTSIDE if index < 0 else self.tags[index] for index, _ in best]

@@ -171,29 +171,29 @@ def test_the_threshold_is_chosen_on_scores(tiny_checkpoint: Any) -> None:
     model, tokenizer = ready("bert", tiny_checkpoint("bert"))
     encoded = TASK.encode(rows_of(ROWS * 2), tokenizer, max_length=32).rows
     scores = evaluate(model, TASK, encoded, TASK.collator(tokenizer), batch_size=4).scores
-    settled = TASK.settled(scores)
+    settled = TASK.with_threshold(scores)
     assert settled.chosen
     assert settled.metrics(scores)["f1"] >= TASK.metrics(scores)["f1"]
     assert QuestionAnswering.from_state(json.loads(json.dumps(settled.state()))) == settled
-    assert settled.unsettled() == TASK
+    assert settled.as_from_splits() == TASK
     fixed = QuestionAnswering(threshold=2.5)
-    assert fixed.settled(scores) == fixed == fixed.unsettled()
+    assert fixed.with_threshold(scores) == fixed == fixed.as_from_splits()
     never = QuestionAnswering(threshold=-1e9).metrics(scores)
     assert (never["no_answer_f1"], never["has_answer_f1"]) == (1, 0)
     answerable = TASK.encode(rows_of([ROWS[0], ROWS[2]]), tokenizer, max_length=32).rows
     scores = evaluate(model, TASK, answerable, TASK.collator(tokenizer), batch_size=4).scores
-    assert TASK.settled(scores) == TASK
+    assert TASK.with_threshold(scores) == TASK
     assert "no_answer_f1" not in TASK.metrics(scores)
 
 
 def test_a_question_and_its_context_in_one_text() -> None:
-    assert TASK.asked("Who came? Rollo came.") == {
+    assert TASK.input_row("Who came? Rollo came.") == {
         "question": "Who came?",
         "context": "Rollo came.",
     }
     earlier = [({"question": "Who came?", "context": "Rollo came."}, {"answer": "Rollo"})]
-    assert TASK.asked("Did he go?", earlier)["context"] == "Rollo came."
-    assert TASK.asked("Did he go?") == {"question": "Did he go?"}
+    assert TASK.input_row("Did he go?", earlier)["context"] == "Rollo came."
+    assert TASK.input_row("Did he go?") == {"question": "Did he go?"}
     assert TASK.answer_text({"answer": "Rollo", "score": 0.9123}) == "Rollo (0.912)"
     assert TASK.answer_text({"answer": "", "no_answer": 0.8}) == "(no answer, 0.8)"
 

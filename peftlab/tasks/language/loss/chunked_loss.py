@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from peftlab.errors import CheckFailed
+from peftlab.model.mode import evaluating
 from peftlab.tasks.encoding import IGNORED
 from peftlab.tasks.language.loss import head_blocks
 from peftlab.tasks.language.loss.hidden_states import (
@@ -31,7 +32,6 @@ from peftlab.tasks.language.loss.hidden_states import (
     select,
     targets,
 )
-from peftlab.tasks.prediction import evaluating
 from peftlab.tasks.task import Batch
 
 logger = logging.getLogger("peftlab")

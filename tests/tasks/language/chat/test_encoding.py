@@ -165,7 +165,7 @@ def test_a_system_turn_where_there_is_none() -> None:
     texts = [tokenizer.decode(row["input_ids"]) for row in found.rows]
     assert "Be brief." in texts[0]
     assert "Be brief." not in texts[1]
-    asked = task.rows.prompts([task.asked("Hello?")], tokenizer, 400)[0]
+    asked = task.rows.prompts([task.input_row("Hello?")], tokenizer, 400)[0]
     assert "Be brief." in tokenizer.decode(asked)
 
 
@@ -244,15 +244,15 @@ def test_the_last_answer_is_cut_without_its_end(caplog: pytest.LogCaptureFixture
 def test_a_talk_goes_on() -> None:
     tokenizer = tokenizer_of("gemma")
     task, _ = encoded(Chats(), tokenizer, [TALK])
-    first = task.asked("What is two?")
+    first = task.input_row("What is two?")
     assert first == {"messages": TALK[:1]}
-    second = task.asked("And more?", [(first, {"text": "Two.", "finished": True})])
+    second = task.input_row("And more?", [(first, {"text": "Two.", "finished": True})])
     assert second == {"messages": TALK[:3]}
-    third = task.asked("?", [(first, {"text": "Two."}), (second, {"text": "Four is more."})])
+    third = task.input_row("?", [(first, {"text": "Two."}), (second, {"text": "Four is more."})])
     assert third == {"messages": [*TALK, user("?")]}
     silent = [(first, {"text": "Two."}), (second, {"text": " \n"})]
-    assert task.asked("?", silent) == {"messages": [*TALK[:2], user("?")]}
-    assert CausalLM(PlainText()).asked("a", [({"text": "b"}, {"text": "c"})]) == {"text": "a"}
+    assert task.input_row("?", silent) == {"messages": [*TALK[:2], user("?")]}
+    assert CausalLM(PlainText()).input_row("a", [({"text": "b"}, {"text": "c"})]) == {"text": "a"}
 
 
 def test_state_and_template_come_back() -> None:

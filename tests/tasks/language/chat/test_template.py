@@ -63,7 +63,7 @@ def test_the_date_of_training_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = tokenizer_of("chatml")
     tokenizer.chat_template = "{% set day = strftime_now('%Y') %}Year {{ day }}\n" + CHATML
     task = CausalLM(Chats()).attach(tokenizer, None)
-    asked = task.asked("What is two?")
+    asked = task.input_row("What is two?")
     then = task.rows.prompts([asked], tokenizer, 99)
     assert "Year 2" in tokenizer.decode(then[0])
     monkeypatch.setattr(
@@ -127,7 +127,7 @@ def test_gemma_takes_no_system_turn_and_needs_turns_to_alternate() -> None:
     tokenizer = tokenizer_of("gemma")
     task = CausalLM(Chats(system="Be brief.")).attach(tokenizer, None)
     with pytest.raises(DataError, match=r"row 1 to predict: .*System role not supported"):
-        task.rows.prompts([task.asked("a")], tokenizer, 99)
+        task.rows.prompts([task.input_row("a")], tokenizer, 99)
     with pytest.raises(DataError, match="roles must alternate"):
         encode(tokenizer, [TALK[0], *TALK])
     for talk in ([TALK[1]], [{"role": "system", "content": "a"}]):

@@ -45,3 +45,20 @@ def shown_mask(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> di
 def bracketed(text: str) -> str:
     """Text that is trained, as it stands between text that is not."""
     return f"{_OPEN}{text}{_CLOSE}"
+
+
+def shown_pair(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """`text`, the source's, and `target`, with brackets around it: all of it is trained.
+
+    `tokens` and `target_tokens` say how many there are, `references` how many texts are right.
+    """
+    ids, labels = list(row["input_ids"]), list(row["labels"])
+    found: dict[str, Any] = {
+        "tokens": len(ids),
+        "text": tokenizer.decode(ids),
+        "target": bracketed(str(tokenizer.decode(labels))),
+        "target_tokens": len(labels),
+    }
+    if len(row["references"]) > 1:
+        found["references"] = len(row["references"])
+    return found
