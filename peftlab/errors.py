@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import ClassVar
 
 
@@ -39,3 +41,19 @@ class Interrupted(PeftlabError):
     """The user stopped the run; a checkpoint to resume from was saved first."""
 
     exit_code = 130
+
+
+def did_you_mean(given: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> str:
+    """`; did you mean X?` for the known names that are spelt most like a mistaken one, or nothing.
+
+    Upper and lower case are the same. A mapping of names gives the text to show for each. A message
+    goes on with `did_you_mean(...) or "."`, or whatever parts its sentences where no name is near.
+    """
+    shown = known if isinstance(known, Mapping) else {name: name for name in known}
+    names = {name.lower(): name for name in shown}
+    near = get_close_matches(given.lower(), names, n=most, cutoff=cutoff)
+    if not near:
+        return ""
+    *others, last = [str(shown[names[name]]) for name in near]
+    first = f"{', '.join(others)} or " if others else ""
+    return f"; did you mean {first}{last}?"

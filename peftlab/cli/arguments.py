@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from peftlab.errors import ConfigError
+from peftlab.errors import ConfigError, did_you_mean
 
 _CONFIG = "[CONFIG.yaml] [key.path=value ...]"
 _CONFIG_HELP = (
@@ -192,11 +192,9 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
         print(f"peftlab {peftlab.__version__}")
         raise SystemExit(0)
     if first not in VERBS:
-        from difflib import get_close_matches
-
-        near = get_close_matches(first, VERBS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"peftlab: {first!r} is no verb; {hint}Verbs are {', '.join(VERBS)}.")
+        hint = did_you_mean(first, tuple(VERBS))
+        verbs = ", ".join(VERBS)
+        raise ConfigError(f"peftlab: {first!r} is no verb{hint or '.'} Verbs are {verbs}.")
     parser = _parser(first)
     found, unknown = parser.parse_known_intermixed_args(arguments[1:])
     if unknown:
@@ -237,8 +235,8 @@ def _foreign(name: str, argument: str) -> str:
     takes = f"peftlab {name} takes {', '.join(own)}"
     if others:
         return f"peftlab {name}: {spelling} is a flag of {' and '.join(others)}; {takes}."
-    from difflib import get_close_matches
-
-    near = get_close_matches(spelling, own, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"peftlab {name}: {spelling} is unknown; {hint}{takes}; other knobs are key.path=value."
+    hint = did_you_mean(spelling, own)
+    return (
+        f"peftlab {name}: {spelling} is unknown{hint or ';'} {takes}; "
+        "other knobs are key.path=value."
+    )

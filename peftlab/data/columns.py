@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from peftlab.data.formats import FORMATS, RowFormat
-from peftlab.errors import ConfigError, DataError
+from peftlab.errors import ConfigError, DataError, did_you_mean
 
 logger = logging.getLogger("peftlab")
 
@@ -66,15 +65,15 @@ def _check_explicit(
 ) -> None:
     for role in explicit:
         if role not in roles:
-            near = difflib.get_close_matches(role, roles, 1)
+            hint = did_you_mean(role, {name: f"data.columns.{name}" for name in roles})
             raise ConfigError(
-                f"data.columns.{role} is not a role of this task; roles are {', '.join(roles)}."
-                + (f" Did you mean {near[0]}?" if near else "")
+                f"data.columns.{role} is not a role of this task{hint or ';'} "
+                f"roles are {', '.join(roles)}."
             )
     for role, column in explicit.items():
         if column not in available:
             raise DataError(
-                f"{where} has no column {column!r} (data.columns.{role}); "
+                f"{where} has no column {column!r} (data.columns.{role})"
                 + describe_available(column, available)
             )
     doubled = next((c for c in explicit.values() if list(explicit.values()).count(c) > 1), None)
@@ -101,7 +100,7 @@ def _nothing_fits(
         if other is not form
     ]
     return DataError(
-        f"{where} has no column for {role!r}: none is called {', '.join(form.usual[role])}; "
+        f"{where} has no column for {role!r}: none is called {', '.join(form.usual[role])}"
         + describe_available(role, available)
         + f" Name it with data.columns.{role}=..."
         + (f" Other formats that the task reads: {'; '.join(others)}." if others else "")
@@ -129,7 +128,7 @@ def columns_of_split(layout: Layout, available: Sequence[str], where: str) -> di
             found[role] = column
         elif layout.format.lacking({r: c for r, c in layout.columns.items() if r != role}):
             raise DataError(
-                f"{where} has no column {column!r}, which train has as {role}; "
+                f"{where} has no column {column!r}, which train has as {role}"
                 + describe_available(column, available)
             )
     for role, column in layout.format.find(available, found, where).items():
@@ -139,9 +138,7 @@ def columns_of_split(layout: Layout, available: Sequence[str], where: str) -> di
 
 
 def describe_available(wanted: str, available: Sequence[str]) -> str:
-    """The columns that are there, nearest first."""
-    lowered = {name.lower(): name for name in available}
-    near = difflib.get_close_matches(wanted.lower(), lowered, 3, 0.5)
-    nearest = f"nearest: {', '.join(lowered[name] for name in near)}; " if near else ""
+    """The end of a message on a missing column: which may be meant, and which there are."""
+    hint = did_you_mean(wanted, available, most=3, cutoff=0.5)
     shown = ", ".join(available[:12]) + (", ..." if len(available) > 12 else "")
-    return f"{nearest}its columns are {shown}."
+    return f"{hint or ';'} its columns are {shown}."

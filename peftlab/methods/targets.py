@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from peftlab.errors import CheckFailed
+from peftlab.errors import CheckFailed, did_you_mean
 from peftlab.methods.selection import task_head
 from peftlab.methods.task_kind import has_new_head, peft_heads
 from peftlab.model.structure import block_lists, head_modules, is_tied
@@ -82,15 +81,16 @@ def _why_nothing(
             f"{asked}, which is {', '.join(others)}: LoRA adapts linear layers; put it into "
             "method.modules_to_save to train it whole."
         )
-    nearest = nearest_names(pattern, linear)
-    return f"{asked}, which matches no layer of {type(model).__name__}; nearest: {nearest}."
+    meant = _meant(pattern, linear)
+    return f"{asked}, which matches no layer of {type(model).__name__}{meant}"
 
 
-def nearest_names(asked: str, names: Iterable[str]) -> str:
-    """The three spellings closest to what was asked, whole names and their last parts."""
-    known = sorted({name.rpartition(".")[2] for name in names} | set(names))
-    close = get_close_matches(asked, known, n=3, cutoff=0.5)
-    return ", ".join(close or sorted({name.rpartition(".")[2] for name in names})[:6])
+def _meant(given: str, names: Iterable[str]) -> str:
+    """Which whole names or last parts were meant; where none is near, some that there are."""
+    last_parts = sorted({name.rpartition(".")[2] for name in names})
+    hint = did_you_mean(given, [*last_parts, *names], most=3, cutoff=0.5)
+    more = ", ..." if len(last_parts) > 6 else ""
+    return hint or f"; names are {', '.join(last_parts[:6])}{more}."
 
 
 def resolve_saved(
@@ -112,7 +112,7 @@ def resolve_saved(
         if not exact:
             raise CheckFailed(
                 f"method.modules_to_save names {name!r}, which is no module of "
-                f"{type(model).__name__}; nearest: {nearest_names(name, known)}."
+                f"{type(model).__name__}{_meant(name, known)}"
             )
         if len(exact) > 1:
             raise CheckFailed(

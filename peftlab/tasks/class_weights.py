@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from peftlab.errors import ConfigError
+from peftlab.errors import ConfigError, did_you_mean
 
 Setting = Literal["balanced"] | Mapping[str, float] | None
 
@@ -51,9 +50,9 @@ def positive_weights(
 def _check_names(setting: Mapping[str, float], label_names: Sequence[str]) -> None:
     for name in setting:
         if name not in label_names:
-            near = get_close_matches(name, label_names, n=1)
-            hint = f" did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, label_names)
             shown = ", ".join(label_names[:20])
             raise ConfigError(
-                f"task.class_weights names {name!r}, which is no label;{hint} labels are {shown}."
+                f"task.class_weights names {name!r}, which is no label{hint or ';'} "
+                f"labels are {shown}."
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
@@ -12,7 +11,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from peftlab.errors import ConfigError
+from peftlab.errors import ConfigError, did_you_mean
 
 logger = logging.getLogger("peftlab")
 
@@ -99,6 +98,5 @@ def _known(key: str, value: str, names: Iterable[str]) -> None:
     known = sorted(names)
     if value in known:
         return
-    near = difflib.get_close_matches(value, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"{key} is {value!r}; {hint}Known are {', '.join(known)}.")
+    hint = did_you_mean(value, known, cutoff=0.4)
+    raise ConfigError(f"{key} is {value!r}{hint or '.'} Known are {', '.join(known)}.")

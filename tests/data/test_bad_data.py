@@ -81,8 +81,8 @@ FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "doubled header": ("train.csv", "text,text\na,b\n", ["train.csv:1", "'text' twice"]),
     "nameless column": ("train.csv", "text,\na,b\n", ["train.csv:1", "no name"]),
     "semicolons": ("train.csv", "text;label\na;x\n", ["train.csv:1", "semicolons"]),
-    "no label column": ("train.csv", "text,lable\na,x\nb,y\n", ["'label'", "nearest: lable"]),
-    "no text column": ("train.jsonl", '{"txt": "a", "label": 1}\n', ["'text'", "nearest: txt"]),
+    "no label column": ("train.csv", "text,lable\na,x\nb,y\n", ["'label'", "mean lable?"]),
+    "no text column": ("train.jsonl", '{"txt": "a", "label": 1}\n', ["'text'", "mean txt?"]),
     "text alone": ("train.txt", "one\ntwo\n", ["train.txt", "'label'"]),
     "unknown extension": ("train.xlsx", "abc", ["no data files", "train.xlsx", ".parquet"]),
 }  # fmt: skip
@@ -182,14 +182,14 @@ def test_splits_that_contradict(tmp_path: Path) -> None:
 
 def test_columns_that_are_not_there(tmp_path: Path) -> None:
     source = write(tmp_path, train_jsonl=GOOD)
-    refused(source, "no column 'labl'", "nearest: label", columns={"label": "labl"})
+    refused(source, "no column 'labl'", "did you mean label?", columns={"label": "labl"})
     refused(source, "columns.txt", "text", kind=ConfigError, columns={"txt": "text"})
     refused(source, "two roles", kind=ConfigError, columns={"text": "text", "label": "text"})
 
 
 def test_validation_lacks_a_column(tmp_path: Path) -> None:
     source = write(tmp_path, train_jsonl=GOOD, validation_csv="text,lab\na,no\nb,yes\n")
-    refused(source, "validation.csv", "no column 'label'", "nearest: lab")
+    refused(source, "validation.csv", "no column 'label'", "did you mean lab?")
 
 
 def test_causal_columns(tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ def test_auto_all_and_patterns(bert: Any) -> None:
     ("patterns", "words"),
     [
         (["query", "qery"], "'qery', which matches no layer of BertForSequenceClassification; "
-                            "nearest: query"),
-        (["q_proj"], "nearest:"),
+                            "did you mean query"),
+        (["q_proj"], "; names are classifier, dense, key, query, value"),
         (["LayerNorm"], "LayerNorm: LoRA adapts linear layers.*method.modules_to_save"),
         (["word_embeddings"], "Embedding: LoRA adapts linear layers"),
         (["classifier"], "trains in full already"),
@@ -79,7 +79,7 @@ def test_modules_to_save_mean_exactly_one_module(llama: Any) -> None:
     assert resolve_saved(llama, ["norm"], CAUSAL) == ("model.norm",)
     with pytest.raises(CheckFailed, match="could be 2 modules"):
         resolve_saved(llama, ["input_layernorm"], CAUSAL)
-    with pytest.raises(CheckFailed, match=r"'nrom', which is no module.*nearest: .*norm"):
+    with pytest.raises(CheckFailed, match=r"'nrom', which is no module.*did you mean .*norm"):
         resolve_saved(llama, ["nrom"], CAUSAL)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -13,6 +12,7 @@ from peftlab.config.checks import spellings
 from peftlab.config.loading.source import KeyPath
 from peftlab.config.schema import RunConfig, Section
 from peftlab.config.tagged import TaggedSection
+from peftlab.errors import did_you_mean
 
 # Names from other tools, and what they are here.
 _ELSEWHERE = {
@@ -193,23 +193,21 @@ def keys_of(section: type[Section]) -> list[str]:
     return list(section.model_fields)
 
 
-def nearest_key(path: KeyPath, section: type[Section], tags: frozenset[str]) -> str | None:
-    """The valid dotted key that a mistaken one most likely meant, or None."""
+def key_meant(path: KeyPath, section: type[Section], tags: frozenset[str]) -> str:
+    """`; did you mean X?` with the dotted key that a mistaken one most likely meant, or nothing."""
     *parent, name = path
     known = every_key(tags)
-    here = [s for n, f in section.model_fields.items() for s in spellings(n, f)]
-    if (found := _ELSEWHERE.get(str(name))) and found in known:
-        return found
-    if near := get_close_matches(str(name), here, n=1, cutoff=0.75):
-        return dotted((*parent, near[0]))
-    leaves: dict[str, str] = {}
+    if (ours := _ELSEWHERE.get(str(name))) in known:
+        return f"; did you mean {ours}?"
+    spelt = [s for n, field in section.model_fields.items() for s in spellings(n, field)]
+    here = {spelling: dotted((*parent, spelling)) for spelling in spelt}
+    anywhere: dict[str, str] = {}
     for key in known:
-        leaves.setdefault(key.rpartition(".")[2], key)
-    if near := get_close_matches(str(name), leaves, n=1, cutoff=0.85):
-        return leaves[near[0]]
-    if near := get_close_matches(str(name), here, n=1, cutoff=0.5):
-        return dotted((*parent, near[0]))
-    return None
+        anywhere.setdefault(key.rpartition(".")[2], key)
+    # A key of the same section is meant rather than one elsewhere that is as near.
+    tries = ((here, 0.75), (anywhere, 0.85), (here, 0.5))
+    hints = (did_you_mean(str(name), names, cutoff=cutoff) for names, cutoff in tries)
+    return next(filter(None, hints), "")
 
 
 def describe(annotation: Any, metadata: tuple[Any, ...] = (), *, every_limit: bool = True) -> str:

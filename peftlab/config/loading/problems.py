@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic_core import ErrorDetails
@@ -12,7 +11,7 @@ from pydantic_core import ErrorDetails
 from peftlab.config.checks import AT_KEY
 from peftlab.config.loading import keys
 from peftlab.config.loading.source import KeyPath, Source, parse_value
-from peftlab.errors import ConfigError
+from peftlab.errors import ConfigError, did_you_mean
 
 _MOST_SHOWN = 8
 
@@ -123,26 +122,25 @@ def unknown(path: KeyPath, values: Mapping[str, Any]) -> str:
     tag = keys.tag_of(section)
     if tag is not None and (others := keys.tags_with(tuple(parent), values, str(name))):
         listed = f"the keys of {tag} are {', '.join(keys.keys_of(section))}"
-        near = get_close_matches(str(name), keys.keys_of(section), n=1, cutoff=0.5)
-        hint = f"; the nearest is {keys.dotted((*parent, near[0]))}" if near else ""
+        own = {key: keys.dotted((*parent, key)) for key in keys.keys_of(section)}
+        hint = did_you_mean(str(name), own, cutoff=0.5)
         kind = parent[-1] if parent else ""
-        return f"is read by {kind} {' and '.join(others)}, not by {tag}{hint}; {listed}"
-    near_key = keys.nearest_key(path, section, _chosen_tags(values))
-    if near_key is None:
+        return f"is read by {kind} {' and '.join(others)}, not by {tag}{hint or ';'} {listed}"
+    hint = keys.key_meant(path, section, _chosen_tags(values))
+    if not hint:
         return f"is unknown; {listed}"
     few = f" ({listed})" if len(keys.keys_of(section)) <= 12 else ""
-    return f"is unknown; did you mean {near_key}?{few}"
+    return f"is unknown{hint}{few}"
 
 
 def mistaken(value: Any, allowed: str, choices: list[str]) -> str:
     """What to say of a value that is none of those allowed."""
     hint = ""
     if isinstance(value, str):
-        if near := get_close_matches(value.lower(), choices, n=1, cutoff=0.6):
-            hint = f"; did you mean {near[0]}?"
-        elif "number" in allowed and _is_number(value):
+        hint = did_you_mean(value, choices)
+        if not hint and "number" in allowed and _is_number(value):
             hint = f"; write {value}, without quotes"
-        elif "a list" in allowed:
+        elif not hint and "a list" in allowed:
             hint = f"; write [{value}]"
     elif "text" in allowed and "number" not in allowed and isinstance(value, int | float):
         hint = f"; write '{shown(value)}', in quotes"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import Any
 
 from peftlab.config.loading.problems import Problem, shown
@@ -12,6 +11,7 @@ from peftlab.config.methods.options import METHODS, MethodOptions
 from peftlab.config.schema import RunConfig
 from peftlab.config.section import ReadBy, Section
 from peftlab.config.tasks.options import TASKS, TaskOptions
+from peftlab.errors import did_you_mean
 
 
 def who_reads(section: type[Section], name: str) -> ReadBy | None:
@@ -94,8 +94,7 @@ def check_roles(config: RunConfig) -> Iterator[Problem]:
     known = config.task.roles
     for role in config.data.columns:
         if role not in known:
-            near = get_close_matches(role, known, n=1)
-            hint = f"; did you mean data.columns.{near[0]}?" if near else ""
+            hint = did_you_mean(role, {name: f"data.columns.{name}" for name in known})
             allowed = f"the roles of {config.task.name} are {', '.join(known)}"
             yield Problem(("data", "columns", role), f"is no role{hint or ';'} {allowed}")
 
@@ -108,9 +107,8 @@ def check_format(config: RunConfig) -> Iterator[Problem]:
 
 
 def _not_among(name: str, known: tuple[str, ...], what: str) -> str:
-    near = get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"is {shown(name)}; {hint}{what} {', '.join(known)}"
+    hint = did_you_mean(name, known, cutoff=0.4)
+    return f"is {shown(name)}{hint or ';'} {what} {', '.join(known)}"
 
 
 def read_mapping(section: Section, task: TaskOptions, method: MethodOptions) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from peftlab.errors import ConfigError
+from peftlab.errors import ConfigError, did_you_mean
 
 KeyPath = tuple[str | int, ...]
 
@@ -77,8 +77,9 @@ def read_text(path: Path) -> str:
         with path.open("rb") as opened:
             content = opened.read(_LONGEST_FILE + 1)
     except FileNotFoundError:
-        near = _beside(path)
-        raise ConfigError(f"{path}: there is no such file{near}.") from None
+        beside = {near.name: str(near) for near in sorted(path.parent.glob("*.y*ml"))}
+        hint = did_you_mean(path.name, beside)
+        raise ConfigError(f"{path}: there is no such file{hint or '.'}") from None
     except IsADirectoryError:
         inside = path / "config.yaml"
         hint = f"; give a YAML file, such as {inside}" if inside.is_file() else ", not a YAML file"
@@ -97,16 +98,6 @@ def read_text(path: Path) -> str:
         raise ConfigError(
             f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8; save it as UTF-8 text."
         ) from None
-
-
-def _beside(path: Path) -> str:
-    from difflib import get_close_matches
-
-    if not path.parent.is_dir():
-        return ""
-    files = sorted(p.name for p in path.parent.glob("*.y*ml"))
-    near = get_close_matches(path.name, files, n=1)
-    return f"; did you mean {path.with_name(near[0])}" if near else ""
 
 
 def parse_mapping(text: str, label: str) -> Source:
