@@ -104,13 +104,13 @@ def _check_free(path: Path, *, overwrite: bool) -> frozenset[str]:
 def _read(results: Path) -> dict[str, Any] | None:
     """A bench's results, or None where the file is missing or something else."""
     try:
-        found = json.loads(results.read_text(encoding="utf-8"))
+        content = json.loads(results.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         return None
-    is_bench = isinstance(found.get("rows"), list) and isinstance(found.get("complete"), bool)
-    return found if is_bench else None
+    is_bench = isinstance(content.get("rows"), list) and isinstance(content.get("complete"), bool)
+    return content if is_bench else None
 
 
 def _runs_of(results: Mapping[str, Any]) -> Iterator[str]:

@@ -37,7 +37,7 @@ def run_bench(
     `train` names a function that takes a `RunConfig` and leaves a run folder in its `output.dir`;
     `untuned` one that returns {"test": metrics} of the model before training. A method that fails
     is a row with its reason; data that cannot be used before any row has a result raises
-    `DataError`. Raises `ConfigError` where `folder` is taken or there is nothing to score on.
+    `DataError`. Raises `ConfigError` where `folder` is taken or no split can be scored.
     `preload` are the modules that the worker imports before its first job.
     """
     from peftlab.measure.environment import describe_environment
@@ -76,7 +76,7 @@ def run_bench(
     except KeyboardInterrupt:
         claimed.clear_unfinished()
         raise Interrupted(
-            f"Stopped after {len(result.rows)} rows; what they found is in {folder / RESULTS}."
+            f"Stopped after {len(result.rows)} rows; their results are in {folder / RESULTS}."
         ) from None
     result = replace(result, complete=True)
     claimed.write(result.to_json())
@@ -84,7 +84,7 @@ def run_bench(
 
 
 def _check_scored(config: RunConfig) -> None:
-    """Refuse a bench whose runs could not be told apart by quality."""
+    """Refuse a bench whose runs could not be compared by quality."""
     splits = config.data.splits
     if splits.validation is None and splits.test is None:
         raise ConfigError(

@@ -116,9 +116,9 @@ class JobServer:
             answer = worker.stdout.readline()
         # A job that wrote its reply and then died while cleaning up has done its work.
         if reply.is_file():
-            found = json.loads(reply.read_text(encoding="utf-8"))
+            content = json.loads(reply.read_text(encoding="utf-8"))
             reply.unlink()
-            return JobOutcome(found.get("value"), found.get("error"), found.get("kind"))
+            return JobOutcome(content.get("value"), content.get("error"), content.get("kind"))
         return JobOutcome(None, describe_exit(answer.strip(), log), "ProcessEnded")
 
     def stop(self) -> None:
@@ -138,7 +138,7 @@ class JobServer:
 
 
 def describe_exit(code: str, log: Path) -> str:
-    """A sentence on a process that ended without a word."""
+    """A sentence on a process that ended without writing its outcome."""
     if code == str(-signal.SIGKILL):
         return "The process was killed (SIGKILL): most likely the machine ran out of memory."
     if code.startswith("-"):

@@ -1,4 +1,4 @@
-"""What a bench found: one row a method, one run a seed; and how it is read from run folders."""
+"""The results of a bench: one row a method, one run a seed; and how it is read from run folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations")
 
 @dataclass(frozen=True, slots=True)
 class SeedRun:
-    """One run of one row. Either `error` says why there is nothing, or the rest is there.
+    """One run of one row. Either `error` says why it failed, or the rest is set.
 
     Memory and the artifact are in bytes, times in seconds; `quality` holds every metric of the
     split that was scored, `validation` those that rows are chosen by, `interval` the 95 % interval
@@ -71,10 +71,12 @@ class Row:
 
     def spread(self, value: Callable[[SeedRun], float | None]) -> Spread | None:
         """Mean and standard deviation of one quantity over the seeds that finished."""
-        found = [v for run in self.good if (v := value(run)) is not None]
-        if not found:
+        values = [v for run in self.good if (v := value(run)) is not None]
+        if not values:
             return None
-        return Spread(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None)
+        return Spread(
+            statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+        )
 
     def metric(self, name: str) -> Spread | None:
         """Mean and spread of one quality metric."""
@@ -82,10 +84,10 @@ class Row:
 
     def interval(self, name: str) -> tuple[float, float] | None:
         """The 95 % interval of a metric over test rows; of several seeds, the mean of theirs."""
-        found = [run.interval[name] for run in self.good if name in run.interval]
-        if not found:
+        values = [run.interval[name] for run in self.good if name in run.interval]
+        if not values:
             return None
-        return statistics.fmean(i[0] for i in found), statistics.fmean(i[1] for i in found)
+        return statistics.fmean(i[0] for i in values), statistics.fmean(i[1] for i in values)
 
     def trained_share(self) -> float | None:
         """Trained parameters as a fraction of all."""
@@ -146,10 +148,10 @@ class BenchResult:
         """The finished row of the best mean metric on the split that chooses."""
         validated = self.chosen_on == "validation"
         rows = [
-            (found.mean, row)
+            (spread.mean, row)
             for row in self.scored
             if (
-                found := row.spread(
+                spread := row.spread(
                     lambda run: (run.validation if validated else run.quality).get(self.metric)
                 )
             )
@@ -159,8 +161,8 @@ class BenchResult:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only; with a summary of every row beside its runs."""
-        found = asdict(self)
-        for row, written in zip(self.rows, found["rows"], strict=True):
+        mapping = asdict(self)
+        for row, written in zip(self.rows, mapping["rows"], strict=True):
             summary = {
                 "failure": row.failure,
                 self.metric: row.metric(self.metric),
@@ -173,7 +175,7 @@ class BenchResult:
             written["summary"] = {
                 k: asdict(v) if isinstance(v, Spread) else v for k, v in summary.items()
             }
-        return found
+        return mapping
 
 
 def read_run(folder: Path, seed: int) -> SeedRun:

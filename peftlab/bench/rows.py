@@ -29,8 +29,8 @@ class PlannedRow:
 
 def plan_rows(config: RunConfig, folder: Path) -> tuple[PlannedRow, ...]:
     """Every row of the bench, its runs under `folder`/runs. Raises `ConfigError`."""
-    asked = config.bench.methods
-    rows = tuple(_plan_row(entry, config, folder) for entry in asked)
+    entries = config.bench.methods
+    rows = tuple(_plan_row(entry, config, folder) for entry in entries)
     _refuse_twins([row.label for row in rows])
     if config.train.learning_rate != "auto" and len({row.method.name for row in rows}) > 1:
         logger.warning(

@@ -27,10 +27,10 @@ def problem_at(key: str, message: str) -> PydanticCustomError:
 
 def parse_bytes(text: str) -> int:
     """`2GiB`, `500 MB` or plain `1048576` in bytes. Raises `ValueError`."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if found is None or found[2].lower() not in _UNITS:
+    size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if size is None or size[2].lower() not in _UNITS:
         raise ValueError(f"{text!r} is no size; write 500MB or 2GiB")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
+    return int(float(size[1]) * _UNITS[size[2].lower()])
 
 
 def check_bytes(text: str) -> str:

@@ -68,7 +68,7 @@ class DataConfig(Section):
     )
     subset: str | None = Field(None, description="Name of the hub data set's configuration.")
     format: Literal["auto"] | FormatName = Field(
-        "auto", description="What the rows are: text-label, squad, messages, ...; auto: found out."
+        "auto", description="What the rows are: text-label, squad, messages, ...; auto: detected."
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="Role to column: text, text_pair, label; prompt, ..."

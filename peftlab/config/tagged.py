@@ -1,4 +1,4 @@
-"""A section of which there are several kinds, told apart by `name`: `task` and `method`."""
+"""A section of several kinds, distinguished by `name`: `task` and `method`."""
 
 from __future__ import annotations
 

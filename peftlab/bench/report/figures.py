@@ -94,7 +94,7 @@ def _quality_against(
 
 
 def _memory_parts(rows: Sequence[ColouredRow]) -> str:
-    found = []
+    bars = []
     for _, row in rows:
         total = mean(row.memory())
         if total is None:
@@ -106,19 +106,19 @@ def _memory_parts(rows: Sequence[ColouredRow]) -> str:
             (f"m{i}", size, f"{row.label}, {part}: {format_bytes(size)}")
             for i, (part, size) in enumerate(sizes)
         )
-        found.append(charts.Bar(row.label, format_bytes(total), parts))
-    if not found:
+        bars.append(charts.Bar(row.label, format_bytes(total), parts))
+    if not bars:
         return ""
     label = "Peak memory by part. " + ". ".join(
-        "; ".join(title for _, _, title in bar.parts) for bar in found
+        "; ".join(title for _, _, title in bar.parts) for bar in bars
     )
     key = _key((f"m{i}", part) for i, part in enumerate(MEMORY_PARTS))
-    drawn = charts.bars(found, label=label)
+    drawn = charts.bars(bars, label=label)
     return _figure("Peak memory by part", "Less is better.", drawn, plot=False, key=key)
 
 
 def _speed(rows: Sequence[ColouredRow]) -> str:
-    found = []
+    bars = []
     for colour, row in rows:
         speed = row.spread(lambda run: run.tokens_per_second)
         if speed is None:
@@ -128,14 +128,14 @@ def _speed(rows: Sequence[ColouredRow]) -> str:
             text += f" ± {speed.sd:,.0f}"
         css = f"s{colour % charts.COLOURS}"
         parts = ((css, speed.mean, f"{row.label}: {text} tokens a second"),)
-        found.append(charts.Bar(row.label, text, parts))
-    if not found:
+        bars.append(charts.Bar(row.label, text, parts))
+    if not bars:
         return ""
-    label = "Training speed. " + ". ".join(bar.parts[0][2] for bar in found)
+    label = "Training speed. " + ". ".join(bar.parts[0][2] for bar in bars)
     return _figure(
         "Training speed, tokens a second",
         "More is better.",
-        charts.bars(found, label=label),
+        charts.bars(bars, label=label),
         plot=False,
     )
 

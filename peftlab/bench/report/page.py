@@ -119,9 +119,9 @@ def _tiles(result: BenchResult) -> str:
         ),
     )
     for name, value, show, most in measures:
-        found = [(v, row) for row in result.trained if (v := value(row)) is not None]
-        if found:
-            top = (max if most else min)(found, key=lambda pair: pair[0])
+        values = [(v, row) for row in result.trained if (v := value(row)) is not None]
+        if values:
+            top = (max if most else min)(values, key=lambda pair: pair[0])
             tiles.append((name, show(top[0]), top[1]))
     return (
         '<dl class="tiles">'
@@ -201,11 +201,11 @@ def _cells(row: Row, colour: int, result: BenchResult, heads: Sequence[tuple[str
 
 def _coloured(result: BenchResult) -> list[tuple[int, Row]]:
     """Rows with the colour that is theirs in every plot; the untuned row takes none."""
-    colour, found = -1, []
+    colour, coloured = -1, []
     for row in result.rows:
         colour += row.method != "untuned"
-        found.append((max(colour, 0), row))
-    return found
+        coloured.append((max(colour, 0), row))
+    return coloured
 
 
 def _plots(result: BenchResult) -> list[str]:

@@ -82,12 +82,12 @@ def metric_name(metric: str) -> str:
 
 def format_quality(row: Row, metric: str) -> str:
     """Mean, spread over seeds, and the 95 % interval."""
-    found = row.metric(metric)
-    if found is None:
+    spread = row.metric(metric)
+    if spread is None:
         return ABSENT if any(run.quality for run in row.good) else NO_METRIC
-    text = format_metric(found.mean)
-    if found.sd is not None:
-        text += f" ± {format_metric(found.sd)}"
+    text = format_metric(spread.mean)
+    if spread.sd is not None:
+        text += f" ± {format_metric(spread.sd)}"
     interval = row.interval(metric)
     if interval is not None:
         text += f" [{format_metric(interval[0])}, {format_metric(interval[1])}]"
@@ -146,7 +146,7 @@ def findings(result: BenchResult) -> list[str]:
         f"{format_quality(best, result.metric)}, "
         f"training {format_share(best.trained_share())} of the weights."
     )
-    said = [
+    sentences = [
         f"{best.label} has the best {name} on {result.split}: {reached}"
         if result.chosen_on == result.split
         else f"{best.label}, best on {result.chosen_on}, has {name} on {result.split} {reached}"
@@ -155,17 +155,20 @@ def findings(result: BenchResult) -> list[str]:
     best_memory = None if best is full else mean(best.memory())
     full_memory = None if full is None else mean(full.memory())
     if best_memory and full_memory:
-        said.append(
+        sentences.append(
             f"Its peak memory is {format_bytes(best_memory)}, "
             f"{format_share(best_memory / full_memory)} of full fine-tuning's."
         )
     if ties := overlapping(result, best):
-        said.append(
-            f"The 95 % intervals of {', '.join(row.label for row in ties)} overlap with that of "
-            f"{best.label}: this much data does not clearly tell them apart."
+        labels = [row.label for row in ties]
+        listed = " and ".join(filter(None, [", ".join(labels[:-1]), labels[-1]]))
+        intervals = "interval of {} overlaps" if len(labels) == 1 else "intervals of {} overlap"
+        sentences.append(
+            f"The 95 % {intervals.format(listed)} that of {best.label}: with this much data they "
+            "are not clearly different."
         )
     untuned = next((row for row in result.rows if row.method == "untuned"), None)
     if untuned is not None and (value := untuned.metric(result.metric)) is not None:
         what = f" ({untuned.settings})" if untuned.settings else ""
-        said.append(f"Without training{what}, the {name} is {format_metric(value.mean)}.")
-    return said
+        sentences.append(f"Without training{what}, the {name} is {format_metric(value.mean)}.")
+    return sentences

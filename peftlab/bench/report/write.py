@@ -1,4 +1,4 @@
-"""Writes what a bench found: JSON for programs, Markdown for notes, one HTML page for people."""
+"""Writes the results of a bench: JSON for programs, Markdown for notes, an HTML page for people."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ def _cells(row: Row, result: BenchResult) -> tuple[str, ...]:
 def text_table(result: BenchResult) -> str:
     """The rows as aligned plain text, for a terminal; failed rows carry their reason."""
     heads = _heads(result)
-    found = [_cells(row, result) if row.failure is None else None for row in result.rows]
-    whole = [heads, *(cells for cells in found if cells is not None)]
+    cells_of_rows = [_cells(row, result) if row.failure is None else None for row in result.rows]
+    whole = [heads, *(cells for cells in cells_of_rows if cells is not None)]
     widths = [max(len(line[i]) for line in whole) for i in range(len(heads))]
 
     def aligned(cells: tuple[str, ...]) -> str:
         return "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip()
 
     text = [aligned(heads), "  ".join("-" * width for width in widths)]
-    for row, cells in zip(result.rows, found, strict=True):
+    for row, cells in zip(result.rows, cells_of_rows, strict=True):
         if cells is None:
             text.append(f"{row.label.ljust(widths[0])}  failed: {row.failure}")
         else:

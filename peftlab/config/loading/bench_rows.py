@@ -56,7 +56,7 @@ def _merged(base: TrainConfig, own: Mapping[str, object]) -> dict[str, object]:
 
 
 def check_bench(config: RunConfig) -> Iterator[Problem]:
-    """A problem for each row that names no method or has keys or values that `train` has not."""
+    """A problem for each row of an unknown method, or with keys that `train` refuses."""
     for i, row in enumerate(config.bench.methods):
         path = ("bench", "methods", i)
         if isinstance(row, BenchRow):
@@ -72,6 +72,6 @@ def check_bench(config: RunConfig) -> Iterator[Problem]:
                     message = problem.message.replace("did you mean train.", f"did you mean {full}")
                     yield Problem((*path, *problem.path), message)
             continue
-        found = _parse(row, config.method)
-        if isinstance(found, str):
-            yield Problem(path, found)
+        method = _parse(row, config.method)
+        if isinstance(method, str):
+            yield Problem(path, method)

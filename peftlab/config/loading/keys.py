@@ -212,11 +212,11 @@ def key_meant(path: KeyPath, section: type[Section], tags: frozenset[str]) -> st
 
 def describe(annotation: Any, metadata: tuple[Any, ...] = (), *, every_limit: bool = True) -> str:
     """What a key takes, in words; upper limits that nobody meets only with `every_limit`."""
-    found = [
+    phrases = [
         _describe_one(part, (*own, *metadata), every_limit) for part, own in parts_of(annotation)
     ]
-    listed = ", ".join(found[:-1])
-    return f"{listed} or {found[-1]}" if listed else found[-1]
+    listed = ", ".join(phrases[:-1])
+    return f"{listed} or {phrases[-1]}" if listed else phrases[-1]
 
 
 def _describe_one(part: Any, metadata: tuple[Any, ...], every_limit: bool) -> str:
@@ -250,5 +250,5 @@ def _limits(metadata: tuple[Any, ...], every_limit: bool) -> str:
 
 def _limit(metadata: tuple[Any, ...], kind: str) -> Any:
     """A limit among the metadata of a number: annotated-types' Ge, Gt, Le and Lt."""
-    found = (getattr(mark, kind, None) for mark in metadata)
-    return next((limit for limit in found if limit is not None), None)
+    limits = (getattr(mark, kind, None) for mark in metadata)
+    return next((limit for limit in limits if limit is not None), None)

@@ -139,9 +139,9 @@ def _reread(source: Source, override: Override, errors: list[Any]) -> RunConfig 
     for reading in override.readings(allowed):
         again = Override(override.path, reading, override.text, override.label)
         set_value(source, again)
-        found = _errors(source.values)
-        if isinstance(found, RunConfig) or not _is_wrong(override.path, found, source.values):
-            return found
+        outcome = _errors(source.values)
+        if isinstance(outcome, RunConfig) or not _is_wrong(override.path, outcome, source.values):
+            return outcome
     set_value(source, override)
     return errors
 

@@ -1,4 +1,4 @@
-"""Says what pydantic found wrong in one line a problem: where, which key, what is allowed."""
+"""Turns pydantic's errors into one line a problem: where, which key, what is allowed."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def explain(errors: list[ErrorDetails], values: Mapping[str, Any]) -> list[Probl
         at_path.setdefault(path_of(error, values), []).append(error)
     paths = list(at_path)
     return [
-        _explain(path, found, values)
-        for path, found in at_path.items()
+        _explain(path, at_key, values)
+        for path, at_key in at_path.items()
         if not any(len(other) > len(path) and other[: len(path)] == path for other in paths)
     ]
 
@@ -134,7 +134,7 @@ def unknown(path: KeyPath, values: Mapping[str, Any]) -> str:
 
 
 def mistaken(value: Any, allowed: str, choices: list[str]) -> str:
-    """What to say of a value that is none of those allowed."""
+    """The message for a value that is not allowed."""
     hint = ""
     if isinstance(value, str):
         hint = did_you_mean(value, choices)
@@ -178,13 +178,13 @@ def _not_a_section(path: KeyPath, given: Any, annotation: Any) -> str:
 
 def _chosen_tags(values: Mapping[str, Any]) -> frozenset[str]:
     """The method's and the task's name, as far as they are known; else every name there is."""
-    found: set[str] = set()
+    tags: set[str] = set()
     for key in ("method", "task"):
         chosen = values.get(key)
         chosen = chosen.get("name") if isinstance(chosen, Mapping) else chosen
         known = keys.tags_at((key,), {})
-        found |= {chosen} if isinstance(chosen, str) and chosen in known else set(known)
-    return frozenset(found)
+        tags |= {chosen} if isinstance(chosen, str) and chosen in known else set(known)
+    return frozenset(tags)
 
 
 def _value_at(path: KeyPath, values: Any) -> Any:

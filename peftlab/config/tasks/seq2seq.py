@@ -20,7 +20,7 @@ class Seq2SeqOptions(TaskOptions):
         description="A text out of a text, by an encoder-decoder: summary, translation, ..."
     )
     prefix: str = Field(
-        "", description='Put before every source, in training and when asked: "summarize: ".'
+        "", description='Put before every source, in training and in prediction: "summarize: ".'
     )
     max_target_length: Count = Field(
         128, description="Tokens that a target may have; data.max_length is for sources."

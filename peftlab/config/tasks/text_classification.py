@@ -47,5 +47,5 @@ class TextClassificationOptions(TaskOptions):
     @model_validator(mode="after")
     def _weights_of_classes(self) -> TextClassificationOptions:
         if self.problem == "regression" and self.class_weights is not None:
-            raise problem_at("class_weights", "weighs classes, which a regression has not")
+            raise problem_at("class_weights", "weighs classes, and regression has none")
         return self
