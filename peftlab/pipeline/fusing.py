@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftlab import run_folder
 from peftlab.errors import CheckFailed, ConfigError
+from peftlab.files import read_json, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,17 +73,17 @@ def keeping_choices(folder: Path, fusion: FusionReport | None) -> Iterator[None]
 
     file = folder / CHOICES
     kept = _read_choices(file)
-    run_folder.write_json(file, kept)
+    write_json(file, kept)
     verdicts = replay_verdicts(folder, fusion)
 
     def keep(question: str, answer: str) -> None:
         if kept.get(question) != answer:
             kept[question] = answer
-            run_folder.write_json(file, kept)
+            write_json(file, kept)
 
     def keep_verdict(gate: Int8Gate) -> None:
         verdicts[gate.layer] = gate.to_json()
-        run_folder.write_json(folder / VERDICTS, verdicts)
+        write_json(folder / VERDICTS, verdicts)
 
     with by_choices_of(folder), told_choices(keep), told_verdicts(keep_verdict):
         yield
@@ -97,7 +97,7 @@ def replay_verdicts(folder: Path, fusion: FusionReport | None) -> dict[str, Any]
     """
     file = folder / VERDICTS
     gates = {} if fusion is None else fusion.gates
-    found: dict[str, Any] = run_folder.read_json(file) if file.is_file() and gates else {}
+    found: dict[str, Any] = read_json(file) if file.is_file() and gates else {}
     for layer, verdict in found.items():
         arithmetic = verdict.get("arithmetic") if isinstance(verdict, dict) else None
         if arithmetic not in {"w8a8", "w8a16"} or layer not in gates:
@@ -136,7 +136,7 @@ def _read_choices(file: Path) -> dict[str, str]:
     """Answers by question; none where there is no file."""
     way_out = "remove it to compute by what is fastest on this machine"
     try:
-        kept = run_folder.read_json(file) if file.is_file() else {}
+        kept = read_json(file) if file.is_file() else {}
     except CheckFailed as damaged:
         raise CheckFailed(f"{str(damaged).removesuffix('.')}; {way_out}.") from None
     for question, answer in kept.items():
