@@ -68,8 +68,8 @@ def keeping_choices(folder: Path, fusion: FusionReport | None) -> Iterator[None]
     At once, so that a run that is killed goes on by the choices that it began with. 8-bit layers'
     verdicts are such choices. Raises `CheckFailed` as `by_choices_of` does.
     """
-    from peftlab.fusion.backend import told_choices
-    from peftlab.fusion.int8.gate import told_verdicts
+    from peftlab.fusion.backend import on_choice
+    from peftlab.fusion.int8.gate import on_verdict
 
     file = folder / CHOICES
     kept = _read_choices(file)
@@ -85,7 +85,7 @@ def keeping_choices(folder: Path, fusion: FusionReport | None) -> Iterator[None]
         verdicts[gate.layer] = gate.to_json()
         write_json(folder / VERDICTS, verdicts)
 
-    with by_choices_of(folder), told_choices(keep), told_verdicts(keep_verdict):
+    with by_choices_of(folder), on_choice(keep), on_verdict(keep_verdict):
         yield
 
 
@@ -105,7 +105,7 @@ def replay_verdicts(folder: Path, fusion: FusionReport | None) -> dict[str, Any]
                 f"{file} says {verdict!r} of {layer}; it must name an 8-bit layer of this model, "
                 "and w8a8 or w8a16. Train the run anew, or restore the file."
             )
-        if gates[layer].asked == "auto":
+        if gates[layer].requested == "auto":
             gates[layer].verdict = arithmetic
     return found
 
@@ -113,7 +113,7 @@ def replay_verdicts(folder: Path, fusion: FusionReport | None) -> dict[str, Any]
 def settle_verdicts(fusion: FusionReport | None) -> None:
     """After training: layers that saw too little to decide stay with what they computed by."""
     for gate in () if fusion is None else fusion.gates.values():
-        gate.settle()
+        gate.decide_now()
 
 
 @contextmanager
