@@ -2,7 +2,7 @@
 
 A module imports only from those to its right; siblings never import each other:
     cli > demo > pipeline > training, evaluation, export, bench > methods, fusion, tasks
-    > data, model, measure, run_folder > config > errors
+    > data, model, measure, run_folder > config > files > errors
 
 From Python, three lines do what the command line does:
 

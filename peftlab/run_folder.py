@@ -13,17 +13,16 @@ RUN.unfinished/          the same while training; holds checkpoints to resume fr
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from peftlab.errors import CheckFailed, ConfigError, Interrupted
+from peftlab.errors import ConfigError, Interrupted
+from peftlab.files import fsync, fsync_tree, remove_empty
 
 RECORD = "peftlab.json"
 CONFIG = "config.yaml"
@@ -116,7 +115,7 @@ def stage(final: Path, *, overwrite: bool, resume: str | Path) -> Iterator[Stagi
     """
     checkpoint = check_free(final, overwrite=overwrite, resume=resume)
     folder = staging_folder(final)
-    made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
+    created = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
     final.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
@@ -144,17 +143,13 @@ def stage(final: Path, *, overwrite: bool, resume: str | Path) -> Iterator[Stagi
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-        for parent in made:
-            # Only folders made here, and only while empty: a failed run leaves no trace.
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+        # Only folders created here, and only while empty: a failed run leaves no trace.
+        remove_empty(created)
 
 
 def _publish(folder: Path, final: Path) -> None:
     """Give a whole run its name. Killed at any moment, the next start finds a run to go on from."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            _fsync(path)
+    fsync_tree(folder)
     if final.exists():
         old = _replaced(final)
         shutil.rmtree(old, ignore_errors=True)
@@ -163,7 +158,7 @@ def _publish(folder: Path, final: Path) -> None:
         shutil.rmtree(old)
     else:
         folder.rename(final)
-    _fsync(final.parent)
+    fsync(final.parent)
     # Last: until the run had its name, they were what it could be resumed from.
     for checkpoint in final.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
@@ -172,36 +167,6 @@ def _publish(folder: Path, final: Path) -> None:
 def _replaced(final: Path) -> Path:
     """Where an earlier run waits while the new one takes its name."""
     return final.with_name(f"{final.name}.replaced")
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON with sorted structure kept as given, readable by people; whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises `CheckFailed` naming the file where it is missing or broken."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckFailed(
-            f"{path} is missing; is {path.parent} the folder of a finished run?"
-        ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckFailed(f"{path} is not JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise CheckFailed(f"{path} holds a {type(value).__name__}, not an object.")
-    return value
 
 
 def is_run(folder: Path) -> bool:

@@ -33,6 +33,7 @@ LAYERS = (
     {"methods", "fusion", "tasks"},
     {"data", "model", "measure", "run_folder"},
     {"config"},
+    {"files"},
     {"errors"},
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}

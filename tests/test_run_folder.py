@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from peftlab.errors import CheckFailed, ConfigError, Interrupted
-from peftlab.run_folder import RECORD, check_free, read_json, stage, staging_folder
+from peftlab.errors import ConfigError, Interrupted
+from peftlab.files import read_json
+from peftlab.run_folder import RECORD, check_free, stage, staging_folder
 
 
 def finish(final: Path, text: str = "{}", **flags: object) -> None:
@@ -106,14 +107,6 @@ def test_two_runs_into_one_folder_at_once_are_refused(tmp_path: Path) -> None:
         ):
             pass
     assert final.is_dir()
-
-
-@pytest.mark.parametrize("text", ["", "[1]", "{", "\x00"])
-def test_broken_json_names_the_file(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "metrics.json"
-    path.write_text(text)
-    with pytest.raises(CheckFailed, match=r"metrics\.json"):
-        read_json(path)
 
 
 def test_a_kill_while_overwriting_loses_no_run(

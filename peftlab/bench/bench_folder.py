@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.errors import ConfigError
+from peftlab.files import replacing
 
 RESULTS = "results.json"
 RUNS = "runs"
 LOGS = "logs"
 UNTUNED = "untuned"
-_REPORTS = ("results.md", "report.html", f"{RESULTS}.part")
+_REPORTS = ("results.md", "report.html", f"{RESULTS}.partial")
 # What a run has in its name while it is made, locked, or put in the place of an earlier one.
 _RUN_SUFFIXES = ("", ".unfinished", ".unfinished.lock", ".replaced")
-_LOG_SUFFIXES = (".log", ".reply", ".part")
+_LOG_SUFFIXES = (".log", ".reply", ".reply.partial")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,8 @@ class BenchFolder:
 
     def write(self, result: Mapping[str, Any]) -> None:
         """Replace results.json in one step."""
-        part = self.path / f"{RESULTS}.part"
-        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        part.replace(self.path / RESULTS)
+        with replacing(self.path / RESULTS) as partial:
+            partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
     def clear_unfinished(self) -> None:
         """Remove what runs that were stopped leave: staging folders and the locks beside them."""

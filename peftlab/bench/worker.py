@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from peftlab.config.schema import RunConfig
 from peftlab.errors import PeftlabError
+from peftlab.files import replacing
 
 
 def die_with_parent() -> None:
@@ -60,10 +61,8 @@ def run_job(job: Mapping[str, Any]) -> int:
         traceback.print_exc()
         reply = {"error": f"{type(error).__name__}: {error}", "kind": type(error).__name__}
         code = 1
-    target = Path(job["reply"])
-    part = target.with_suffix(".part")
-    part.write_text(json.dumps(reply), encoding="utf-8")
-    part.replace(target)
+    with replacing(Path(job["reply"])) as partial:
+        partial.write_text(json.dumps(reply), encoding="utf-8")
     return code
 
 

@@ -15,6 +15,7 @@ from peftlab.export.outline import Outline
 from peftlab.export.safetensors_files import DTYPES
 from peftlab.export.skeleton import Skeleton
 from peftlab.export.source import Source
+from peftlab.files import read_json, write_json
 from peftlab.model.quantized import eight_bit_config
 
 _TOKENIZER = (
@@ -26,7 +27,7 @@ _TOKENIZER = (
 def describe(source: Source, built: Skeleton, plan: Outline, folder: Path) -> None:
     """Configuration, generation settings, tokenizer and model card."""
     there = built.folder
-    config: dict[str, Any] = json.loads((there / "config.json").read_text(encoding="utf-8"))
+    config = read_json(there / "config.json")
     head = {k: v for k, v in source.config.items() if k != "num_labels"}
     made = built.config.to_dict()
     for key in ("id2label", "label2id", "num_labels", "problem_type"):
@@ -48,7 +49,7 @@ def describe(source: Source, built: Skeleton, plan: Outline, folder: Path) -> No
         kept = tuple(n for n, m in built.model.named_modules() if isinstance(m, torch.nn.Linear))
         done = set(source.quantised(built.model)) if source.quantised else set()
         config["quantization_config"] = eight_bit_config(n for n in kept if n not in done).to_dict()
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", config)
     _generation(there, folder, source.stops, config.get("eos_token_id"))
     origin = source.tokenizer or there
     for pattern in _TOKENIZER:
@@ -67,11 +68,11 @@ def _generation(there: Path, folder: Path, stops: Sequence[int], end: Any) -> No
         return
     settings: dict[str, Any] = {}
     if (there / name).is_file():
-        settings = json.loads((there / name).read_text(encoding="utf-8"))
+        settings = read_json(there / name)
     known = settings.get("eos_token_id", end)
     ids = known if isinstance(known, list) else [] if known is None else [known]
     settings["eos_token_id"] = list(dict.fromkeys([*ids, *stops]))
-    (folder / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / name, settings)
 
 
 def _card(source: Source, plan: Outline) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections import Counter
@@ -16,7 +15,6 @@ import torch
 from peftlab.errors import CheckFailed, VerificationError
 from peftlab.export.changes import Changes, adapter_changes
 from peftlab.export.describe import describe
-from peftlab.export.folder import appearing, check_output
 from peftlab.export.outline import Outline, Output, outline
 from peftlab.export.report import REPORT, MergeReport
 from peftlab.export.safetensors_files import Stored, stored_in, written
@@ -24,6 +22,7 @@ from peftlab.export.skeleton import AUTO_CLASSES, Skeleton, skeleton
 from peftlab.export.source import Source
 from peftlab.export.tensors import Tensors
 from peftlab.export.verify import check_files, logit_error
+from peftlab.files import check_new_folder, new_folder, write_json
 from peftlab.measure.memory import PeakMemory
 from peftlab.methods.adapter_files import CONFIG, WEIGHTS, adapter_folder
 from peftlab.model.checkpoint import Checkpoint, read_checkpoint_config
@@ -98,10 +97,10 @@ def merge_source(
     trust_remote_code: bool = False,
 ) -> MergeReport:
     """`merge` for any trained part."""
-    check_output(out)
+    check_new_folder(out)
     started = time.perf_counter()
     built, plan = laid_out(source, dtype=dtype, trust_remote_code=trust_remote_code)
-    with appearing(out) as folder:
+    with new_folder(out) as folder:
         with PeakMemory() as merging:
             copied, consumed, files = _write(plan, built, source, folder, max_shard_size)
             if consumed != source.changes.tensors:
@@ -120,7 +119,7 @@ def merge_source(
         describe(source, built, plan, folder)
         kind = type(built.model).__name__
         report = _report(source, kind, plan, files, copied, verified, seconds, peaks, out)
-        (folder / REPORT).write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        write_json(folder / REPORT, report.to_json())
     return report
 
 
@@ -193,7 +192,7 @@ def _write(
     if len(shards) > 1:
         weight_map = {o.spec.name: n for n, shard in zip(names, shards, strict=True) for o in shard}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        write_json(folder / INDEX, index)
     return copied, tensors.consumed, [folder / name for name in names]
 
 

@@ -16,7 +16,7 @@ __all__ = ["FusionReport", "NotFused", "fuse", "unfuse"]
 
 
 def __getattr__(name: str) -> Any:
-    """Only what is asked for is imported: `peftlab env` needs none of PEFT and Transformers."""
+    """Import on first use: `peftlab env` needs neither PEFT nor Transformers."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from peftlab.fusion import class_swap, report

@@ -1,4 +1,4 @@
-"""What the kernels are on this machine: the backend, why not the other, and measured autotune.
+"""The kernels on this machine: the backend, why not the other one, and the autotuned choices.
 
 The rest of peftlab knows the kernels through this package alone.
 """
@@ -20,11 +20,11 @@ from peftlab_kernels.eager import cpu_arithmetic
 def describe_kernels(device: str) -> dict[str, Any]:
     """The kernels for a device type as JSON values, seconds where something was measured.
 
-    On a CPU this measures what has not been yet, which takes a second or two, once a machine.
+    On a CPU this autotunes what has no choice yet: a second or two, once per machine.
     Raises `ConfigError` as `check_environment` does.
     """
     check_environment()
-    asked = dispatch.asked_backend()
+    requested = dispatch.asked_backend()
     probe = torch.empty(0, 8, dtype=torch.bfloat16, device=device)
     reason = dispatch.why_not_triton(probe, probe)
     why_not_qlinear = None
@@ -34,8 +34,8 @@ def describe_kernels(device: str) -> dict[str, Any]:
         if not cpu_arithmetic.has_int8_units():
             why_not_qlinear = cpu_arithmetic.why_not_qlinear()
     return {
-        "backend": _backend(asked, reason),
-        "asked": asked,
+        "backend": _backend(requested, reason),
+        "requested": requested,
         "why_not_triton": reason,
         "why_not_qlinear": why_not_qlinear,
         "choices": [asdict(choice) for choice in autotune.made()],
@@ -44,52 +44,52 @@ def describe_kernels(device: str) -> dict[str, Any]:
 
 
 def check_environment(device: str | None = None) -> None:
-    """Refuse what the kernels' two environment variables cannot be. Raises `ConfigError`.
+    """Refuse invalid values of the kernels' two environment variables. Raises `ConfigError`.
 
-    With a device type, Triton asked for by name is refused where it cannot compute on it.
+    With a device type, an explicit request for Triton is refused where it cannot run there.
     """
     try:
-        asked = dispatch.asked_backend()
+        requested = dispatch.asked_backend()
         autotune.cache_file()
     except ValueError as error:
         raise ConfigError(f"{error}.") from None
-    if asked == "triton" and device is not None:
+    if requested == "triton" and device is not None:
         probe = torch.empty(0, 8, dtype=torch.bfloat16, device=device)
         if reason := dispatch.why_not_triton(probe, probe):
             raise ConfigError(
-                f"{dispatch.VARIABLE} asks for triton, but {reason}; set it to auto or torch."
+                f"{dispatch.VARIABLE} is triton, but {reason}; set it to auto or torch."
             )
 
 
-def _backend(asked: str, why_not_triton: str | None) -> str:
-    if asked == "triton" and why_not_triton is not None:
-        return "none: triton is asked for and cannot"
-    return "torch" if asked == "torch" or why_not_triton is not None else "triton"
+def _backend(requested: str, why_not_triton: str | None) -> str:
+    if requested == "triton" and why_not_triton is not None:
+        return "none: triton is requested and not available"
+    return "torch" if requested == "torch" or why_not_triton is not None else "triton"
 
 
 def drift(kept: Mapping[str, str]) -> tuple[str, ...]:
-    """Sentences on the kept answers that this machine's own measurement would give otherwise."""
-    found = []
+    """Sentences on the recorded choices that autotuning on this machine would make differently."""
+    sentences = []
     for question in cpu_arithmetic.QUESTIONS:
         answer = kept.get(question)
         if answer is None or (here := cpu_arithmetic.cpu_answer(question)) == answer:
             continue
-        found.append(
-            f"it was trained with {answer} arithmetic for {question} and is computed so again; "
+        sentences.append(
+            f"it was trained with {answer} arithmetic for {question}, which is used again; "
             f"this machine would choose {here}"
         )
-    return tuple(found)
+    return tuple(sentences)
 
 
 @contextmanager
 def replayed_choices(kept: Mapping[str, str]) -> Iterator[None]:
-    """Compute as a run did, whatever would be faster here."""
+    """Compute by a run's recorded choices, whatever would be faster here."""
     with autotune.replay(kept):
         yield
 
 
 @contextmanager
-def told_choices(listener: Callable[[str, str], None]) -> Iterator[None]:
-    """Tell `listener` each question that computing asks from here on, and its answer."""
+def on_choice(listener: Callable[[str, str], None]) -> Iterator[None]:
+    """Call `listener` with each question that autotuning answers inside, and its answer."""
     with autotune.told(listener):
         yield

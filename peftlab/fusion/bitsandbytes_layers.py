@@ -61,4 +61,4 @@ SWAPS: dict[type[Any], type[Any]] = {
     peft_bnb.Linear8bitLt: FusedLora8bitLt,
     peft_bnb.Linear4bit: FusedLora4bit,
 }
-"""What becomes what; these very classes only."""
+"""The fused class of each class; subclasses are not swapped."""

@@ -12,8 +12,8 @@ from torch import nn
 from peftlab.fusion.fp32.widen import narrow, widen
 from peftlab.fusion.guards import replaces_forward, why_not
 from peftlab.fusion.int8.gate import (
-    AskedArithmetic,
     Int8Gate,
+    RequestedArithmetic,
     check_arithmetic,
     gate_of,
     set_gate,
@@ -32,28 +32,28 @@ def fuse(
     model: nn.Module,
     activations: Activations = "keep",
     *,
-    arithmetic: AskedArithmetic = "auto",
+    arithmetic: RequestedArithmetic = "auto",
     tolerance: float = TOLERANCE,
 ) -> FusionReport:
     """Let the kernels compute the LoRA layers of a PEFT model, in place.
 
     Results, gradients, state dict, saving, loading, merging and switching adapters stay PEFT's;
     only rounding and the random numbers of dropout differ. May be called again at any time, and
-    must be after `add_adapter` or `load_adapter` has adapted new layers. `unfuse` undoes it, which
-    second derivatives need.
+    must be called after `add_adapter` or `load_adapter` has adapted new layers. `unfuse` undoes it;
+    second derivatives need that.
 
     Args:
         model: a PEFT model, or any model that holds one.
-        activations: `keep` changes no dtype. `fp32` lets a model whose weights rest in 16 bits
-            compute in fp32, also one without adapters: see `fp32_activations.widen`.
+        activations: `keep` changes no dtype. `fp32` lets a model whose weights are stored in 16
+            bits compute in fp32, also one without adapters: see `fusion.fp32.widen`.
         arithmetic: of 8-bit layers, adapted or not, bitsandbytes' too: `w8a8` quantises activations
-            as well, `w8a16` dequantises the weight. `auto` measures on each layer's first calls
-            how far w8a8 would be off, and takes it where that is within the tolerance; until then
-            the layer computes by w8a16.
+            as well, `w8a16` dequantises the weight. `auto` measures the
+            error of w8a8 on each layer's first calls, and takes w8a8 where that is within the
+            tolerance; until then the layer computes by w8a16.
         tolerance: in multiples of w8a8's error on Gaussian activations.
 
     Raises:
-        ValueError: `activations`, `arithmetic` or `tolerance` is none of these.
+        ValueError: an invalid `activations`, `arithmetic` or `tolerance`.
     """
     check_arithmetic(arithmetic, tolerance)
     if activations not in get_args(Activations):
@@ -84,18 +84,18 @@ def fuse(
 
 
 def unfuse(model: nn.Module) -> None:
-    """Give every layer that `fuse` changed its own class back, and every tensor its own dtype.
+    """Restore the class of every layer that `fuse` changed, and the dtype of every tensor.
 
     Raises:
-        TypeError: something made a class of its own from a fused layer's, as `fully_shard` on the
-            layer itself does; nothing is changed then.
+        TypeError: a fused layer's class was replaced by a class derived from it, as `fully_shard`
+            on the layer itself does; nothing is changed then.
     """
     plain = {fused: kind for kind, fused in _swaps().items()}
     changed = [(name, m) for name, m in model.named_modules() if isinstance(m, tuple(plain))]
     for name, layer in changed:
         if type(layer) not in plain:
             raise TypeError(
-                f"{name} is a {type(layer).__name__}, made from a fused layer; undo that first, "
+                f"{name} is a {type(layer).__name__}, derived from a fused layer; undo that first, "
                 "or unfuse before it"
             )
     for _, layer in changed:
@@ -115,7 +115,7 @@ def _swaps() -> Swaps:
 
 def _swap(layer: Any, swaps: Swaps) -> None:
     if type(layer) in swaps:
-        # accelerate's removed hooks leave the class's forward there, which would hide ours.
+        # accelerate leaves the class's forward on the instance, which would hide ours.
         vars(layer).pop("forward", None)
         layer.__class__ = swaps[type(layer)]
 
@@ -124,26 +124,26 @@ def _gated(
     name: str,
     layer: nn.Module,
     swaps: Swaps,
-    arithmetic: AskedArithmetic,
+    arithmetic: RequestedArithmetic,
     tolerance: float,
 ) -> Int8Gate | None:
-    """The gate of an 8-bit layer, new unless the one it has was asked for the same."""
+    """The gate of an 8-bit layer, a new one unless it has one with these settings."""
     if not isinstance(layer, (*swaps, *swaps.values())) or replaces_forward(layer):
         return None
     _swap(layer, swaps)
     if type(layer) not in swaps.values():
         return None
     gate = gate_of(layer)
-    if gate is None or (gate.asked, gate.tolerance) != (arithmetic, tolerance):
+    if gate is None or (gate.requested, gate.tolerance) != (arithmetic, tolerance):
         gate = Int8Gate(name.removesuffix(".base_layer"), arithmetic, tolerance)
         set_gate(layer, gate)
     return gate
 
 
 def _why_not_swap(layer: Any, swaps: Swaps) -> str | None:
-    """Why a layer cannot become a fused one at all."""
+    """Why a layer cannot become a fused one."""
     if not isinstance(layer, lora.LoraLayer):
-        return f"an adapter of another kind than LoRA ({_kind(layer)})"
+        return f"its adapter is not LoRA ({_kind(layer)})"
     if type(layer).__name__ == "ParamWrapper":
         return "it adapts a parameter (target_parameters), not a layer"
     if type(layer) not in swaps:
@@ -154,7 +154,7 @@ def _why_not_swap(layer: Any, swaps: Swaps) -> str | None:
 
 
 def _kind(layer: Any) -> str:
-    """The layer's class as PEFT has it, such as `lora.Linear`."""
+    """The layer's class in PEFT, such as `lora.Linear`."""
     own = next((plain for plain, fused in _swaps().items() if type(layer) is fused), type(layer))
     parts = own.__module__.split(".")
     return ".".join([*parts[2:3], own.__name__] if parts[0] == "peft" else [own.__name__])

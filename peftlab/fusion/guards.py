@@ -1,8 +1,8 @@
-"""When a LoRA layer must run PEFT's own forward, and why, in words.
+"""When a LoRA layer must run PEFT's own forward, and why.
 
-PEFT calls the layer's parts as modules, the kernels read the parts' tensors. Both are the same only
-while nobody has changed a part: no hook, no other class, no tensor that is sharded or elsewhere. A
-layer is asked at every call, so what costs is done for a refusal only.
+PEFT calls the layer's parts as modules, the kernels read the parts' tensors. The two agree only
+while no part was changed: no hook, no other class, no tensor that is sharded or on another device.
+This is checked at every call, so anything slow happens on refusal only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TRANSPOSED: dict[type[nn.Module], bool] = {
     Conv1D: True,
     FrozenConv1D: True,
 }
-"""The base layers that the kernels compute, and whether they keep their weight as [K, N]."""
+"""The base layers that the kernels compute, and whether their weight is [K, N]."""
 
 WIDENING = frozenset({FrozenLinear, FrozenConv1D})
 
@@ -36,10 +36,10 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class Parts(NamedTuple):
-    """What the kernels need of a layer: `weight [N, K]` ([K, N] if transposed), `lora_a [R, K]`,
-    `lora_b [N, R]`, `bias` and `lora_bias` [N]; `dropout` is this call's probability. A weight in 8
-    bits is its codes, with `scales` [N] and the layer's gate; a `packed` one, in 4 bits, only its
-    own layer can read."""
+    """What the kernels read of a layer: `weight [N, K]` ([K, N] if transposed), `lora_a [R, K]`,
+    `lora_b [N, R]`, `bias` and `lora_bias` [N]; `dropout` is this call's probability. An 8-bit
+    weight is its codes, with `scales` [N] and the layer's gate; a `packed` one, in 4 bits, is read
+    by its own layer alone."""
 
     weight: Tensor
     bias: Tensor | None
@@ -50,18 +50,18 @@ class Parts(NamedTuple):
     dropout: float
     transposed: bool
     widens: bool
-    """Whether fp32 input is met by a 16-bit weight, as in a model whose activations are fp32."""
+    """Whether the input is fp32 and the weight 16-bit, as in a model with fp32 activations."""
     casts_input: bool
-    """Whether PEFT brings the adapter's input to the adapter's dtype."""
+    """Whether PEFT casts the adapter's input to the adapter's dtype."""
     scales: Tensor | None
     gate: Int8Gate | None
     packed: bool
 
 
 def why_not(layer: LoraLayer) -> str | None:
-    """Why PEFT's own forward computes this layer as it stands; None where the kernels do."""
-    found = parts_of(layer)
-    return found if isinstance(found, str) else None
+    """Why PEFT's own forward computes this layer at present; None where the kernels do."""
+    parts = parts_of(layer)
+    return parts if isinstance(parts, str) else None
 
 
 def parts_of(layer: Any) -> Parts | str:
@@ -86,12 +86,12 @@ def parts_of(layer: Any) -> Parts | str:
     if transposed is None and packed:
         transposed = False
     elif transposed is None:
-        found, transposed = int8_weight_of(base), False
-        if found is None:
+        weight_or_reason, transposed = int8_weight_of(base), False
+        if weight_or_reason is None:
             return f"its base is a {type(base).__name__}, neither torch.nn.Linear nor Conv1D"
-        if isinstance(found, str):
-            return found
-        int8 = found
+        if isinstance(weight_or_reason, str):
+            return weight_or_reason
+        int8 = weight_or_reason
     if type(a) is not nn.Linear or type(b) is not nn.Linear:
         return f"A and B are {type(a).__name__} and {type(b).__name__}, not torch.nn.Linear"
     if type(drop) is not nn.Identity and (type(drop) is not nn.Dropout or drop.inplace):
@@ -104,16 +104,18 @@ def parts_of(layer: Any) -> Parts | str:
     lora_a = a._parameters.get("weight")
     lora_b = b._parameters.get("weight")
     if weight is None or lora_a is None or lora_b is None:
-        return "a weight of it is no parameter of its own: sharded or parametrized"
+        return "one of its weights is not a parameter of its own: sharded or parametrized"
     bias, lora_bias = base._parameters.get("bias"), b._parameters.get("bias")
     device = weight.device
     for tensor in (None if packed else weight, lora_a, lora_b, bias, lora_bias):
         if tensor is None:
             continue
         if type(tensor) is not nn.Parameter and type(tensor) is not Tensor:
-            return f"a tensor of it is a {type(tensor).__name__}"
+            return f"one of its tensors is a {type(tensor).__name__}"
         if hasattr(tensor, "ds_id"):
-            return "its tensors are DeepSpeed's, gathered only inside the modules' own calls"
+            return (
+                "its tensors are sharded by DeepSpeed, and gathered in the modules' own calls only"
+            )
         if tensor.device != device:
             return f"its tensors are on {tensor.device} and {device}"
     if weight.requires_grad:
@@ -128,7 +130,7 @@ def parts_of(layer: Any) -> Parts | str:
         return f"its rank is {lora_a.shape[0]}; the kernels take up to {LARGEST_RANK}"
     dropout = drop.p if type(drop) is nn.Dropout and drop.training else 0.0
     if dropout >= 1:
-        return "its dropout drops everything"
+        return "its dropout probability is 1"
     return Parts(
         weight, bias, lora_a, lora_b, lora_bias, layer.scaling[name], dropout, transposed,
         type(base) in WIDENING, layer.cast_input_dtype_enabled,
@@ -137,10 +139,10 @@ def parts_of(layer: Any) -> Parts | str:
 
 
 def ordinary(x: Any) -> bool:
-    """Whether a call with this input is one that the kernels' autograd Function knows.
+    """Whether the kernels' autograd Function supports a call with this input.
 
-    It does not know functional and forward-mode derivatives, tensors that are more than a tensor,
-    and being written down as a graph of torch's own operators.
+    It does not support functional transforms, forward-mode derivatives, tensor subclasses, nor
+    tracing into a graph of torch's own operators.
     """
     return (
         (type(x) is Tensor or type(x) is nn.Parameter)
@@ -157,7 +159,7 @@ def takes(parts: Parts, x: Tensor) -> bool:
     if device != weight.device or device.type == "meta":
         return False
     if torch.is_autocast_enabled(device.type):
-        # It brings everything to its dtype, but for float64.
+        # Autocast casts everything but float64.
         return x.dtype in FLOATS and torch.float64 not in (
             x.dtype,
             weight.dtype,

@@ -17,8 +17,8 @@ from peftlab_kernels.int8_linear import Int8Linear
 class FusedLoraLinear(lora.Linear):
     """A `peft.tuners.lora.Linear` whose class was swapped: the same state, computed by the kernels.
 
-    Never constructed. Whatever PEFT does with the layer finds PEFT's attributes, and a call that
-    the kernels cannot compute as PEFT would is PEFT's.
+    Never constructed. The layer keeps PEFT's attributes, and PEFT's forward computes every call
+    that the kernels cannot compute as PEFT would.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -33,7 +33,7 @@ class FusedLoraLinear(lora.Linear):
         return result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """PEFT's own merge. Raises `ValueError` over an 8-bit base, whose codes it would spoil."""
+        """PEFT's own merge. Raises `ValueError` over an 8-bit base, whose codes it corrupts."""
         if isinstance(self.get_base_layer(), Int8Linear):
             raise ValueError(
                 "an adapter cannot be merged into 8-bit codes; merge it into the 16-bit checkpoint "

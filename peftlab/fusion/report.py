@@ -1,4 +1,4 @@
-"""What was fused, and for everything else why not."""
+"""Which layers were fused, and why the others were not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 @dataclass(frozen=True, slots=True)
 class NotFused:
-    """A layer that PEFT's own forward computes: its name, its class and the reason in words."""
+    """A layer that PEFT's own forward computes: its name, its class and the reason."""
 
     name: str
     kind: str
@@ -29,11 +29,11 @@ class NotFused:
 class FusionReport:
     """The layers that the kernels compute, by their names in the model, and those they do not.
 
-    It tells how the model stood when `fuse` returned. A fused layer still falls back to PEFT's
-    forward for single calls, and a layer that was not fused may be one later: adapters that are
-    merged, disabled, or active together are. `widened`: with fp32 activations, how the rest of the
+    A snapshot of the model when `fuse` returned. A fused layer still falls back to PEFT's forward
+    for single calls, and a layer that was not fused may be later: once its adapters are no longer
+    merged, disabled, or active together. `widened`: with fp32 activations, how the rest of the
     model computes. `gates`: the 8-bit layers by name, adapted or not, each with its arithmetic;
-    they are the layers' own, and show a verdict as soon as it is there.
+    these are the layers' own objects, and show a verdict as soon as there is one.
     """
 
     activations: Activations
@@ -68,12 +68,12 @@ class FusionReport:
 
 
 def _pattern(name: str) -> str:
-    """The name with block numbers as `*`: one line for what is the same in every block."""
+    """The name with block numbers as `*`: one line for the same layer of all blocks."""
     return _NUMBER.sub("*", name)
 
 
 def _times(pattern: str, count: int) -> str:
-    return pattern if count == 1 else f"{pattern} ({count} times)"
+    return pattern if count == 1 else f"{pattern} ({count} layers)"
 
 
 def _widened(report: WidenReport | None) -> list[str]:
@@ -92,21 +92,21 @@ def _widened(report: WidenReport | None) -> list[str]:
 
 
 def _gates(gates: Mapping[str, Int8Gate]) -> list[str]:
-    """How many 8-bit layers compute by what, and those that were refused w8a8, by name."""
+    """How many 8-bit layers use which arithmetic, and by name those that w8a8 is too coarse for."""
     if not gates:
         return []
     states = Counter(_state(gate) for gate in gates.values())
     lines = [f"8-bit layers: {', '.join(f'{n} {state}' for state, n in sorted(states.items()))}"]
-    refused = [g for g in gates.values() if g.asked == "auto" and g.verdict == "w8a16"]
+    refused = [g for g in gates.values() if g.requested == "auto" and g.verdict == "w8a16"]
     lines += [
-        f"  w8a16      {gate.layer}: by w8a8 {gate.error:.1f} times the error on Gaussian data, "
-        f"{gate.tolerance:g} let through"
+        f"  w8a16      {gate.layer}: w8a8's error is {gate.error:.1f} times that on Gaussian data, "
+        f"at most {gate.tolerance:g} is allowed"
         for gate in refused
     ]
     return lines
 
 
 def _state(gate: Int8Gate) -> str:
-    if gate.asked == "auto" and gate.verdict is None:
-        return "not decided yet (w8a16)"
+    if gate.requested == "auto" and gate.verdict is None:
+        return "undecided (w8a16)"
     return gate.arithmetic

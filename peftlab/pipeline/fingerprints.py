@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftlab import run_folder
 from peftlab.errors import CheckFailed, ConfigError
+from peftlab.files import read_json, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ def begin_on_base(
     )
     if found is not None:
         part.mkdir(parents=True, exist_ok=True)
-        run_folder.write_json(part / FINGERPRINT, {"format": 1, "fingerprint": found})
+        write_json(part / FINGERPRINT, {"format": 1, "fingerprint": found})
 
 
 def check_start(config: RunConfig) -> bool:
@@ -189,7 +189,7 @@ def _differences(
 
 def _known(part: Path) -> dict[str, Any]:
     """The fingerprint beside a trained part. Raises `CheckFailed` for a file that has none."""
-    found = run_folder.read_json(part / FINGERPRINT).get("fingerprint")
+    found = read_json(part / FINGERPRINT).get("fingerprint")
     if not isinstance(found, dict):
         raise CheckFailed(f"{part / FINGERPRINT} holds no fingerprint; train anew, or remove it.")
     return found

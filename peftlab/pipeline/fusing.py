@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftlab import run_folder
 from peftlab.errors import CheckFailed, ConfigError
+from peftlab.files import read_json, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,24 +68,24 @@ def keeping_choices(folder: Path, fusion: FusionReport | None) -> Iterator[None]
     At once, so that a run that is killed goes on by the choices that it began with. 8-bit layers'
     verdicts are such choices. Raises `CheckFailed` as `by_choices_of` does.
     """
-    from peftlab.fusion.backend import told_choices
-    from peftlab.fusion.int8.gate import told_verdicts
+    from peftlab.fusion.backend import on_choice
+    from peftlab.fusion.int8.gate import on_verdict
 
     file = folder / CHOICES
     kept = _read_choices(file)
-    run_folder.write_json(file, kept)
+    write_json(file, kept)
     verdicts = replay_verdicts(folder, fusion)
 
     def keep(question: str, answer: str) -> None:
         if kept.get(question) != answer:
             kept[question] = answer
-            run_folder.write_json(file, kept)
+            write_json(file, kept)
 
     def keep_verdict(gate: Int8Gate) -> None:
         verdicts[gate.layer] = gate.to_json()
-        run_folder.write_json(folder / VERDICTS, verdicts)
+        write_json(folder / VERDICTS, verdicts)
 
-    with by_choices_of(folder), told_choices(keep), told_verdicts(keep_verdict):
+    with by_choices_of(folder), on_choice(keep), on_verdict(keep_verdict):
         yield
 
 
@@ -97,7 +97,7 @@ def replay_verdicts(folder: Path, fusion: FusionReport | None) -> dict[str, Any]
     """
     file = folder / VERDICTS
     gates = {} if fusion is None else fusion.gates
-    found: dict[str, Any] = run_folder.read_json(file) if file.is_file() and gates else {}
+    found: dict[str, Any] = read_json(file) if file.is_file() and gates else {}
     for layer, verdict in found.items():
         arithmetic = verdict.get("arithmetic") if isinstance(verdict, dict) else None
         if arithmetic not in {"w8a8", "w8a16"} or layer not in gates:
@@ -105,7 +105,7 @@ def replay_verdicts(folder: Path, fusion: FusionReport | None) -> dict[str, Any]
                 f"{file} says {verdict!r} of {layer}; it must name an 8-bit layer of this model, "
                 "and w8a8 or w8a16. Train the run anew, or restore the file."
             )
-        if gates[layer].asked == "auto":
+        if gates[layer].requested == "auto":
             gates[layer].verdict = arithmetic
     return found
 
@@ -113,7 +113,7 @@ def replay_verdicts(folder: Path, fusion: FusionReport | None) -> dict[str, Any]
 def settle_verdicts(fusion: FusionReport | None) -> None:
     """After training: layers that saw too little to decide stay with what they computed by."""
     for gate in () if fusion is None else fusion.gates.values():
-        gate.settle()
+        gate.decide_now()
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def _read_choices(file: Path) -> dict[str, str]:
     """Answers by question; none where there is no file."""
     way_out = "remove it to compute by what is fastest on this machine"
     try:
-        kept = run_folder.read_json(file) if file.is_file() else {}
+        kept = read_json(file) if file.is_file() else {}
     except CheckFailed as damaged:
         raise CheckFailed(f"{str(damaged).removesuffix('.')}; {way_out}.") from None
     for question, answer in kept.items():

@@ -12,6 +12,7 @@ from typing import Any
 
 from peftlab import run_folder
 from peftlab.errors import CheckFailed
+from peftlab.files import read_json
 from peftlab.pipeline.fingerprints import fingerprint_state
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -49,12 +50,12 @@ def inspect(path: str | Path) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    record = run_folder.read_json(folder / run_folder.RECORD)
+    record = read_json(folder / run_folder.RECORD)
     found: dict[str, Any] = {
         "kind": "run",
         "path": str(folder),
         **record,
-        "metrics": run_folder.read_json(folder / run_folder.METRICS),
+        "metrics": read_json(folder / run_folder.METRICS),
     }
     if golden := record.get("golden"):
         # How many, not what they say: the rest is for machines to compare.
@@ -74,7 +75,7 @@ def _run(folder: Path) -> dict[str, Any]:
 def _unfinished(folder: Path) -> dict[str, Any]:
     newest = run_folder.newest_checkpoint(folder)
     assert newest is not None
-    state = run_folder.read_json(newest / "trainer_state.json")
+    state = read_json(newest / "trainer_state.json")
     return {
         "kind": "unfinished run",
         "path": str(folder),
@@ -85,7 +86,7 @@ def _unfinished(folder: Path) -> dict[str, Any]:
 
 
 def _adapter(folder: Path) -> dict[str, Any]:
-    config = run_folder.read_json(folder / "adapter_config.json")
+    config = read_json(folder / "adapter_config.json")
     keys = (
         "peft_type", "task_type", "base_model_name_or_path", "revision", "r", "lora_alpha",
         "lora_dropout", "use_rslora", "use_dora", "target_modules", "modules_to_save",
@@ -101,13 +102,13 @@ def _adapter(folder: Path) -> dict[str, Any]:
 
 
 def _of_adapter(folder: Path) -> dict[str, Any]:
-    config = run_folder.read_json(folder / "adapter_config.json")
+    config = read_json(folder / "adapter_config.json")
     return fingerprint_state(folder, config.get("base_model_name_or_path"), config.get("revision"))
 
 
 def _merged(folder: Path) -> dict[str, Any]:
     """A merged model by its report, and whether what lies there is still what was reported."""
-    report = run_folder.read_json(folder / "merge_report.json")
+    report = read_json(folder / "merge_report.json")
     there = _checkpoint(folder)
     keys = (
         "base",
@@ -140,7 +141,7 @@ def _as_reported(folder: Path, report: Mapping[str, Any], tensors: Mapping[str, 
 
 
 def _checkpoint(folder: Path) -> dict[str, Any]:
-    config = run_folder.read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     keys = ("model_type", "architectures", "hidden_size", "num_hidden_layers", "vocab_size")
     return {**{key: config[key] for key in keys if key in config}, "tensors": _tensors(folder)}
 

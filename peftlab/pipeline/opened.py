@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from peftlab import run_folder
 from peftlab.config import load_config
 from peftlab.errors import CheckFailed
+from peftlab.files import read_json
 from peftlab.pipeline import preparation
 from peftlab.pipeline.fusing import by_choices_of, fuse_for, replay_verdicts
 
@@ -57,9 +58,9 @@ class OpenedRun:
                 else ""
             )
             raise CheckFailed(f"{path} is not a finished run: it has no {run_folder.RECORD}.{hint}")
-        record = run_folder.read_json(path / run_folder.RECORD)
+        record = read_json(path / run_folder.RECORD)
         config = load_config(path / run_folder.CONFIG, ()).config
-        return cls(path, config, record, run_folder.read_json(path / run_folder.METRICS))
+        return cls(path, config, record, read_json(path / run_folder.METRICS))
 
     @cached_property
     def task(self) -> Task:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftlab import run_folder
+from peftlab.files import write_json
 from peftlab.pipeline.measures import best_metric, evaluation_batch, with_interval
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def write_run(prepared: Prepared, trained: Trained, memory: PeakMemory, folder: 
         title=f"{config.method.name} on {Path(config.data.source).name}",
     )
     environment = describe_environment()
-    run_folder.write_json(folder / run_folder.ENVIRONMENT, environment)
+    write_json(folder / run_folder.ENVIRONMENT, environment)
     metrics: dict[str, Any] = {"train": _training_figures(prepared, trained, memory, folder)}
     if "validation" in prepared.encoded:
         found = _held_out(prepared, "validation")
@@ -52,10 +53,10 @@ def write_run(prepared: Prepared, trained: Trained, memory: PeakMemory, folder: 
         metrics["validation"] = _reported(prepared, found)
     record = _record(prepared) | {"peftlab": environment["packages"].get("peftlab")}
     record["golden"] = _golden(prepared)
-    run_folder.write_json(folder / run_folder.RECORD, record)
+    write_json(folder / run_folder.RECORD, record)
     if "test" in prepared.encoded:
         metrics["test"] = _reported(prepared, _held_out(prepared, "test"))
-    run_folder.write_json(folder / run_folder.METRICS, metrics)
+    write_json(folder / run_folder.METRICS, metrics)
 
 
 def _golden(prepared: Prepared) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from peftlab.model.mode import evaluating
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from peftlab.tasks.task import Batch
-
 Item = TypeVar("Item")
+Row = dict[str, Any]
+"""An encoded row by column, and a batch of them: `Batch` of `tasks.task`, which imports this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Predictor:
         for start in range(0, len(items), self.batch_size):
             yield items[start : start + self.batch_size]
 
-    def batch(self, rows: Sequence[Batch], collate: Callable[[Sequence[Batch]], Batch]) -> Batch:
+    def batch(self, rows: Sequence[Row], collate: Callable[[Sequence[Row]], Row]) -> Row:
         """Encoded rows as one batch, its tensors on the model's device."""
         device = next(self.model.parameters()).device
         return {

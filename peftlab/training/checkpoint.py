@@ -9,7 +9,6 @@ STAGING/
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftlab.errors import CheckFailed, ConfigError
+from peftlab.files import fsync, fsync_tree, link_or_copy, replacing
 from peftlab.methods.trained_part import load_trained_state, trained_state
 from peftlab.training.ledger import Ledger
 
@@ -31,10 +31,9 @@ _FILES = (TRAINED, LEDGER, STATE, "optimizer.pt", "scheduler.pt", "rng_state.pth
 
 def save_trained(model: nn.Module, path: Path) -> None:
     """Write the trainable tensors by parameter name; `path` holds the old file or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    save_file({name: t.contiguous() for name, t in trained_state(model).items()}, partial)
-    # The rename leaves earlier hard links to the old file as they are.
-    partial.replace(path)
+    # Checkpoints link to the old file, which keeps its content.
+    with replacing(path) as partial:
+        save_file({name: t.contiguous() for name, t in trained_state(model).items()}, partial)
 
 
 def load_trained(model: nn.Module, path: Path) -> None:
@@ -60,13 +59,11 @@ def write_checkpoint(staging: Path, step: int, write: Callable[[Path], None]) ->
     write(partial)
     best = staging / BEST
     if best.exists():
-        _link(best, partial / BEST)
-    for path in partial.iterdir():
-        _fsync(path)
-    _fsync(partial)
+        link_or_copy(best, partial / BEST)
+    fsync_tree(partial)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
-    _fsync(staging)
+    fsync(staging)
     for other in staging.glob("checkpoint-*"):
         if other != final:
             shutil.rmtree(other)
@@ -86,7 +83,7 @@ def open_checkpoint(checkpoint: Path, staging: Path) -> Ledger:
         )
     (staging / BEST).unlink(missing_ok=True)
     if (checkpoint / BEST).exists():
-        _link(checkpoint / BEST, staging / BEST)
+        link_or_copy(checkpoint / BEST, staging / BEST)
     return Ledger.load(checkpoint / LEDGER)
 
 
@@ -103,18 +100,3 @@ def refuse_drift(ledger: Ledger, settings: dict[str, object], checkpoint: Path) 
             f"{checkpoint} was trained otherwise: {'; '.join(changed)}. "
             "Set it back to go on, or start anew without --resume."
         )
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
+
+from peftlab.files import read_json, write_json
 
 
 @dataclass(slots=True)
@@ -117,9 +118,9 @@ class Ledger:
         """Write what a resumed run must know as JSON."""
         self.read_clock()
         kept = {key: value for key, value in asdict(self).items() if not key.startswith("_")}
-        path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        write_json(path, kept)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        return cls(**read_json(path))

@@ -80,20 +80,20 @@ def some_input(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def gradients(model: nn.Module) -> Outcome:
     """The gradients of a model's parameters by name, which are cleared."""
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    result = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     for parameter in model.parameters():
         parameter.grad = None
-    return found
+    return result
 
 
-def assert_same(found: Outcome, expected: Outcome, tolerance: float = 1e-13) -> None:
+def assert_same(result: Outcome, expected: Outcome, tolerance: float = 1e-13) -> None:
     """Equal in names, shapes, dtypes and, up to a relative Frobenius error, in values.
 
     A tolerance of 0 asks for equal bits.
     """
-    assert found.keys() == expected.keys()
+    assert result.keys() == expected.keys()
     for name, want in expected.items():
-        got = found[name]
+        got = result[name]
         assert (got.shape, got.dtype) == (want.shape, want.dtype), name
         assert got.isfinite().all(), name
         if tolerance:

@@ -14,7 +14,7 @@ class Calls(list[tuple[int, ...]]):
     """The shapes of x that an adapted layer's kernels were called with."""
 
     def take(self) -> int:
-        """How many calls there were since it was last asked."""
+        """The number of calls since the last `take`."""
         number = len(self)
         self.clear()
         return number

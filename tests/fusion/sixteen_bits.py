@@ -90,26 +90,26 @@ def outcome(model: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
     for parameter in model.parameters():
         parameter.grad = None
     out = model(**given)
-    found = {"logits": out.logits.detach(), "loss": out.loss.detach()}
+    result = {"logits": out.logits.detach(), "loss": out.loss.detach()}
     if out.loss.requires_grad:
         out.loss.backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, f"{name} has no gradient"
             assert parameter.grad.dtype is parameter.dtype
-            found[name] = parameter.grad
-    return found
+            result[name] = parameter.grad
+    return result
 
 
 def assert_close(
-    found: dict[str, Tensor], expected: dict[str, Tensor], in_16_bits: float = 0.0
+    result: dict[str, Tensor], expected: dict[str, Tensor], in_16_bits: float = 0.0
 ) -> None:
     """Logits within 1e-5, gradients within 1e-5 of their norm; those of 16-bit tensors looser."""
-    assert found.keys() == expected.keys()
-    difference = (found["logits"] - expected["logits"]).abs().max()
+    assert result.keys() == expected.keys()
+    difference = (result["logits"] - expected["logits"]).abs().max()
     assert difference <= 1e-5 * max(1.0, float(expected["logits"].abs().max()))
     for name, want in expected.items():
-        got = found[name]
+        got = result[name]
         assert got.isfinite().all(), name
         tolerance = 1e-5 if got.dtype is torch.float32 else in_16_bits
         error = (got.double() - want.double()).norm()
@@ -151,10 +151,10 @@ def state_of(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def assert_same_state(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def assert_same_state(result: dict[str, Any], expected: dict[str, Any]) -> None:
     for part in ("classes", "attributes", "hooks", "ties", "trains"):
-        assert found[part] == expected[part], part
-    assert found["bits"].keys() == expected["bits"].keys()
+        assert result[part] == expected[part], part
+    assert result["bits"].keys() == expected["bits"].keys()
     for name, (dtype, tensor) in expected["bits"].items():
-        assert found["bits"][name][0] is dtype, name
-        assert torch.equal(found["bits"][name][1], tensor), name
+        assert result["bits"][name][0] is dtype, name
+        assert torch.equal(result["bits"][name][1], tensor), name

@@ -18,8 +18,8 @@ def _fresh() -> None:
     torch._dynamo.reset()
 
 
-def names_as_before(found: Outcome) -> Outcome:
-    return {name.removeprefix("_orig_mod."): t for name, t in found.items()}
+def names_as_before(result: Outcome) -> Outcome:
+    return {name.removeprefix("_orig_mod."): t for name, t in result.items()}
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv1d"])
@@ -73,9 +73,9 @@ def test_what_changes_after_compiling_is_seen() -> None:
     compiled: Any = torch.compile(model, fullgraph=True, backend="aot_eager")
 
     def agree() -> torch.Tensor:
-        found, expected = outcome(compiled), outcome(model)
-        assert_same(names_as_before(found), expected)
-        return found["y"]
+        result, expected = outcome(compiled), outcome(model)
+        assert_same(names_as_before(result), expected)
+        return result["y"]
 
     seen = [agree()]
     model.set_adapter("other")

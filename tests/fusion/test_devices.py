@@ -36,11 +36,11 @@ def test_a_layer(kind: str, dtype: torch.dtype, autocast: bool, device: str, cal
     with context:
         expected = outcome(model, x)
         fuse(model)
-        found = outcome(model, x)
+        result = outcome(model, x)
     assert calls.take() == 1
     # TF32 and how a product is split are torch's on a CUDA device.
     exact = dtype is torch.float32 and not autocast
-    assert_same(found, expected, (2e-6 if device == "cpu" else 2e-3) if exact else 2e-2)
+    assert_same(result, expected, (2e-6 if device == "cpu" else 2e-3) if exact else 2e-2)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -64,9 +64,9 @@ def test_a_model(family: str, device: str, calls: Any) -> None:
     expected = model_outcome(model, inputs)
     report = fuse(model)
     assert report.not_fused == ()
-    found = model_outcome(model, inputs)
+    result = model_outcome(model, inputs)
     assert calls.take() == len(report.fused)
-    assert_same(found, expected, 1e-4 if device == "cpu" else 1e-2)
+    assert_same(result, expected, 1e-4 if device == "cpu" else 1e-2)
 
 
 def test_offloaded_weights(device: str, calls: Any) -> None:
@@ -75,7 +75,7 @@ def test_offloaded_weights(device: str, calls: Any) -> None:
     fuse(model)
     cpu_offload(model, execution_device=torch.device(device))
     with torch.no_grad():
-        found = model(**inputs).logits
+        result = model(**inputs).logits
         assert calls.take() == 0
         unfuse(model)
-        assert torch.equal(found, model(**inputs).logits)
+        assert torch.equal(result, model(**inputs).logits)

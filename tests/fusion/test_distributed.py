@@ -16,7 +16,7 @@ LAYERS = 14
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What the first process of `two_processes.py` says of each kind of training."""
     store = tmp_path_factory.mktemp("distributed") / "store"
     script = REPOSITORY / "tests" / "fusion" / "two_processes.py"
@@ -55,9 +55,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     ],
 )
 def test_gradients(
-    how: str, calls: int, outside: str | None, inside: str | None, told: Any
+    how: str, calls: int, outside: str | None, inside: str | None, reports: Any
 ) -> None:
-    seen = told[how]
+    seen = reports[how]
     assert seen["missing"] == []
     assert seen["error"] < 1e-12
     assert (seen["calls"], seen["outside"], seen["inside"]) == (calls, outside, [inside])

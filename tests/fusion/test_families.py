@@ -25,9 +25,9 @@ def test_equal_to_peft(family: str, layers: int, calls: Any) -> None:
     expected = model_outcome(model, inputs)
     report = fuse(model)
     assert (len(report.fused), report.not_fused) == (layers, ())
-    found = model_outcome(model, inputs)
+    result = model_outcome(model, inputs)
     assert calls.take() == layers
-    assert_same(found, expected, 1e-11)
+    assert_same(result, expected, 1e-11)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -53,9 +53,9 @@ def test_bf16(family: str, attention: str, cast_adapters: bool, calls: Any) -> N
         assert distance(fused, truth, part) <= 1.5 * distance(of_peft, truth, part)
 
 
-def distance(found: Outcome, truth: Outcome, names: Iterable[str]) -> float:
+def distance(result: Outcome, truth: Outcome, names: Iterable[str]) -> float:
     """The relative error of several tensors together."""
-    error = sum((found[n].double() - truth[n]).square().sum().item() for n in names)
+    error = sum((result[n].double() - truth[n]).square().sum().item() for n in names)
     return float((error / sum(truth[n].square().sum().item() for n in names)) ** 0.5)
 
 
@@ -68,9 +68,9 @@ def test_gradient_checkpointing(family: str, reentrant: bool, calls: Any) -> Non
     fuse(model)
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
-    found = model_outcome(model, inputs)
+    result = model_outcome(model, inputs)
     assert calls.take() > FAMILIES[family], "blocks are computed again in backward"
-    assert_same(found, expected, 1e-11)
+    assert_same(result, expected, 1e-11)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

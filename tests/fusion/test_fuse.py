@@ -90,10 +90,10 @@ def test_new_layers_are_fused_by_fusing_again(calls: Any) -> None:
     assert calls.take() == 2, "the new layers are PEFT's as yet"
     report = fuse(model)
     assert len(report.fused) == 4
-    found = model_outcome(model, batch("llama"))
+    result = model_outcome(model, batch("llama"))
     assert calls.take() == 4
     unfuse(model)
-    assert_same(found, model_outcome(model, batch("llama")), 1e-12)
+    assert_same(result, model_outcome(model, batch("llama")), 1e-12)
 
     fuse(model)
     model.set_adapter("default")
@@ -170,9 +170,9 @@ def test_several_adapters(llama: Any, calls: Any) -> None:
     fuse(llama)
     for names, number in (("other", LAYERS), ("default", LAYERS), (["default", "other"], 0)):
         llama.base_model.set_adapter(names)
-        found = model_outcome(llama, inputs)
+        result = model_outcome(llama, inputs)
         assert calls.take() == number
-        assert_same(found, expected[str(names)], 1e-12 if number else 0)
+        assert_same(result, expected[str(names)], 1e-12 if number else 0)
 
 
 def test_a_batch_of_several_adapters(llama: Any, calls: Any) -> None:
@@ -245,19 +245,19 @@ def test_saved_and_loaded_as_an_adapter(llama: Any, calls: Any, tmp_path: Path) 
     fuse(read)
     read.load_adapter(tmp_path / "fused", "again", is_trainable=True)
     read.set_adapter("again")
-    found = model_outcome(read, batch("llama"))
+    result = model_outcome(read, batch("llama"))
     assert calls.take() == LAYERS
-    assert torch.allclose(found["logits"], expected["logits"], rtol=1e-12)
+    assert torch.allclose(result["logits"], expected["logits"], rtol=1e-12)
 
 
 def test_modules_that_are_saved_whole_train_beside_it(calls: Any) -> None:
     model = adapted_tiny("bert", target_modules=["query"], modules_to_save=["classifier"])
     expected = model_outcome(model, batch("bert"))
     assert len(fuse(model).fused) == 2
-    found = model_outcome(model, batch("bert"))
+    result = model_outcome(model, batch("bert"))
     assert calls.take() == 2
-    assert_same(found, expected, 1e-12)
-    assert any("modules_to_save" in name for name in found)
+    assert_same(result, expected, 1e-12)
+    assert any("modules_to_save" in name for name in result)
 
 
 def test_generate(llama: Any, calls: Any) -> None:
@@ -276,9 +276,7 @@ def test_another_method_of_peft_is_left_alone_and_told(calls: Any) -> None:
     model = get_peft_model(tiny("llama"), config)
     report = fuse(model)
     assert report.fused == ()
-    assert {layer.reason for layer in report.not_fused} == {
-        "an adapter of another kind than LoRA (ia3.Linear)"
-    }
+    assert {layer.reason for layer in report.not_fused} == {"its adapter is not LoRA (ia3.Linear)"}
     model(**batch("llama"))
     assert calls.take() == 0
 
@@ -298,9 +296,9 @@ def test_layers_that_are_not_linear_are_told(calls: Any) -> None:
     model = adapted_tiny("llama", target_modules=["embed_tokens", "q_proj"])
     expected = model_outcome(model, batch("llama"))
     report = fuse(model)
-    (told,) = report.not_fused
-    assert (told.name, told.kind) == ("base_model.model.model.embed_tokens", "lora.Embedding")
-    assert told.reason == "only PEFT's lora.Linear, Linear8bitLt and Linear4bit are fused"
+    (layer,) = report.not_fused
+    assert (layer.name, layer.kind) == ("base_model.model.model.embed_tokens", "lora.Embedding")
+    assert layer.reason == "only PEFT's lora.Linear, Linear8bitLt and Linear4bit are fused"
     assert_same(model_outcome(model, batch("llama")), expected, 1e-12)
     assert calls.take() == 2
 
@@ -311,8 +309,8 @@ def test_a_layer_whose_forward_was_replaced_is_not_touched(calls: Any) -> None:
     own = layer.forward
     layer.forward = lambda x: own(x) + 1
     expected = outcome(model)
-    (told,) = fuse(model).not_fused
-    assert "its forward is replaced on the instance" in told.reason
+    (layer,) = fuse(model).not_fused
+    assert "its forward is replaced on the instance" in layer.reason
     assert type(layer) is lora.Linear
     assert_same(outcome(model), expected, 0)
     assert calls.take() == 0

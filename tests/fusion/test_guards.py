@@ -39,9 +39,9 @@ def assert_falls_back(model: Any, calls: Any, reason: str, **settings: Any) -> N
     expected = outcome(model, **settings)
     report = fuse(model)
     assert report.fused == ()
-    (told,) = report.not_fused
-    assert reason in told.reason
-    assert told.kind == "lora.Linear"
+    (layer,) = report.not_fused
+    assert reason in layer.reason
+    assert layer.kind == "lora.Linear"
     calls.clear()
     assert_same(outcome(model, **settings), expected, 0)
     assert calls.take() == 0
@@ -140,7 +140,7 @@ def test_a_parametrized_weight(part: str, calls: Any) -> None:
     [
         (nn.AlphaDropout(0.0), "its dropout is AlphaDropout"),
         (nn.Dropout(0.0, inplace=True), "inplace=True"),
-        (nn.Dropout(1.0), "drops everything"),
+        (nn.Dropout(1.0), "dropout probability is 1"),
     ],
 )
 def test_other_dropouts(dropout: nn.Module, reason: str, calls: Any) -> None:
@@ -237,7 +237,7 @@ def test_a_weight_that_is_no_parameter(calls: Any) -> None:
     weight = base.weight.detach()
     del base.weight
     base.weight = weight
-    assert_falls_back(model, calls, "no parameter of its own", shape=(3, K))
+    assert_falls_back(model, calls, "not a parameter of its own", shape=(3, K))
 
 
 def test_adapters_of_two_dtypes(calls: Any) -> None:
@@ -272,8 +272,8 @@ def test_a_base_in_8_bit_floats() -> None:
     model = adapted(dtype=torch.float32)
     base = layer_of(model).base_layer
     base.weight = nn.Parameter(base.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
-    (told,) = fuse(model).not_fused
-    assert "torch.float8_e4m3fn" in told.reason
+    (layer,) = fuse(model).not_fused
+    assert "torch.float8_e4m3fn" in layer.reason
 
 
 def fate(call: Callable[[], torch.Tensor]) -> tuple[Any, ...]:
@@ -329,7 +329,7 @@ def test_a_part_on_another_device(part: str, calls: Any) -> None:
     x = some_input((3, K), torch.float64)
     expected = fate(lambda: model(x))
     report = fuse(model)
-    assert [told.reason for told in report.not_fused] in (
+    assert [layer.reason for layer in report.not_fused] in (
         ["its tensors are on meta and cpu"],
         ["its tensors are on cpu and meta"],
     )
@@ -442,9 +442,9 @@ def test_nested_tensors(calls: Any) -> None:
         x = torch.nested.nested_tensor([torch.ones(2, K), torch.ones(3, K)], dtype=torch.float64)
     expected = model(x)
     fuse(model)
-    found = model(x)
+    result = model(x)
     assert calls.take() == 0
-    for got, want in zip(found.unbind(), expected.unbind(), strict=True):
+    for got, want in zip(result.unbind(), expected.unbind(), strict=True):
         assert torch.equal(got, want)
 
 

@@ -51,11 +51,11 @@ def test_equal_to_peft(name: str, kind: str, calls: Any) -> None:
     assert calls.take() == 0
     report = fuse(model)
     assert report.not_fused == ()
-    found = outcome(model)
+    result = outcome(model)
     assert calls.take() == 1
-    assert_same(found, expected)
-    assert {"y", "x"} < found.keys()
-    assert any("lora_A" in name for name in found)
+    assert_same(result, expected)
+    assert {"y", "x"} < result.keys()
+    assert any("lora_A" in name for name in result)
 
 
 def test_a_base_without_a_bias(calls: Any) -> None:
@@ -78,10 +78,10 @@ def test_dtypes_stay_as_peft_has_them(
     x = some_input((4, K), dtype)
     expected = outcome(model, x)
     fuse(model)
-    found = outcome(model, x)
+    result = outcome(model, x)
     assert calls.take() == 1
-    assert found["y"].dtype == dtype
-    assert_same(found, expected, relative(dtype))
+    assert result["y"].dtype == dtype
+    assert_same(result, expected, relative(dtype))
 
 
 @pytest.mark.parametrize("base", [torch.float32, torch.bfloat16])
@@ -92,10 +92,10 @@ def test_autocast_on_a_cpu(base: torch.dtype, x_dtype: torch.dtype, calls: Any) 
     with torch.autocast("cpu", torch.bfloat16):
         expected = outcome(model, x)
         fuse(model)
-        found = outcome(model, x)
+        result = outcome(model, x)
     assert calls.take() == 1
-    assert found["y"].dtype == torch.bfloat16
-    assert_same(found, expected, 2e-2)
+    assert result["y"].dtype == torch.bfloat16
+    assert_same(result, expected, 2e-2)
 
 
 @pytest.mark.parametrize("shape", [(0, K), (2, 0, K), (K,), (1, 1, 1, K)])
@@ -126,11 +126,11 @@ def test_scaling_may_be_a_tensor_and_the_rank_another_than_configured(calls: Any
     layer.scaling["default"] = torch.tensor(0.7)
     expected = outcome(model)
     fuse(model)
-    found = outcome(model)
+    result = outcome(model)
     assert calls.take() == 1
     assert layer.r["default"] == R
-    assert found["base_model.model.layer.lora_A.default.weight"].shape == (R + 3, K)
-    assert_same(found, expected)
+    assert result["base_model.model.layer.lora_A.default.weight"].shape == (R + 3, K)
+    assert_same(result, expected)
 
 
 def test_hotswapping_into_a_fused_model(calls: Any, tmp_path: Any) -> None:
@@ -147,12 +147,12 @@ def test_hotswapping_into_a_fused_model(calls: Any, tmp_path: Any) -> None:
     prepare_model_for_compiled_hotswap(model, target_rank=8, config=model.peft_config)
     before = outcome(model)
     hotswap_adapter(model, tmp_path / "other", adapter_name="default")
-    found = outcome(model)
+    result = outcome(model)
     assert calls.take() == 2
-    assert not torch.equal(before["y"], found["y"])
+    assert not torch.equal(before["y"], result["y"])
     unfuse(model)
-    assert_same(found, outcome(model))
-    assert_same({"y": found["y"]}, {"y": outcome(other)["y"]})
+    assert_same(result, outcome(model))
+    assert_same({"y": result["y"]}, {"y": outcome(other)["y"]})
 
 
 def test_dropout_drops_the_adapters_input_only_and_only_in_training(calls: Any) -> None:
@@ -210,11 +210,11 @@ def test_gradient_checkpointing(dropout: float, reentrant: bool, calls: Any) -> 
 
     calls.take()
     torch.manual_seed(5)
-    found = {name.removeprefix("inner."): t for name, t in outcome(Checkpointed()).items()}
+    result = {name.removeprefix("inner."): t for name, t in outcome(Checkpointed()).items()}
     assert calls.take() == 2
-    assert_same(found, plain, 0)
+    assert_same(result, plain, 0)
     if expected is not None:
-        assert_same(found, expected)
+        assert_same(result, expected)
 
 
 @pytest.mark.parametrize("frozen", ["lora_A", "lora_B", "both"])

@@ -20,8 +20,8 @@ CPU = torch.device("cpu")
 
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(**batch("llama")).logits
-    return found
+        result: torch.Tensor = model(**batch("llama")).logits
+    return result
 
 
 @pytest.mark.parametrize("first", ["fuse", "offload"])
@@ -37,7 +37,7 @@ def test_everything_offloaded(how: str, first: str, calls: Any, tmp_path: Path) 
         disk_offload(model, str(tmp_path), execution_device=CPU)
     report = fuse(model)
     assert report.fused == ()
-    assert {told.reason for told in report.not_fused} == {
+    assert {layer.reason for layer in report.not_fused} == {
         "the forward of its base_layer is replaced on the instance, as accelerate's hooks do"
     }
     assert {p.device.type for p in model.parameters()} == {"meta"}
@@ -86,7 +86,7 @@ def test_a_hook_of_accelerate_on_one_part(part: str, calls: Any) -> None:
 
 
 def test_a_hook_of_accelerate_on_the_layer_itself(calls: Any) -> None:
-    """It keeps the fused forward that it found, which is PEFT's after `unfuse`."""
+    """It keeps the fused forward that was there, which is PEFT's after `unfuse`."""
 
     class Counts(ModelHook):
         calls = 0

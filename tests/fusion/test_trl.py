@@ -71,9 +71,9 @@ def train(folder: Path, out: Path, fused: bool, settings: dict[str, Any]) -> Any
 
 
 def losses(trainer: Any) -> torch.Tensor:
-    found = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert len(found) == STEPS
-    return torch.tensor(found)
+    result = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(result) == STEPS
+    return torch.tensor(result)
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
@@ -86,6 +86,6 @@ def test_the_same_curve(kind: str, tiny_checkpoint: Any, tmp_path: Path, calls: 
     assert torch.allclose(losses(fused), losses(of_peft), rtol=1e-5)
     before = dict(adapted(folder).named_parameters())
     expected = dict(of_peft.model.named_parameters())
-    for name, found in fused.model.named_parameters():
-        assert torch.allclose(found, expected[name], atol=1e-5), name
-        assert torch.equal(found, before[name]) != found.requires_grad, name
+    for name, result in fused.model.named_parameters():
+        assert torch.allclose(result, expected[name], atol=1e-5), name
+        assert torch.equal(result, before[name]) != result.requires_grad, name

@@ -48,8 +48,8 @@ def test_variants(name: str, dropout: float, calls: Any) -> None:
     torch.manual_seed(3)
     expected = outcome(twin)
     report = fuse(model)
-    (told,) = report.not_fused
-    assert told.reason == f"the adapter 'default' is a variant, {kind}"
+    (layer,) = report.not_fused
+    assert layer.reason == f"the adapter 'default' is a variant, {kind}"
     torch.manual_seed(3)
     assert_same(outcome(model), expected, 0)
     assert calls.take() == 0
@@ -74,10 +74,10 @@ def test_a_variant_and_a_plain_adapter_on_one_layer(calls: Any) -> None:
     outcome(model)
     assert calls.take() == 0
     model.set_adapter("plain")
-    found = outcome(model)
+    result = outcome(model)
     assert calls.take() == 1
     unfuse(model)
-    assert_same(found, outcome(model))
+    assert_same(result, outcome(model))
 
 
 class Matrix(nn.Module):
@@ -107,7 +107,7 @@ def test_target_parameters(targets: list[str], calls: Any) -> None:
     expected = outcome(model)
     report = fuse(model)
     assert len(report.not_fused) == len(targets)
-    assert {told.reason for told in report.not_fused} == {
+    assert {layer.reason for layer in report.not_fused} == {
         "it adapts a parameter (target_parameters), not a layer"
     }
     assert_same(outcome(model), expected, 0)

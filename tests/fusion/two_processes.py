@@ -101,10 +101,10 @@ def step(how: str, rank: int) -> dict[str, Any]:
     errors = {}
     if how == "fsdp1":
         with FullyShardedDataParallel.summon_full_params(wrapped, with_grads=True):
-            found = gradients(wrapped)
+            result = gradients(wrapped)
     else:
-        found = gradients(wrapped)
-    for name, gradient in found.items():
+        result = gradients(wrapped)
+    for name, gradient in result.items():
         plain = name.removeprefix("module.").replace("_fsdp_wrapped_module.", "")
         # FSDP1 keeps one flat gradient, which has a place for frozen weights too.
         want = expected.pop(plain, torch.zeros(()).double())
@@ -121,9 +121,9 @@ def step(how: str, rank: int) -> dict[str, Any]:
 def main(rank: int, store: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
-    told = {how: step(how, rank) for how in WRAPS}
+    reports = {how: step(how, rank) for how in WRAPS}
     if rank == 0:
-        print(json.dumps(told))
+        print(json.dumps(reports))
     dist.barrier()
     dist.destroy_process_group()
 

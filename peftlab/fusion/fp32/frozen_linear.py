@@ -2,8 +2,8 @@
 
 Each is torch's or Transformers' own layer with another forward, made by swapping the class of an
 instance: the state, its names and whatever tests `isinstance` stay as they were. A call that the
-kernels must not compute is computed by torch, in fp32 all the same: after PEFT copied the layer to
-train it whole, or gave it back for full fine-tuning, its weight gets its gradient.
+kernels must not compute is computed by torch, also in fp32: where PEFT copied the layer to train it
+as a whole, or full fine-tuning uses it, its weight gets its gradient.
 
 Legend: B batch, T tokens, K in-features, N out-features, V vocabulary.
 """
@@ -48,7 +48,7 @@ class FrozenConv1D(Conv1D):
 
 
 class WideEmbedding(nn.Embedding):
-    """A `torch.nn.Embedding` that looks up in 16 bits and widens what it found."""
+    """A `torch.nn.Embedding` that looks up in 16 bits and widens the vectors."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Ids [B, T] below V -> vectors [B, T, N] in fp32."""
@@ -69,16 +69,16 @@ WIDE: dict[type[nn.Module], type[nn.Module]] = {
     Conv1D: FrozenConv1D,
     nn.Embedding: WideEmbedding,
 }
-"""What becomes what. Only these very classes: what a subclass does to its weight is its own."""
+"""Class by class. Subclasses are left alone: what they do to their weights is unknown."""
 
 PLAIN = {wide: plain for plain, wide in WIDE.items()}
 
 
 def meets_in_fp32(weight: Tensor, bias: Tensor | None, x: Tensor) -> bool:
-    """Whether an fp32 input meets a 16-bit parameter, and autocast will not settle it."""
+    """Whether an fp32 input meets a 16-bit parameter, and autocast does not cast them."""
     if x.dtype is not torch.float32:
         return False
-    if not x.is_meta and torch.is_autocast_enabled(x.device.type):  # meta has no autocast to ask
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):  # there is no autocast for meta
         return False
     return weight.dtype in SIXTEEN_BITS or (bias is not None and bias.dtype in SIXTEEN_BITS)
 
@@ -86,7 +86,8 @@ def meets_in_fp32(weight: Tensor, bias: Tensor | None, x: Tensor) -> bool:
 def kernels_compute(weight: Tensor, x: Tensor) -> bool:
     """Whether the kernels may compute this call.
 
-    They give the weight no gradient, know plain tensors only, and have no forward-mode derivatives.
+    They give the weight no gradient, and support neither tensor subclasses nor forward-mode
+    derivatives.
     """
     return (
         weight.dtype in SIXTEEN_BITS

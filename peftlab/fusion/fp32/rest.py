@@ -1,6 +1,6 @@
-"""What dtype a widened tensor rests in, kept on its module: copied, pickled and moved with it.
+"""The dtype that a widened tensor had, kept on its module: copied, pickled and moved with it.
 
-A tied tensor has one record under all its names, and is one tensor in a saved state dict as well.
+A tied tensor has one record under all its names, and is one tensor in a saved state dict too.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Rest:
 
 
 def rests_of(module: nn.Module) -> dict[str, tuple[Tensor, Rest]]:
-    """A module's widened tensors with what is recorded of them, by their names in it."""
-    found: dict[str, tuple[Tensor, Rest]] = {}
+    """A module's widened tensors and their records, by their names in the module."""
+    rests: dict[str, tuple[Tensor, Rest]] = {}
     for name, rest in module.__dict__.get(_RESTS, {}).items():
         tensor = _tensor(module, name)
         if tensor is not None:
-            found[name] = tensor, rest
-    return found
+            rests[name] = tensor, rest
+    return rests
 
 
 def remember_rest(module: nn.Module, rests: Mapping[str, Rest]) -> None:
-    """Record what a module's tensors were, and save and load them as that."""
+    """Record the dtypes that a module's tensors had, and save and load them in those."""
     if not rests:
         return
     if _RESTS not in module.__dict__:
@@ -75,7 +75,7 @@ def forget_rest(module: nn.Module) -> None:
 def _save_as_it_rested(
     module: nn.Module, state_dict: dict[str, Tensor], prefix: str, _metadata: Any
 ) -> None:
-    """Narrow what is frozen: that loses nothing. What trains is saved as it is."""
+    """Narrow frozen tensors, which loses nothing. Trained ones are saved as they are."""
     for name, (tensor, rest) in rests_of(module).items():
         saved = state_dict.get(prefix + name)
         # With keep_vars the caller wants the model's own parameters.
@@ -87,7 +87,7 @@ def _save_as_it_rested(
 def _load_as_it_rested(
     module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_others: Any
 ) -> None:
-    """Round as loading before widening would have, and widen, for `assign=True` above all."""
+    """Round as loading before widening would have, then widen; `assign=True` needs this most."""
     for name, (tensor, rest) in rests_of(module).items():
         given = state_dict.get(prefix + name)
         if isinstance(given, Tensor) and given.is_floating_point():

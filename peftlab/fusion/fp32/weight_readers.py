@@ -1,9 +1,9 @@
-"""Which modules' weights are read by somebody else than the module itself.
+"""Which modules' weights are read outside the module itself.
 
 T5's feed-forward block brings its input to `self.wo.weight.dtype` before it calls `wo`; DeBERTa
 takes its relative embeddings as a matrix; PEFT's trainable tokens look up in a patched copy of the
-table. What such a reader does with the dtype it finds cannot be known, so the weight must have the
-dtype that is wanted. Found in the bytecode of what a module's `forward` reaches, for any model.
+table. What such a reader does with the dtype is unknown, so the weight itself must have the wanted
+one. Readers are detected in the bytecode that a module's `forward` reaches, for any model.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from types import CodeType, FunctionType
 
 from torch import nn
 
-_TELLS_NO_DTYPE = frozenset({"device", "shape", "size", "is_meta", "requires_grad", "data_ptr"})
-"""Attributes of a weight that say nothing of its values' dtype."""
+_WITHOUT_DTYPE = frozenset({"device", "shape", "size", "is_meta", "requires_grad", "data_ptr"})
+"""Attributes of a weight that do not reveal its dtype."""
 
 
 def weights_read_outside(model: nn.Module) -> dict[nn.Module, str]:
     """Modules below `model` whose `weight` another one's forward reads, and that one's class."""
     kinds = {type(module) for module in model.modules()}
     paths = {kind: _paths_read(kind) for kind in kinds}
-    found: dict[nn.Module, str] = {}
+    readers: dict[nn.Module, str] = {}
     for reader in model.modules():
         for path in paths[type(reader)]:
             target: nn.Module | None = reader
             for part in path:
                 target = None if target is None else target._modules.get(part)
             for owner in _owners(target):
-                found.setdefault(owner, type(reader).__name__)
-    return found
+                readers.setdefault(owner, type(reader).__name__)
+    return readers
 
 
 def _owners(module: nn.Module | None) -> Iterator[nn.Module]:
-    """The modules that answer for `module.weight`: itself, or what PEFT's wrapper stands for."""
+    """The modules behind `module.weight`: itself, or those that PEFT's wrapper holds."""
     if module is None or "weight" in module._parameters:
         yield from () if module is None else (module,)
         return
@@ -81,7 +81,7 @@ def _weight_paths(code: CodeType) -> Iterator[tuple[str, ...]]:
 def _path_of(chain: list[str]) -> Iterator[tuple[str, ...]]:
     if "weight" in chain[1:]:
         end = chain.index("weight", 1)
-        if not _TELLS_NO_DTYPE.intersection(chain[end + 1 : end + 2]):
+        if not _WITHOUT_DTYPE.intersection(chain[end + 1 : end + 2]):
             yield tuple(chain[:end])
 
 
@@ -94,4 +94,4 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _nothing() -> None:
-    """Stands for a name that is no method."""
+    """In the place of a name that is not a method."""

@@ -1,9 +1,9 @@
-"""fp32 arithmetic and activations over weights that rest in 16 bits, in any model, PEFT or not.
+"""fp32 arithmetic and activations over weights stored in 16 bits, in any model, PEFT or not.
 
 Linear layers and embeddings, where the bytes are, keep their weights and get another forward
-(`frozen_linear`). All other 16-bit parameters and buffers become fp32 where they lie: norms,
-convolutions, and weights that somebody reads outside their own module. A saved state dict has them
-in the dtype they had, so that nobody else sees a difference.
+(`frozen_linear`). All other 16-bit parameters and buffers become fp32 in place: norms,
+convolutions, and weights that are read outside their own module. A saved state dict has them in
+their original dtype, so that saved files do not change.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from peftlab.fusion.fp32.weight_readers import weights_read_outside
 
 @dataclass(frozen=True, slots=True)
 class Widened:
-    """A module whose 16-bit tensors became fp32: its name, its class, why it was not left to
-    another forward, and the bytes that the widening takes."""
+    """A module whose 16-bit tensors became fp32: its name, its class, why another forward does not
+    do, and the extra bytes."""
 
     name: str
     kind: str
@@ -33,9 +33,9 @@ class Widened:
 
 @dataclass(frozen=True, slots=True)
 class WidenReport:
-    """How a model stands: the layers that widen as they compute, and those that were widened.
+    """The layers that widen as they compute, and the modules that were widened.
 
-    `linears` and `embeddings` are names of modules whose weights rest in 16 bits.
+    `linears` and `embeddings` are names of modules whose weights stay in 16 bits.
     """
 
     linears: tuple[str, ...]
@@ -44,7 +44,7 @@ class WidenReport:
 
     @property
     def bytes_added(self) -> int:
-        """Bytes of memory that the model takes more than at rest in 16 bits."""
+        """Bytes that the model takes beyond all weights in 16 bits."""
         return sum(module.bytes for module in self.widened)
 
 
@@ -53,7 +53,7 @@ def widen(model: nn.Module) -> WidenReport:
 
     Names, ties, `requires_grad` and what a state dict holds stay as they were. 16-bit tensors that
     train get their gradients too, in their own dtype; adapters are left alone: PEFT makes them
-    fp32. May be called again, and must be after modules were added. Works on meta models.
+    fp32. May be called again, and must be called after modules were added. Works on meta models.
 
     Not for use under bf16 autocast, which brings activations back to 16 bits. `model.dtype` remains
     that of the first parameter, whichever it is: pass inputs in fp32. `save_pretrained` writes that
@@ -80,9 +80,9 @@ def widen(model: nn.Module) -> WidenReport:
 
 
 def narrow(model: nn.Module) -> None:
-    """Undo `widen`: every tensor back in its dtype, every class as it was, no hook left.
+    """Undo `widen`: every tensor in its own dtype, every class as it was, no hook left.
 
-    Exact for tensors that did not change. What was trained in a widened tensor is rounded.
+    Exact for tensors that did not change; those that were trained are rounded.
     """
     for module in model.modules():
         if type(module) in PLAIN:
@@ -94,7 +94,7 @@ def narrow(model: nn.Module) -> None:
 
 
 def _own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """All modules but adapters' own: of an adapted layer the base, and modules trained whole."""
+    """All modules except adapters' own: of an adapted layer the base, and `modules_to_save`."""
     adapters: set[nn.Module] = set()
     for name, module in model.named_modules():
         parts = module._modules
@@ -112,15 +112,15 @@ def _why_widen(module: nn.Module, readers: dict[nn.Module, str]) -> str | None:
         return None
     plain = PLAIN.get(type(module), type(module))
     if plain not in WIDE:
-        return f"{plain.__name__} is none of {', '.join(kind.__name__ for kind in WIDE)}"
+        return f"{plain.__name__} is not one of {', '.join(kind.__name__ for kind in WIDE)}"
     if module in readers:
         return f"{readers[module]} reads the weight itself"
-    if "forward" in vars(module) and type(module) is plain:  # set later, it wraps ours
+    if "forward" in vars(module) and type(module) is plain:  # a forward set later wraps ours
         return "its forward is replaced on the instance"
     weight = module._parameters.get("weight")
     others = module._parameters.keys() - {"weight", "bias"}
     if weight is None or weight.dtype not in SIXTEEN_BITS or others:
-        return "its weight is no 16-bit parameter of its own"
+        return "its weight is not a 16-bit parameter of its own"
     return None
 
 

@@ -1,6 +1,6 @@
 """bitsandbytes' 8-bit layers, computed by our kernels, and how the weights of its layers are read.
 
-Its own arithmetic differs between training (weights dequantised) and evaluation (activations
+Their own arithmetic differs between training (weights dequantised) and evaluation (activations
 quantised too, with outlier columns apart) by some percent of the logits. Ours does not.
 Imported only where bitsandbytes is.
 """
@@ -20,7 +20,7 @@ from peftlab_kernels.int8_format import Int8Weight
 class GatedLinear8bitLt(Linear8bitLt):
     """A frozen `Linear8bitLt` that computes as its gate says, w8a16 without one. Never constructed.
 
-    A weight that is not quantised yet, or trains in 16 bits, is bitsandbytes' to compute.
+    bitsandbytes computes a weight that is not quantised yet, or trains in 16 bits.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def weight_of(module: Any) -> Int8Weight | str | None:
     if not isinstance(module, Linear8bitLt):
         return None
     if type(module) not in (Linear8bitLt, GatedLinear8bitLt):
-        return f"its base is a {type(module).__name__}, made from bitsandbytes' layer"
+        return f"its base is a {type(module).__name__}, derived from bitsandbytes' layer"
     weight, state = module.weight, module.state
     if state.has_fp16_weights:
         return "its 8-bit weight is kept in 16 bits as well, and may train"

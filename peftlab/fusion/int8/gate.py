@@ -1,8 +1,8 @@
-"""Which arithmetic an 8-bit layer computes by: as asked, or as its first real batches show.
+"""Which arithmetic an 8-bit layer computes by: as requested, or as its first real batches show.
 
-Until it has seen enough, a layer whose arithmetic is `auto` computes by w8a16 and measures on the
-side how far w8a8 would have been off, forward and backward. The verdict comes into force between
-two passes, never between a forward and the backward, or the recomputation, that belongs to it.
+Until it has seen enough, a layer whose arithmetic is `auto` computes by w8a16 and also measures
+the error that w8a8 would have had, forward and backward. The verdict takes effect between two
+passes, never between a forward and its backward or recomputation.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from peftlab_kernels import error_gate
 from peftlab_kernels.functional import Int8Arithmetic, int8_lora_linear
 from peftlab_kernels.int8_format import Int8Weight
 
-AskedArithmetic = Literal["auto", "w8a8", "w8a16"]
+RequestedArithmetic = Literal["auto", "w8a8", "w8a16"]
 
 MEASURED_CALLS = 4
 """Calls that are measured before a verdict."""
 
 _PATIENCE = 4
-"""After this many times as many calls without a backward, forward alone decides."""
+"""After `_PATIENCE * MEASURED_CALLS` calls without a backward, forward errors alone decide."""
 
 _ATTRIBUTE = "_peftlab_gate"
 
@@ -34,13 +34,13 @@ _listeners: list[Callable[[Int8Gate], None]] = []
 
 @dataclass(slots=True)
 class Int8Gate:
-    """One layer's arithmetic: `asked`, or for `auto` the `verdict` once it is there.
+    """One layer's arithmetic: `requested`, or for `auto` the `verdict` once there is one.
 
-    Errors are in multiples of w8a8's on Gaussian rows; `tolerance` is the largest mean let through.
+    Errors are in multiples of w8a8's on Gaussian rows; w8a8 is chosen up to a mean of `tolerance`.
     """
 
     layer: str
-    asked: AskedArithmetic = "auto"
+    requested: RequestedArithmetic = "auto"
     tolerance: float = error_gate.TOLERANCE
     verdict: Int8Arithmetic | None = None
     forward_errors: list[float] = field(default_factory=list)
@@ -50,9 +50,9 @@ class Int8Gate:
 
     @property
     def arithmetic(self) -> Int8Arithmetic:
-        """What the layer computes by as it stands."""
-        if self.asked != "auto":
-            return self.asked
+        """The arithmetic that the layer uses at present."""
+        if self.requested != "auto":
+            return self.requested
         return self.verdict or "w8a16"
 
     @property
@@ -63,8 +63,8 @@ class Int8Gate:
     def compute(
         self, x: Tensor, weight: Int8Weight, call: Callable[[Int8Arithmetic], Tensor]
     ) -> Tensor:
-        """`call` with the arithmetic for `x [..., K]`; measures while the verdict is open."""
-        if self.asked != "auto" or self.verdict is not None or torch.compiler.is_compiling():
+        """`call` with the arithmetic for `x [..., K]`; measures until there is a verdict."""
+        if self.requested != "auto" or self.verdict is not None or torch.compiler.is_compiling():
             return call(self.arithmetic)
         recomputing = torch._C._current_graph_task_id() != -1
         if not recomputing:
@@ -78,13 +78,13 @@ class Int8Gate:
             y.register_hook(_Backward(self, weight))
         return y
 
-    def settle(self) -> None:
-        """Stay with the arithmetic that the layer has computed by so far."""
-        if self.asked == "auto" and self.verdict is None:
+    def decide_now(self) -> None:
+        """Keep the arithmetic that the layer has used so far, if there is no verdict yet."""
+        if self.requested == "auto" and self.verdict is None:
             self.verdict = "w8a16"
-            self._tell()
+            self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in tuple(_listeners):
             listener(self)
 
@@ -92,7 +92,7 @@ class Int8Gate:
         """The state in JSON values."""
         return {
             "arithmetic": self.arithmetic,
-            "decided": self.asked != "auto" or self.verdict is not None,
+            "decided": self.requested != "auto" or self.verdict is not None,
             "forward_error": _mean(self.forward_errors),
             "backward_error": _mean(self.backward_errors),
         }
@@ -106,12 +106,12 @@ class Int8Gate:
     def _decide_if_due(self) -> None:
         if len(self.forward_errors) < MEASURED_CALLS:
             return
-        # Where a model trains, an evaluation in between must not be what changes the arithmetic.
+        # While a model trains, an evaluation in between must not change the arithmetic.
         patient = self._calls < _PATIENCE * MEASURED_CALLS or not torch.is_grad_enabled()
         if self._awaits_backward and len(self.backward_errors) < MEASURED_CALLS and patient:
             return
         self.verdict = "w8a8" if self.error <= self.tolerance else "w8a16"
-        self._tell()
+        self._notify()
 
 
 class _Backward:
@@ -129,13 +129,13 @@ class _Backward:
 
 
 def gate_of(module: Any) -> Int8Gate | None:
-    """The gate that `set_gate` left on a module."""
-    found: Int8Gate | None = module.__dict__.get(_ATTRIBUTE)
-    return found
+    """The gate that `set_gate` stored on a module."""
+    gate: Int8Gate | None = module.__dict__.get(_ATTRIBUTE)
+    return gate
 
 
 def set_gate(module: Any, gate: Int8Gate | None) -> None:
-    """Leave a gate on a module, where copying and pickling keep it, or take it away."""
+    """Store a gate on a module, where copying and pickling keep it, or remove it."""
     if gate is None:
         module.__dict__.pop(_ATTRIBUTE, None)
     else:
@@ -154,8 +154,8 @@ def frozen_int8(
 
 
 @contextmanager
-def told_verdicts(listener: Callable[[Int8Gate], None]) -> Iterator[None]:
-    """Tell `listener` of each gate that decides, as it does."""
+def on_verdict(listener: Callable[[Int8Gate], None]) -> Iterator[None]:
+    """Call `listener` with each gate that reaches its verdict inside the block."""
     _listeners.append(listener)
     try:
         yield
@@ -164,8 +164,8 @@ def told_verdicts(listener: Callable[[Int8Gate], None]) -> Iterator[None]:
 
 
 def check_arithmetic(arithmetic: str, tolerance: float) -> None:
-    """Raises `ValueError` for what no gate can be."""
-    names = get_args(AskedArithmetic)
+    """Raises `ValueError` for settings that no gate can have."""
+    names = get_args(RequestedArithmetic)
     if arithmetic not in names:
         raise ValueError(f"arithmetic is {arithmetic!r}; it must be one of {', '.join(names)}")
     if not tolerance >= 0:

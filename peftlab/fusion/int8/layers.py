@@ -1,7 +1,7 @@
-"""8-bit layers that compute by their gate: ours without an adapter, and what every kind holds.
+"""Our 8-bit layer, computed as its gate says, and the weights of every kind of 8-bit layer.
 
-Each is made by swapping the class of an instance, as in `frozen_linear`. bitsandbytes' layers have
-their own module, since bitsandbytes need not be there.
+Made by swapping the class of an instance, as in `frozen_linear`. bitsandbytes' layers have their
+own module, since bitsandbytes may be missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from peftlab_kernels.int8_linear import Int8Linear
 if TYPE_CHECKING:
     from types import ModuleType
 
-_theirs: ModuleType | None = None
+_weights_module: ModuleType | None = None
 
 
 class GatedInt8Linear(Int8Linear):
@@ -33,14 +33,14 @@ class GatedInt8Linear(Int8Linear):
 
 
 def bitsandbytes_weights() -> ModuleType | None:
-    """The module that reads bitsandbytes' weights; None where no layer can be bitsandbytes'.
+    """The module that reads bitsandbytes' weights; None where bitsandbytes is not loaded.
 
     torch.compile cannot trace an import: there the result is that of the call in `fuse`.
     """
-    global _theirs
-    if not is_compiling() and _theirs is None and "bitsandbytes" in sys.modules:
-        _theirs = _import_weights()
-    return _theirs
+    global _weights_module
+    if not is_compiling() and _weights_module is None and "bitsandbytes" in sys.modules:
+        _weights_module = _import_weights()
+    return _weights_module
 
 
 @cache
@@ -54,18 +54,18 @@ def _import_weights() -> ModuleType | None:
 
 def is_packed(module: Any) -> bool:
     """Whether a layer's weight is one that only bitsandbytes can read, 4-bit."""
-    theirs = bitsandbytes_weights()
-    return theirs is not None and theirs.is_packed(module)
+    readers = bitsandbytes_weights()
+    return readers is not None and readers.is_packed(module)
 
 
 def int8_weight_of(module: Any) -> Int8Weight | str | None:
     """The 8-bit weight of a layer, or why it must not be read; None for any other layer."""
     if isinstance(module, Int8Linear):
         if type(module) not in (Int8Linear, GatedInt8Linear):
-            return f"its base is a {type(module).__name__}, made from an 8-bit layer"
+            return f"its base is a {type(module).__name__}, derived from an 8-bit layer"
         codes, scales = module._parameters.get("weight"), module._buffers.get("SCB")
         if codes is None or scales is None or codes.is_floating_point():
             return "its 8-bit weight has not been read yet"
         return Int8Weight(codes, scales)
-    theirs = bitsandbytes_weights()
-    return None if theirs is None else theirs.weight_of(module)
+    readers = bitsandbytes_weights()
+    return None if readers is None else readers.weight_of(module)

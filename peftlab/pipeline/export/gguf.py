@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peftlab.errors import CheckFailed, ConfigError, VerificationError
+from peftlab.files import fsync, read_json, remove_empty
 
 CONVERTER = "convert_hf_to_gguf.py"
 _MAGIC = b"GGUF"
@@ -50,7 +48,7 @@ def export_gguf(path: Path, out: Path, checkout: Path, **settings: Any) -> dict[
     converter = check_converter(str(checkout), out)
     if settings.get("merge_base") == "requant":
         raise ConfigError(f"--merge-base requant: {_NO_8_BITS}")
-    made = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
+    created = [p for p in (out.parent, *out.parent.parents) if not p.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
@@ -60,19 +58,16 @@ def export_gguf(path: Path, out: Path, checkout: Path, **settings: Any) -> dict[
                 raise CheckFailed(f"The nearest merge is in 8 bits: {_NO_8_BITS}")
             _convert(converter, merged, file)
             tensors = _smoke_check(file)
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+            fsync(file)
             file.replace(out)
     except BaseException:
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+        remove_empty(created)
         raise
     return {"file": str(out), "tensors": tensors, "merge": report.to_json()}
 
 
 def _convert(converter: Path, merged: Path, file: Path) -> None:
-    config = json.loads((merged / "config.json").read_text(encoding="utf-8"))
+    config = read_json(merged / "config.json")
     # Said aloud: left to itself the converter narrows fp32 to 16 bits.
     dtype = _OUTTYPES.get(config.get("dtype"), "auto")
     done = subprocess.run(

@@ -38,10 +38,10 @@ def export(
     bits again; `auto` measures which is nearest to the model as it was trained. Raises as there,
     and `ConfigError` for a `merge_base` of a run that has no 8-bit base.
     """
-    from peftlab.export.folder import check_output
     from peftlab.export.merge import adapter_source, merge_source
+    from peftlab.files import check_new_folder
 
-    check_output(Path(out))
+    check_new_folder(Path(out))
     folder = Path(path).expanduser()
     run = OpenedRun.open(folder) if run_folder.is_run(folder) else None
     source = adapter_source(folder, base) if run is None else source_of(run, base)

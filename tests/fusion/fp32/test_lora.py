@@ -40,9 +40,9 @@ def test_equal_to_peft_on_the_fp32_model(family: str, dtype: torch.dtype, calls:
     assert (len(report.fused), report.not_fused) == (FAMILIES[family], ())
     assert report.widened is not None
     assert len(report.widened.linears) >= FAMILIES[family] - 4
-    found = model_outcome(model, inputs)
+    result = model_outcome(model, inputs)
     assert calls.take() == FAMILIES[family]
-    assert_same(found, expected, 2e-5)
+    assert_same(result, expected, 2e-5)
 
     unfuse(model)
     assert {name: type(module) for name, module in model.named_modules()} == kinds
@@ -76,11 +76,11 @@ def test_a_layer(kind: str, cast_adapters: bool, calls: Any) -> None:
     x = some_input((4, 37), torch.float32)
     expected = outcome(copy.deepcopy(model).float(), x)
     fuse(model, "fp32")
-    found = outcome(model, x)
+    result = outcome(model, x)
     assert calls.take() == 1
-    assert found["y"].dtype == torch.float32
-    assert_same({"y": found["y"]}, {"y": expected["y"]}, 2e-6)
-    for name, gradient in found.items():
+    assert result["y"].dtype == torch.float32
+    assert_same({"y": result["y"]}, {"y": expected["y"]}, 2e-6)
+    for name, gradient in result.items():
         rounding = 2e-6 if gradient.dtype == torch.float32 else 1e-2
         error = (gradient.float() - expected[name]).norm() / expected[name].norm()
         assert error < rounding, name

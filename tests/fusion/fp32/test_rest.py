@@ -21,11 +21,11 @@ def copied(model: Any) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_equal(result: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert result.keys() == expected.keys()
     for name, want in expected.items():
-        assert found[name].dtype is want.dtype, name
-        assert torch.equal(found[name], want), name
+        assert result[name].dtype is want.dtype, name
+        assert torch.equal(result[name], want), name
 
 
 def storages(state: dict[str, Tensor]) -> int:
@@ -39,9 +39,9 @@ def test_the_state_dict_is_the_16_bit_models(family: str, dtype: torch.dtype, lo
     model = adapted(tiny(family, dtype)) if lora else tiny(family, dtype)
     expected, count = copied(model), storages(model.state_dict())
     widen(model)
-    found = model.state_dict()
-    assert_equal(found, expected)
-    assert storages(found) == count, "tied tensors are one tensor in the state dict"
+    result = model.state_dict()
+    assert_equal(result, expected)
+    assert storages(result) == count, "tied tensors are one tensor in the state dict"
     assert_equal(model.state_dict(), expected)
     narrow(model)
     assert_equal(model.state_dict(), expected)

@@ -96,10 +96,10 @@ def test_unloading_and_then_training_everything(family: str, how: str) -> None:
         every.requires_grad_(True)
     expected = outcome(plain, inputs(family))
     seen = SixteenBitOutputs().watch(base.get_input_embeddings())
-    found = outcome(base, inputs(family))
+    result = outcome(base, inputs(family))
     assert seen == []
-    assert_close(found, expected, ROUNDED)
-    assert len(found) == 2 + len(list(base.parameters()))
+    assert_close(result, expected, ROUNDED)
+    assert len(result) == 2 + len(list(base.parameters()))
     base.requires_grad_(False)
     narrow(base)
     for name, (dtype, tensor) in expected_state["bits"].items():
@@ -143,8 +143,8 @@ def test_disabled_merged_and_mixed() -> None:
 
     def logits(of: Any, **more: Any) -> torch.Tensor:
         with torch.no_grad():
-            found: torch.Tensor = of(**given, **more).logits
-        return found
+            result: torch.Tensor = of(**given, **more).logits
+        return result
 
     with model.disable_adapter(), plain.disable_adapter():
         torch.testing.assert_close(logits(model), logits(plain), atol=1e-5, rtol=1e-5)

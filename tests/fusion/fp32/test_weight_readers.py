@@ -1,4 +1,4 @@
-"""Which weights somebody reads outside their own module, found in the code of any class."""
+"""Which weights are read outside their own module, detected in the code of any class."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Reader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.own, self.helped, self.called, self.asked, self.unreached = (
+        self.own, self.helped, self.called, self.inspected, self.unreached = (
             nn.Linear(4, 4) for _ in range(5)
         )
         self.deep = nn.ModuleDict({"inner": nn.Linear(4, 4)})
         self.scale = nn.LayerNorm(4)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.called(x.to(self.own.weight.dtype)).to(self.asked.weight.device)
+        x = self.called(x.to(self.own.weight.dtype)).to(self.inspected.weight.device)
 
         def nested(y: Tensor) -> Tensor:
             return F.linear(y, self.deep.inner.weight)
@@ -43,8 +43,8 @@ class Reader(nn.Module):
 
 def test_what_forward_reaches_is_read() -> None:
     reader = Reader()
-    found = weights_read_outside(nn.ModuleList([reader]))
-    assert found == dict.fromkeys([reader.own, reader.helped, reader.deep["inner"]], "Reader")
+    result = weights_read_outside(nn.ModuleList([reader]))
+    assert result == dict.fromkeys([reader.own, reader.helped, reader.deep["inner"]], "Reader")
 
 
 def test_a_model_that_reads_computes_in_fp32() -> None:
@@ -53,14 +53,14 @@ def test_a_model_that_reads_computes_in_fp32() -> None:
     plain = Reader()
     plain.load_state_dict(reader.state_dict())
     report = widen(reader)
-    assert report.linears == ("called", "asked", "unreached")
+    assert report.linears == ("called", "inspected", "unreached")
     torch.testing.assert_close(reader(x), plain(x))
     assert {w.name for w in report.widened} == {"own", "helped", "deep.inner", "scale"}
 
 
 def names(model: nn.Module) -> set[str]:
-    found = weights_read_outside(model)
-    return {name for name, module in model.named_modules() if module in found}
+    result = weights_read_outside(model)
+    return {name for name, module in model.named_modules() if module in result}
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "bart"])

@@ -165,9 +165,9 @@ def test_generation_is_the_fp32_models(family: str, beams: int) -> None:
         given = {k: v[2:] for k, v in given.items()}
     settings: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "num_beams": beams}
     settings |= {"pad_token_id": 0, "output_scores": True, "return_dict_in_generate": True}
-    found, expected = model.generate(**given, **settings), plain.generate(**given, **settings)
-    assert torch.equal(found.sequences, expected.sequences)
-    for got, want in zip(found.scores, expected.scores, strict=True):
+    result, expected = model.generate(**given, **settings), plain.generate(**given, **settings)
+    assert torch.equal(result.sequences, expected.sequences)
+    for got, want in zip(result.scores, expected.scores, strict=True):
         torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-5)
     assert seen == []
 

@@ -50,13 +50,13 @@ def truth(model: Any, arithmetic: Any) -> dict[str, Tensor]:
         "arithmetic": arithmetic,
     }
     y = reference.int8_lora_linear(x, bias=layer.base_layer.bias.double(), **shared)
-    found = reference.int8_lora_linear_backward(dy.double().view(6, N), x, **shared)
+    result = reference.int8_lora_linear_backward(dy.double().view(6, N), x, **shared)
     prefix = "base_model.model.layer"
     return {
         "y": y.view(2, 3, N).float(),
-        "x": found.x.view(2, 3, K).float(),
-        f"{prefix}.lora_A.default.weight": found.lora_a.float(),
-        f"{prefix}.lora_B.default.weight": found.lora_b.float(),
+        "x": result.x.view(2, 3, K).float(),
+        f"{prefix}.lora_A.default.weight": result.lora_a.float(),
+        f"{prefix}.lora_B.default.weight": result.lora_b.float(),
     }
 
 

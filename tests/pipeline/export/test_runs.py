@@ -98,7 +98,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "a form of no 8-bit run": (("-o", "{out}", "--merge-base", "dequant"), "not trained over"),
     "a taken folder": (("-o", "{taken}"), "is not empty"),
     "a file": (("-o", "{taken}/mine"), "is a file"),
-    "below a file": (("-o", "{taken}/mine/out"), "cannot be made"),
+    "below a file": (("-o", "{taken}/mine/out"), "cannot be created"),
 }
 
 

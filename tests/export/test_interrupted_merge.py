@@ -1,4 +1,4 @@
-"""A merged model's folder is there whole or not at all, whatever happens meanwhile."""
+"""A merge that is killed, or runs out of disk, leaves a whole model or none."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from peftlab.errors import CheckFailed, ConfigError
-from peftlab.export.folder import appearing, check_output
+from peftlab.errors import CheckFailed
 from peftlab.export.merge import merge
 
 from .adapters import Made
@@ -59,8 +58,8 @@ for _ in range(kills):
     if not out.exists():
         outcomes.append("nothing")
         continue
-    found = {name: t.size for name, t in stored_in(sorted(out.glob("*.safetensors"))).items()}
-    whole_now = found == expected and sorted(f.name for f in out.iterdir()) == names
+    stored = {name: t.size for name, t in stored_in(sorted(out.glob("*.safetensors"))).items()}
+    whole_now = stored == expected and sorted(f.name for f in out.iterdir()) == names
     outcomes.append("whole" if whole_now else "half")
     shutil.rmtree(out)
 left = [p.name for p in out.parent.iterdir() if "unfinished" in p.name]
@@ -78,15 +77,15 @@ def test_thirty_kills_never_leave_half_a_model(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found["outcomes"]) == 30
-    assert "half" not in found["outcomes"]
-    assert found["outcomes"].count("nothing") >= 10
-    assert len(found["left"]) <= 1  # each export removes what a killed one left
-    assert found["after"] == []
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert len(result["outcomes"]) == 30
+    assert "half" not in result["outcomes"]
+    assert result["outcomes"].count("nothing") >= 10
+    assert len(result["left"]) <= 1  # each export removes what a killed one left
+    assert result["after"] == []
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Made(tmp_path, "llama", target_modules=["q_proj"])
@@ -120,63 +119,3 @@ merge(Path({str(made.adapter)!r}), Path({str(made.out)!r}), base={str(made.base)
     assert done.returncode == 1
     assert "File too large" in done.stderr.splitlines()[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
-
-
-def test_folders_that_cannot_be_written_are_refused_first(tmp_path: Path) -> None:
-    taken = tmp_path / "taken"
-    taken.mkdir()
-    (taken / "mine").write_text("x")
-    file = tmp_path / "file"
-    file.write_text("x")
-    for path, said in (
-        (taken, "is not empty"),
-        (file, "is a file"),
-        (file / "below", "is not writable"),
-    ):
-        with pytest.raises(ConfigError, match=said):
-            check_output(path)
-    check_output(tmp_path / "a" / "b")
-    assert not (tmp_path / "a").exists()
-
-
-def test_an_empty_folder_is_taken_over_and_permissions_are_the_users(tmp_path: Path) -> None:
-    final = tmp_path / "out"
-    final.mkdir()
-    with appearing(final) as folder:
-        assert folder.parent == tmp_path
-        (folder / "a").write_text("1")
-        assert list(final.iterdir()) == []
-    assert [path.name for path in final.iterdir()] == ["a"]
-    mask = os.umask(0)
-    os.umask(mask)
-    assert final.stat().st_mode & 0o777 == 0o777 & ~mask
-
-
-def test_a_failure_removes_what_it_made_and_no_more(tmp_path: Path) -> None:
-    (tmp_path / "old").mkdir()
-
-    def stopped() -> None:
-        with appearing(tmp_path / "old" / "x" / "out") as folder:
-            (folder / "a").write_text("1")
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        stopped()
-    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
-
-
-def test_only_the_dead_are_cleared_away(tmp_path: Path) -> None:
-    """A sibling of a process that still runs is another export's."""
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    names = {
-        "dead": f".out.unfinished-{dead.pid}-a",
-        "alive": f".out.unfinished-{os.getppid()}-b",
-        "other": f".other.unfinished-{dead.pid}-c",
-    }
-    for name in names.values():
-        (tmp_path / name).mkdir()
-    with appearing(tmp_path / "out") as folder:
-        (folder / "a").write_text("1")
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"out", names["alive"], names["other"]}
