@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     verb, options = parse(words)
     # Imported for the verb, so that --help needs neither pydantic nor yaml.
-    from peftlab.cli.verbs import RUN
+    from peftlab.cli.commands import RUN
 
     try:
         with stdout_to_stderr():

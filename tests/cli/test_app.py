@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from peftlab.cli.arguments import VERBS
-from peftlab.cli.verbs import RUN
+from peftlab.cli.commands import RUN
 from peftlab.errors import (
     CheckFailed,
     ConfigError,
