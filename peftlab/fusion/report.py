@@ -73,7 +73,7 @@ def _pattern(name: str) -> str:
 
 
 def _times(pattern: str, count: int) -> str:
-    return pattern if count == 1 else f"{pattern} ({count} times)"
+    return pattern if count == 1 else f"{pattern} (x{count})"
 
 
 def _widened(report: WidenReport | None) -> list[str]:

@@ -227,7 +227,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     applied = apply_method(
         loaded.model, config.method, task=config.task.name, tokens=checked.task.trained_tokens
     )
-    fusion = fuse_for(applied.model, loaded, config)
+    fusion = fuse_for(applied.model, loaded, config, level=logging.INFO)
     max_length = chosen_length(config, loaded.max_length_limit)
     encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))
     rate = config.train.learning_rate

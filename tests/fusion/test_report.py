@@ -20,7 +20,7 @@ def test_it_reads_as_a_list_of_places() -> None:
     only = "only PEFT's lora.Linear, Linear8bitLt and Linear4bit are fused"
     assert str(fuse(model)).splitlines() == [
         "3 of 5 adapted layers fused",
-        f"  fused      {base}.layers.*.self_attn.q_proj (2 times)",
+        f"  fused      {base}.layers.*.self_attn.q_proj (x2)",
         f"  fused      {base}.layers.*.mlp.up_proj",
         f"  not fused  {base}.embed_tokens (lora.Embedding): {only}",
         f"  not fused  {base}.layers.*.mlp.up_proj (lora.Linear): its base weight trains",
@@ -51,7 +51,7 @@ def test_it_tells_where_fp32_takes_memory() -> None:
     (heading,) = [line for line in lines if line.startswith("fp32 activations")]
     # Two blocks of seven layers and the output layer.
     assert "15 linear layers and 1 embeddings keep 16-bit weights, 0.0 MiB more" in heading
-    assert any("layers.*.input_layernorm (2 times) (LlamaRMSNorm)" in line for line in lines)
+    assert any("layers.*.input_layernorm (x2) (LlamaRMSNorm)" in line for line in lines)
 
 
 def test_it_is_frozen() -> None:
