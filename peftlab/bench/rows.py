@@ -102,7 +102,8 @@ def describe_settings(config: RunConfig, learning_rate: float | None) -> str:
     rate = learning_rate if learning_rate is not None else train.learning_rate
     parts.append(f"learning rate {rate:.2g}" if isinstance(rate, float) else "learning rate auto")
     if train.max_steps is not None:
-        parts.append(f"{train.max_steps} steps of {train.global_batch_size}")
+        parts.append(f"{train.max_steps} steps, batch size {train.global_batch_size}")
     else:
-        parts.append(f"{train.num_train_epochs:g} epochs of {train.global_batch_size}")
+        epochs = f"{train.num_train_epochs:g} epoch" + "s" * (train.num_train_epochs != 1)
+        parts.append(f"{epochs}, batch size {train.global_batch_size}")
     return ", ".join(parts)

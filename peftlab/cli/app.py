@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from peftlab.errors import PeftlabError
 FAILED = 1
 DOES_NOT_FIT = 3
 STOPPED = 130
-# What torch's allocator says on Linux and macOS, and on Windows.
+# Messages of torch's CPU allocator on Linux and macOS, and on Windows.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
@@ -45,15 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    verb, options = parse(words)
-    # Imported for the verb, so that --help needs neither pydantic nor yaml.
-    from peftlab.cli.verbs import RUN
+    command, options = parse(words)
+    if options.verbose:
+        logging.getLogger("peftlab").setLevel(logging.DEBUG)
+    # Imported for the command, so that --help needs neither pydantic nor yaml.
+    from peftlab.cli.commands import RUN
 
     try:
         with stdout_to_stderr():
-            answer = RUN[verb](options)
+            answer = RUN[command](options)
     except BrokenPipeError as error:
-        # Not our stdout: nothing has been written to it yet.
+        # Not stdout: nothing has been written to it yet.
         return _unexpected(error)
     from peftlab.cli.screen import Screen, write_json
 
@@ -69,31 +72,31 @@ def _run(words: list[str]) -> int:
 
 
 def _reader_gone() -> int:
-    """`peftlab ... | head` took what it wanted: the work was done."""
+    """The reader of a pipe (`peftlab ... | head`) has closed it; the work is done."""
     discard_stdout()
     return 0
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Python's, CUDA's, or that of torch's CPU allocator, which is a plain RuntimeError."""
+    """Whether it is Python's, CUDA's, or the CPU allocator's, which is a plain RuntimeError."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    said = str(error)
-    return isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY)
+    message = str(error)
+    return isinstance(error, RuntimeError) and any(words in message for words in _NO_MEMORY)
 
 
 def _unexpected(error: Exception) -> int:
     if debugging():
         traceback.print_exc()
-    told = str(error).strip().splitlines() or ["no message"]
+    lines = str(error).strip().splitlines() or ["no message"]
     if _is_out_of_memory(error):
         _say(
-            f"Out of memory: {told[0]}\nLower train.micro_batch_size or data.max_length, or set "
+            f"Out of memory: {lines[0]}\nLower train.micro_batch_size or data.max_length, or set "
             "train.gradient_checkpointing=true."
         )
         return DOES_NOT_FIT
-    shown = "\n".join(told[:3])
-    hint = "" if debugging() else "\nPEFTLAB_DEBUG=1 shows where."
+    shown = "\n".join(lines[:3])
+    hint = "" if debugging() else "\nPEFTLAB_DEBUG=1 shows the traceback."
     _say(f"peftlab failed unexpectedly: {type(error).__name__}: {shown}{hint}")
     return FAILED
 

@@ -1,4 +1,4 @@
-"""The verbs and their flags. Knobs of a run are configuration keys, not flags."""
+"""The commands and their flags. Settings of a run are configuration keys, not flags."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _RUN_HELP = "RUN              the folder that `peftlab train` wrote"
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One option: its spellings, and how argparse is to read it."""
+    """One option: its spellings and the arguments of argparse."""
 
     names: tuple[str, ...]
     options: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Verb:
-    """A verb: what it does, what follows it, and the flags that are its own."""
+class Command:
+    """A command: its summary, its arguments and its flags."""
 
     summary: str
     usage: str
@@ -40,23 +40,25 @@ def _flag(*names: str, **options: Any) -> Flag:
     return Flag(names, options)
 
 
-_JSON = _flag("--json", action="store_true", help="print JSON, and nothing else, on stdout")
+_JSON = _flag("--json", action="store_true", help="print JSON only on stdout")
+_VERBOSE = _flag("-v", "--verbose", action="store_true", help="log more details on stderr")
 _FOLDER = ("-o", "--output")
 
-VERBS: dict[str, Verb] = {
-    "demo": Verb(
-        "compare five methods on a real model and real data, offline, in minutes",
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "compare five methods on a real model and real data, in minutes",
         "",
-        "Fine-tunes a small sentence model in five ways and writes a report.",
+        "Fine-tunes a small sentence model (91 MB, downloaded once) with five methods and\n"
+        "writes a report.",
         (
-            _flag("--text", metavar="TEXT", help="a sentence of yours to classify at the end"),
+            _flag("--text", metavar="TEXT", help="your own sentence to classify at the end"),
             _flag(*_FOLDER, metavar="DIR", default="runs/demo", help="default: runs/demo"),
         ),
     ),
-    "init": Verb(
+    "init": Command(
         "write a commented configuration",
         "--model NAME --data SOURCE",
-        "Writes YAML with every key the task and method read, defaults commented out.",
+        "Writes YAML with every key that task and method read, defaults commented out.",
         (
             _flag("--model", metavar="NAME", help="hub id or local folder"),
             _flag("--data", metavar="SOURCE", help="hub id, file, or folder of split files"),
@@ -66,7 +68,7 @@ VERBS: dict[str, Verb] = {
             _flag("--schema", action="store_true", help="print the JSON Schema of configurations"),
         ),
     ),
-    "plan": Verb(
+    "plan": Command(
         "check everything without training: data, targets, steps",
         _CONFIG,
         _CONFIG_HELP,
@@ -78,13 +80,13 @@ VERBS: dict[str, Verb] = {
             ),
         ),
     ),
-    "data": Verb(
-        "show rows as the model reads them, labels and lengths",
+    "data": Command(
+        "show rows as the model reads them, with labels and lengths",
         _CONFIG,
         _CONFIG_HELP,
         (_flag("-n", "--rows", metavar="N", type=int, default=3, help="rows to show; default: 3"),),
     ),
-    "train": Verb(
+    "train": Command(
         "train, evaluate, and save a run folder",
         _CONFIG,
         _CONFIG_HELP,
@@ -93,19 +95,19 @@ VERBS: dict[str, Verb] = {
                 "--resume",
                 metavar="{auto,never,PATH}",
                 default="never",
-                help="go on from the newest checkpoint (auto) or from this one; default: never",
+                help="continue from the newest checkpoint (auto) or from this one; default: never",
             ),
             _flag("--dry-run", action="store_true", help="stop before the first step, as `plan`"),
             _flag("--max-steps", metavar="N", help="short for train.max_steps=N"),
         ),
     ),
-    "eval": Verb(
+    "eval": Command(
         "evaluate a run on one split of its data",
         "RUN",
         _RUN_HELP,
         (_flag("--split", default="test", help="train, validation or test (default)"),),
     ),
-    "predict": Verb(
+    "predict": Command(
         "answer texts with a run",
         "RUN [TEXT ...]",
         f"{_RUN_HELP}\nTEXT             texts or prompts; without any, lines of --file or stdin",
@@ -123,7 +125,7 @@ VERBS: dict[str, Verb] = {
             ),
         ),
     ),
-    "bench": Verb(
+    "bench": Command(
         "compare methods on your model and data",
         _CONFIG,
         _CONFIG_HELP,
@@ -133,7 +135,7 @@ VERBS: dict[str, Verb] = {
             _flag(*_FOLDER, metavar="DIR", help="default: <output.dir>-bench, or runs/MODEL-bench"),
         ),
     ),
-    "export": Verb(
+    "export": Command(
         "merge a run or an adapter into one model that any tool loads, and prove it",
         "RUN_OR_ADAPTER -o DIR",
         "RUN_OR_ADAPTER   the folder of a run, or of a PEFT LoRA adapter",
@@ -152,19 +154,21 @@ VERBS: dict[str, Verb] = {
             _flag("--llama-cpp", metavar="DIR", help="llama.cpp's checkout, for --to gguf"),
         ),
     ),
-    "inspect": Verb(
-        "say what a run, adapter or checkpoint is",
+    "inspect": Command(
+        "describe a run, adapter or checkpoint",
         "PATH",
         "PATH             a folder",
     ),
-    "env": Verb(
-        "show versions, devices and optional packages", "", "Nothing is probed until you ask."
+    "env": Command(
+        "show versions, devices and optional packages",
+        "",
+        "Describes this machine and its packages.",
     ),
 }
 
 _EXIT_CODES = (
     "exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 a check failed,\n"
-    "            4 what was exported is not what it should be, 130 stopped"
+    "            4 an export failed its verification, 130 stopped"
 )
 
 
@@ -176,12 +180,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
-    """The verb and its parsed flags; what is no flag lies in `arguments`.
+    """The command and its parsed flags; positional words are in `arguments`.
 
-    Prints help and raises `SystemExit` where asked to. Raises `ConfigError`.
+    Prints help or the version on request and raises `SystemExit`. Raises `ConfigError`.
     """
     if not arguments:
-        raise ConfigError(f"{overview()}\n\nName a verb.")
+        raise ConfigError(f"{overview()}\n\nName a command.")
     first = arguments[0]
     if first in {"-h", "--help", "help"}:
         print(overview())
@@ -191,46 +195,50 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
 
         print(f"peftlab {peftlab.__version__}")
         raise SystemExit(0)
-    if first not in VERBS:
-        hint = did_you_mean(first, tuple(VERBS))
-        verbs = ", ".join(VERBS)
-        raise ConfigError(f"peftlab: {first!r} is no verb{hint or '.'} Verbs are {verbs}.")
+    if first not in COMMANDS:
+        hint = did_you_mean(first, tuple(COMMANDS))
+        commands = ", ".join(COMMANDS)
+        raise ConfigError(
+            f"peftlab: unknown command {first!r}{hint or '.'} The commands are {commands}."
+        )
     parser = _parser(first)
-    found, unknown = parser.parse_known_intermixed_args(arguments[1:])
+    options, unknown = parser.parse_known_intermixed_args(arguments[1:])
     if unknown:
         raise ConfigError(_foreign(first, unknown[0]))
-    return first, found
+    return first, options
 
 
 def overview() -> str:
     """The help of `peftlab` alone."""
-    lines = ["usage: peftlab VERB [CONFIG.yaml] [key.path=value ...] [flags]", ""]
-    lines += [f"  {name:<9} {verb.summary}" for name, verb in VERBS.items()]
-    return "\n".join([*lines, "", "peftlab VERB --help says more of each.", _EXIT_CODES])
+    lines = ["usage: peftlab COMMAND [CONFIG.yaml] [key.path=value ...] [flags]", ""]
+    lines += [f"  {name:<9} {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join([*lines, "", "peftlab COMMAND --help explains each.", _EXIT_CODES])
 
 
 def _parser(name: str) -> _Parser:
-    verb = VERBS[name]
+    command = COMMANDS[name]
     parser = _Parser(
         prog=f"peftlab {name}",
-        usage=f"peftlab {name} {verb.usage} [flags]".replace("  ", " "),
-        description=f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\n{verb.about}",
+        usage=f"peftlab {name} {command.usage} [flags]".replace("  ", " "),
+        description=f"{command.summary[0].upper()}{command.summary[1:]}.\n\n{command.about}",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
-    for flag in (*verb.flags, _JSON):
+    for flag in (*command.flags, _JSON, _VERBOSE):
         parser.add_argument(*flag.names, **flag.options)
     return parser
 
 
 def _foreign(name: str, argument: str) -> str:
-    """What to say of a flag that a verb does not have."""
+    """The message on a flag that a command does not have."""
     spelling = argument.partition("=")[0]
-    own = [n for flag in (*VERBS[name].flags, _JSON) for n in flag.names]
+    own = [n for flag in (*COMMANDS[name].flags, _JSON, _VERBOSE) for n in flag.names]
     others = [
-        verb for verb, known in VERBS.items() if any(spelling in flag.names for flag in known.flags)
+        other
+        for other, command in COMMANDS.items()
+        if any(spelling in flag.names for flag in command.flags)
     ]
     takes = f"peftlab {name} takes {', '.join(own)}"
     if others:
@@ -238,5 +246,5 @@ def _foreign(name: str, argument: str) -> str:
     hint = did_you_mean(spelling, own)
     return (
         f"peftlab {name}: {spelling} is unknown{hint or ';'} {takes}; "
-        "other knobs are key.path=value."
+        "other settings are key.path=value."
     )

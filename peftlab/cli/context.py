@@ -1,4 +1,4 @@
-"""What the command line sets around a verb, and puts back: logs, noise, and where stdout goes."""
+"""The context of a command: logging, other libraries' output, and stdout; restored afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_BARS = {
 
 
 def debugging() -> bool:
-    """Whether PEFTLAB_DEBUG asks for tracebacks and every library's own words."""
+    """Whether PEFTLAB_DEBUG asks for tracebacks and every library's own messages."""
     return os.environ.get("PEFTLAB_DEBUG", "") not in ("", "0")
 
 
@@ -40,7 +40,7 @@ class _Formatter(logging.Formatter):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Our log on stderr in plain sentences, other libraries' noise off; what is set stays set."""
+    """Log to stderr, and silence other libraries unless the environment configures them."""
     settings = {} if debugging() else dict(_QUIET)
     if not sys.stderr.isatty():
         settings |= _NO_BARS
@@ -53,7 +53,7 @@ def quiet() -> Iterator[None]:
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if debugging() else logging.INFO)
     logger.propagate = False
-    # On a CPU with AVX512 it looks for a 4-bit kernel in a package that we do not use, and warns.
+    # On a CPU with AVX512 it warns of a missing package with a 4-bit kernel, which is unused here.
     noisy = logging.getLogger("bitsandbytes")
     loudness = noisy.level
     if not debugging():
@@ -73,14 +73,14 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Send to stderr what anything writes to stdout, child processes and C code included.
+    """Redirect stdout to stderr, child processes and C code included.
 
-    A verb's answer alone goes to stdout, after this.
+    Only a command's answer goes to stdout, after this.
     """
     sys.stdout.flush()
     kept: int | None = None
     with contextlib.suppress(OSError, ValueError):
-        # Descriptor 1 itself; where there is none, or no descriptor 2, Python's own suffices.
+        # Descriptor 1 itself; without descriptors, redirecting Python's stream suffices.
         kept = os.dup(1)
         os.dup2(2, 1)
     try:
@@ -93,7 +93,7 @@ def stdout_to_stderr() -> Iterator[None]:
 
 
 def discard_stdout() -> None:
-    """After the reader of a pipe has gone: keep the interpreter's last flush from failing too."""
+    """After the reader has closed the pipe: keep the interpreter's last flush from failing."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What `predict` answers: texts of the command line, a file, a pipe, or a conversation."""
+"""The inputs of `predict`: words of the command line, a file, a pipe, or a conversation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROMPT = "> "
 
 
 class Answerer(Protocol):
-    """What is asked: a run."""
+    """A run, or a stand-in for one."""
 
     @property
     def task(self) -> Any: ...
@@ -23,7 +23,7 @@ class Answerer(Protocol):
 
 
 def converse(screen: Screen, run: Answerer) -> None:
-    """Answer each line of stdin as it comes. A line that cannot be answered is said to be so."""
+    """Answer each line of stdin as it comes; errors go to stderr and do not end the session."""
     earlier: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
     for text in _lines():
         row = run.task.input_row(text, earlier)
@@ -38,7 +38,7 @@ def converse(screen: Screen, run: Answerer) -> None:
 
 
 def _lines() -> Iterator[str]:
-    """Lines that say something; asked for where somebody types them."""
+    """Lines that are not blank; with a prompt on a terminal."""
     typed = sys.stdin is not None and sys.stdin.isatty()
     while True:
         if typed:
@@ -53,25 +53,25 @@ def _lines() -> Iterator[str]:
 Row = str | Mapping[str, Any]
 
 LINES_OF_TEXT = ("", ".txt")
-"""Suffixes of files that have no columns: every line is asked, whatever the task calls it."""
+"""Suffixes of files without columns: every line is one input, whatever the task."""
 
 
-def rows_to_answer(said: Sequence[str], file: str | None) -> list[Row]:
+def rows_to_answer(inputs: Sequence[str], file: str | None) -> list[Row]:
     """Texts, or rows by column. Raises `ConfigError`, and `DataError` naming file and line."""
-    if said and file is not None:
+    if inputs and file is not None:
         raise ConfigError("peftlab predict takes texts or --file, not both.")
-    if said:
-        return list(said)
+    if inputs:
+        return list(inputs)
     if file is not None and file != "-":
         rows, source = _from_file(Path(file)), file
     elif sys.stdin is None or sys.stdin.isatty():
         raise ConfigError(
-            "peftlab predict needs something to answer: texts after RUN, --file, or lines on stdin."
+            "peftlab predict needs inputs: texts after RUN, --file, or lines on stdin."
         )
     else:
         rows, source = _from_stdin(), "stdin"
     if not rows:
-        raise DataError(f"{source} is empty; there is nothing to answer.")
+        raise DataError(f"{source} is empty; give at least one text.")
     return rows
 
 

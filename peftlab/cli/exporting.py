@@ -1,4 +1,4 @@
-"""The verb `export`: its flags checked before anything heavy is imported."""
+"""The command `export`: its flags are checked before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from peftlab.errors import ConfigError
 
 
 def export(folder: Path, options: Namespace) -> tuple[Any, Callable[[Screen], None]]:
-    """Merge a run or an adapter and write the model; JSON values, and how to show them."""
+    """Merge a run or an adapter and write the model; returns JSON values and how to show them."""
     if options.output is None:
-        raise ConfigError("peftlab export needs -o DIR, a folder that is new or empty.")
+        raise ConfigError("peftlab export needs -o DIR, a new or empty folder.")
     size = _size(options.max_shard_size)
     _among("--dtype", options.dtype, (None, "float32", "bfloat16", "float16"))
     _among("--merge-base", options.merge_base, ("auto", "original", "dequant", "requant"))
@@ -39,8 +39,8 @@ def export(folder: Path, options: Namespace) -> tuple[Any, Callable[[Screen], No
     if options.to == "gguf":
         from peftlab.pipeline.export.gguf import export_gguf
 
-        found = export_gguf(folder, out, Path(options.llama_cpp), **settings)
-        return found, lambda screen: screen.line(f"Wrote {found['file']}, and read it back")
+        result = export_gguf(folder, out, Path(options.llama_cpp), **settings)
+        return result, lambda screen: screen.line(f"Wrote {result['file']} and read it back")
     report = run(folder, out, **settings).to_json()
     return report, lambda screen: texts.show_export(screen, out, report)
 
@@ -49,12 +49,12 @@ def _size(text: str) -> int:
     from peftlab.config import parse_bytes
 
     try:
-        found = parse_bytes(text)
+        size = parse_bytes(text)
     except ValueError as error:
         raise ConfigError(f"--max-shard-size {error}.") from None
-    if found < 1:
+    if size < 1:
         raise ConfigError(f"--max-shard-size {text}: allowed: a size above 0, such as 5GB.")
-    return found
+    return size
 
 
 def _among(flag: str, value: str | None, allowed: tuple[str | None, ...]) -> None:

@@ -1,4 +1,4 @@
-"""How answers look: rich tables on a terminal, aligned text elsewhere, JSON where asked for."""
+"""Output: rich tables on a terminal, aligned text elsewhere, or JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Cell = str | int | float | None
 
 
 class Screen:
-    """Writes to stdout. Tables are rich's on a terminal; NO_COLOR leaves them without colour."""
+    """Writes to stdout, with rich tables on a terminal; NO_COLOR removes their colours."""
 
     def __init__(self) -> None:
         self.rich = sys.stdout.isatty()
@@ -22,14 +22,14 @@ class Screen:
         print(text)
 
     def heading(self, text: str) -> None:
-        """A line above what belongs to it, with a blank line before."""
+        """A heading, after a blank line."""
         if self.rich:
             self._console().print(f"\n{_escaped(text)}", style="bold", highlight=False)
         else:
             print(f"\n{text}")
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        """Columns of text and numbers; numbers stand to the right."""
+        """Columns of text and numbers; numbers are aligned to the right."""
         cells = [[shown(cell) for cell in row] for row in rows]
         numeric = [
             bool(rows) and all(isinstance(row[i], int | float | None) for row in rows)
@@ -47,7 +47,7 @@ class Screen:
             print("  ".join(placed).rstrip())
 
     def tree(self, values: Mapping[str, Any], indent: str = "") -> None:
-        """A nested mapping, a line a value."""
+        """A nested mapping, one line per value."""
         for key, value in values.items():
             if isinstance(value, Mapping) and value:
                 print(f"{indent}{key}:")
@@ -85,7 +85,7 @@ def _escaped(text: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for people: counts with thin groups, fractions in four digits, lists in a line."""
+    """A value for people: counts with separators, fractions with four digits, lists in one line."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -102,7 +102,7 @@ def shown(value: Any) -> str:
 
 
 def write_json(value: Any) -> None:
-    """Print one JSON document; numbers that JSON has not (NaN, infinities) become null."""
+    """Print one JSON document; NaN and infinities become null."""
     print(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str))
 
 

@@ -1,4 +1,4 @@
-"""The verbs' answers as people read them."""
+"""The commands' answers as text for people."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _GIB = 1 << 30
 
 
 def show_json(screen: Screen, value: Any) -> None:
-    """A document that is JSON whatever the flags."""
+    """A document that is JSON with and without `--json`."""
     screen.line(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def show_plan(screen: Screen, plan: Mapping[str, Any]) -> None:
-    """Data, targets and steps of a run that has not begun."""
+    """Data, targets and steps of a planned run."""
     config = plan["config"]
     screen.line(
         f"{config['method']['name']} on {config['model']['name']} for {config['task']['name']}, "
@@ -28,7 +28,7 @@ def show_plan(screen: Screen, plan: Mapping[str, Any]) -> None:
     )
     _splits(screen, plan["data"])
     _labels(screen, plan["labels"])
-    screen.heading("What is trained")
+    screen.heading("Trained parameters")
     rows = plan["coverage"]["rows"]
     if rows:
         screen.table(list(rows[0]), [list(row.values()) for row in rows])
@@ -37,36 +37,36 @@ def show_plan(screen: Screen, plan: Mapping[str, Any]) -> None:
     screen.heading("Steps")
     micro, parts = plan["micro_batch_size"], plan["accumulation_steps"]
     screen.line(
-        f"{plan['steps']:,} steps, {plan['steps_per_epoch']:,} an epoch, each of "
-        f"{micro * parts} rows ({parts} x {micro}), {plan['max_length']} tokens at most a row"
+        f"{plan['steps']:,} steps, {plan['steps_per_epoch']:,} per epoch, of {micro * parts} rows "
+        f"each ({parts} x {micro}), at most {plan['max_length']} tokens per row"
     )
     dtypes = plan["dtypes"]
     screen.line(
-        f"learning rate {plan['learning_rate']:.3g}; weights rest in {dtypes['at_rest']}, "
-        f"arithmetic in {dtypes['compute']}"
+        f"learning rate {plan['learning_rate']:.3g}; weights stored in {dtypes['at_rest']}, "
+        f"computed in {dtypes['compute']}"
     )
     _fusion(screen, plan["fusion"])
     for note in plan["notes"]:
         screen.line(f"note: {note}")
 
 
-def show_data(screen: Screen, found: Mapping[str, Any]) -> None:
+def show_data(screen: Screen, preview: Mapping[str, Any]) -> None:
     """Decoded samples, then lengths and labels."""
-    screen.line(f"{found['source']}, {found['max_length']} tokens at most a row")
-    for number, sample in enumerate(found["samples"], start=1):
+    screen.line(f"{preview['source']}, at most {preview['max_length']} tokens per row")
+    for number, sample in enumerate(preview["samples"], start=1):
         screen.heading(f"Row {number}, {sample['tokens']} tokens")
         screen.line(sample["text"])
         for key, value in sample.items():
             if key not in ("tokens", "text"):
                 screen.line(f"{key}: {shown(value)}")
-    _splits(screen, found["splits"])
-    _labels(screen, found["labels"])
+    _splits(screen, preview["splits"])
+    _labels(screen, preview["labels"])
 
 
 def _splits(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:
     screen.heading("Data (lengths in tokens)")
     heads = ["split", *next(iter(splits.values()), {})]
-    screen.table(heads, [[name, *found.values()] for name, found in splits.items()])
+    screen.table(heads, [[name, *values.values()] for name, values in splits.items()])
 
 
 def _labels(screen: Screen, labels: Mapping[str, int]) -> None:
@@ -80,43 +80,43 @@ def _labels(screen: Screen, labels: Mapping[str, int]) -> None:
     )
 
 
-def show_run(screen: Screen, found: Mapping[str, Any], example: str) -> None:
-    """A finished run: what it cost, how good it is, what to do with it.
+def show_run(screen: Screen, result: Mapping[str, Any], example: str) -> None:
+    """A finished run: its cost, its metrics, and the next command.
 
-    `example` is what to ask it, as words of a command line.
+    `example` is an input for `predict`, as words of a command line.
     """
-    metrics = found["metrics"]
+    metrics = result["metrics"]
     train = metrics.get("train", {})
     parts = []
     if (seconds := train.get("seconds")) is not None:
         parts.append(f"{seconds:.1f} s")
-    if (rate := train.get("tokens_per_second")) is not None:
-        parts.append(f"{rate:,.0f} tokens/s")
+    if (speed := train.get("tokens_per_second")) is not None:
+        parts.append(f"{speed:,.0f} tokens/s")
     if (memory := (train.get("peak_memory") or {}).get("total")) is not None:
         parts.append(f"peak memory {memory / _GIB:.2f} GiB")
     if (trained := train.get("trained_parameters")) is not None:
         parts.append(f"{trained:,} parameters trained")
-    screen.line(f"Run in {found['folder']}: {', '.join(parts) or 'done'}")
+    screen.line(f"Run in {result['folder']}: {', '.join(parts) or 'done'}")
     if penalties := train.get("regularization"):
         _penalties(screen, penalties)
     held_out = {name: metrics[name] for name in ("validation", "test") if metrics.get(name)}
     show_metrics(screen, held_out)
-    screen.line(f"\nNext: peftlab predict {shlex.quote(found['folder'])} {example}")
+    screen.line(f"\nNext: peftlab predict {shlex.quote(result['folder'])} {example}")
 
 
-def _penalties(screen: Screen, found: Mapping[str, Any]) -> None:
-    """The penalties at the kept weights, and how many weights L1 has set to zero."""
-    terms = ", ".join(f"{name} {value:.4g}" for name, value in found["penalty"].items())
-    screen.line(f"Penalties beside the loss: {terms}")
-    if "sparsity" in found:
+def _penalties(screen: Screen, penalties: Mapping[str, Any]) -> None:
+    """The penalties of the saved weights, and the number of weights that L1 set to zero."""
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in penalties["penalty"].items())
+    screen.line(f"Penalties added to the loss: {terms}")
+    if "sparsity" in penalties:
         screen.line(
-            f"L1 left {found['zeros']:,} of {found['penalised']:,} weights at exactly zero "
-            f"({found['sparsity']:.1%})"
+            f"L1 set {penalties['zeros']:,} of {penalties['penalised']:,} weights to exactly zero "
+            f"({penalties['sparsity']:.1%})"
         )
 
 
 def show_metrics(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:
-    """Metrics by split, with the 95 % interval of those that have one."""
+    """Metrics by split, with 95 % intervals where known."""
     for split, metrics in splits.items():
         screen.heading(f"Metrics on {split}")
         intervals = metrics.get("interval") or {}
@@ -133,114 +133,119 @@ def show_metrics(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
 def show_answers(
     screen: Screen, answers: Sequence[Mapping[str, Any]], lines: Sequence[str]
 ) -> None:
-    """Labels in a table beside what was asked; else what was asked, and its line below."""
+    """Labels in a table with their inputs; else each input with its answer below."""
     if all({"label", "probability"} <= answer.keys() for answer in answers):
         screen.table(
             ["label", "probability", "text"],
             [
-                [a["label"], f"{a.get('probability', float('nan')):.1%}", _asked(a["input"])]
+                [a["label"], f"{a.get('probability', float('nan')):.1%}", _input(a["input"])]
                 for a in answers
             ],
         )
         return
     for answer, line in zip(answers, lines, strict=True):
-        screen.heading(_asked(answer["input"]))
+        screen.heading(_input(answer["input"]))
         screen.line(line)
 
 
-def _asked(row: Any) -> str:
-    return " | ".join(map(_said, row.values())) if isinstance(row, Mapping) else str(row)
+def _input(row: Any) -> str:
+    return " | ".join(map(_column, row.values())) if isinstance(row, Mapping) else str(row)
 
 
-def _said(value: Any) -> str:
-    """One column of what was asked; turns of a conversation a line each."""
+def _column(value: Any) -> str:
+    """One column of an input; turns of a conversation on a line each."""
     turns: list[Any] = value if isinstance(value, list) and value else [None]
     if not all(isinstance(turn, Mapping) and len(turn) == 2 for turn in turns):
         return shown(value)
     return "\n".join(": ".join(map(shown, turn.values())) for turn in turns)
 
 
-def show_environment(screen: Screen, found: Mapping[str, Any]) -> None:
-    """Versions and devices; memory in GiB, and for each optional package why it is not usable."""
+def show_environment(screen: Screen, environment: Mapping[str, Any]) -> None:
+    """Versions and devices, memory in GiB, and why optional packages are not usable."""
     plain = {
-        key: value for key, value in found.items() if key not in ("optional", "devices", "kernels")
+        key: value
+        for key, value in environment.items()
+        if key not in ("optional", "devices", "kernels")
     }
     if isinstance(cpu := plain.get("cpu"), Mapping) and isinstance(cpu.get("memory"), int):
         plain["cpu"] = {**cpu, "memory": f"{cpu['memory'] / _GIB:.1f} GiB"}
     screen.tree(plain)
     devices = [
-        {**device, "memory": f"{device['memory'] / _GIB:.1f} GiB"} for device in found["devices"]
+        {**device, "memory": f"{device['memory'] / _GIB:.1f} GiB"}
+        for device in environment["devices"]
     ]
     screen.tree({"devices": devices})
     screen.heading("Optional packages")
     rows = [
         [name, "yes" if state["usable"] else "no", state["why_not"] or ""]
-        for name, state in found["optional"].items()
+        for name, state in environment["optional"].items()
     ]
     screen.table(["package", "usable", "why not"], rows)
-    _kernels(screen, found["kernels"])
+    _kernels(screen, environment["kernels"])
 
 
 def show_export(screen: Screen, out: Path, report: Mapping[str, Any]) -> None:
-    """What was written, how it was checked, and how to load it."""
+    """The written files, their verification, and how to load them."""
     counts = ", ".join(f"{count} {kind}" for kind, count in report["counts"].items())
+    files = _counted(len(report["files"]), "file")
     screen.line(
         f"Merged model in {out}: {report['total_bytes'] / 2**20:,.1f} MiB in "
-        f"{len(report['files'])} files, {counts} tensors, {report['seconds']['merge']:.1f} s"
+        f"{files}, {counts} tensors, {report['seconds']['merge']:.1f} s"
     )
     verified = report["verified"]
-    screen.line(f"Read back: {verified['copied_equal']} copied tensors are equal byte for byte")
+    screen.line(f"Read back: {verified['copied_equal']} copied tensors are identical byte for byte")
     if logits := verified.get("logits"):
         screen.line(
-            f"Logits differ from the adapter's by {logits['error']:.2g}; rounding explains up to "
+            f"Logits differ from the adapter's by {logits['error']:.2g}, within the rounding bound "
             f"{logits['tolerance']:g} ({report['seconds']['verify']:.1f} s)"
         )
     else:
         screen.line("Logits were not compared (--no-verify)")
     if report["untied"]:
-        screen.line("Input and output embeddings differ now, and are two tensors")
+        screen.line("Input and output embeddings differ now and are stored separately")
     if report["dropped"]:
-        screen.line(f"Left out, as this model has no use for it: {', '.join(report['dropped'])}")
+        screen.line(f"Dropped, as this model does not use it: {', '.join(report['dropped'])}")
     kind = report["auto_class"]
     screen.line(f"Load it: transformers.{kind}.from_pretrained({str(out)!r})")
 
 
 def _fusion(screen: Screen, fusion: Mapping[str, Any] | None) -> None:
-    """How many adapted layers the kernels compute, and for the others why not."""
+    """The number of adapted layers that the kernels compute, and why they skip the others."""
     if fusion is None:
         return
     fused, others = len(fusion["fused"]), fusion["not_fused"]
     if fused or others:
-        screen.line(f"{fused} of {fused + len(others)} adapted layers are computed by the kernels")
+        screen.line(f"The kernels compute {fused} of {fused + len(others)} adapted layers")
     for reason, count in Counter(layer["reason"] for layer in others).items():
-        screen.line(f"  not {count}: {reason}")
+        screen.line(f"  {count} not fused: {reason}")
     for state, count in Counter(
         _state_of(layer) for layer in fusion.get("int8", {}).values()
     ).items():
         screen.line(f"{count} 8-bit layers {state}")
     if widened := fusion["widened"]:
         screen.line(
-            f"{len(widened['linears'])} linear layers and {len(widened['embeddings'])} embeddings "
-            "keep 16-bit weights under fp32 arithmetic"
+            f"{_counted(len(widened['linears']), 'linear layer')} and "
+            f"{_counted(len(widened['embeddings']), 'embedding')} "
+            "keep 16-bit weights and compute in fp32"
         )
 
 
 def _state_of(layer: Mapping[str, Any]) -> str:
     if not layer["decided"]:
         return "choose w8a8 or w8a16 by the error on their first batches"
-    return f"compute by {layer['arithmetic']}"
+    return f"compute with {layer['arithmetic']}"
 
 
 def _kernels(screen: Screen, kernels: Mapping[str, Any]) -> None:
-    """What computes LoRA layers here, and what was chosen by measurement."""
+    """The backend of LoRA layers here, and the autotuned choices."""
     screen.heading("Kernels")
     reason = kernels["why_not_triton"]
     screen.line(
-        f"LoRA layers are computed by {kernels['backend']}"
-        + (f"; not by triton: {reason}" if reason else "")
+        f"The {kernels['backend']} backend computes LoRA layers"
+        + (f"; Triton is not used: {reason}" if reason else "")
     )
     if qlinear := kernels["why_not_qlinear"]:
-        screen.line(f"8-bit products on this CPU are slow: oneDNN's cannot be used ({qlinear})")
+        screen.line(f"8-bit products on this CPU are slow, as oneDNN's are not usable ({qlinear})")
     rows = [
         [
             choice["question"],
@@ -252,4 +257,8 @@ def _kernels(screen: Screen, kernels: Mapping[str, Any]) -> None:
     ]
     if rows:
         screen.table(["product", "fastest", "measured", "source"], rows)
-        screen.line(f"kept in {kernels['choices_file']}")
+        screen.line(f"Stored in {kernels['choices_file']}")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,4 +1,4 @@
-"""The main job on a real small model and real bundled data: `bench` on the configuration beside."""
+"""The demo: `bench` on a real small model and bundled real data, configured by demo.yaml."""
 
 from peftlab.demo.main_job import DemoResult, run_demo
 

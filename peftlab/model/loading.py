@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LoadedModel",
-    "empty_model",
     "load_model",
     "load_tokenizer",
     "read_checkpoint_config",
@@ -67,6 +66,7 @@ def load_model(
     name: str,
     head: HeadSpec,
     *,
+    weights: bool = True,
     revision: str | None = None,
     dtype: DType = "auto",
     trust_remote_code: bool = False,
@@ -77,10 +77,11 @@ def load_model(
 ) -> LoadedModel:
     """Load a local folder or hub id, on the CPU (with 8- or 4-bit layers: on the training device).
 
-    `load_in_8bit` puts the blocks' linears into int8 rows as they are read, or takes those of a
-    checkpoint that holds them already; `load_in_4bit` asks bitsandbytes for NF4.
-    `pooling` asks for a `PooledClassifier` on the bare base, unless it comes out as `model`. A head
-    that the checkpoint does not hold is drawn from torch's generator: seed it first.
+    `weights=False` gives the same model on the meta device: names, shapes and dtypes, and no weight
+    is read. `load_in_8bit` quantizes the blocks' linear layers to int8 rows as they are read, or
+    takes those of an 8-bit checkpoint; `load_in_4bit` uses bitsandbytes' NF4.
+    `pooling` builds a `PooledClassifier` on the bare base, unless it resolves to `model`. A head
+    that the checkpoint lacks is drawn from torch's generator: seed it first.
     `fp32_at_rest` widens 16-bit weights as they are loaded where the arithmetic is fp32.
     Raises `CheckFailed` where the checkpoint cannot be used, `ConfigError` for impossible settings.
     """
@@ -88,27 +89,7 @@ def load_model(
         name, head, revision, dtype, trust_remote_code, load_in_8bit, load_in_4bit, pooling,
         fp32_at_rest,
     )  # fmt: skip
-    return _build(request, weights=True)
-
-
-def empty_model(
-    name: str,
-    head: HeadSpec,
-    *,
-    revision: str | None = None,
-    dtype: DType = "auto",
-    trust_remote_code: bool = False,
-    load_in_8bit: bool = False,
-    load_in_4bit: bool = False,
-    pooling: Pooling | None = None,
-    fp32_at_rest: bool = False,
-) -> LoadedModel:
-    """The same model on the meta device: names, shapes and dtypes, and no weight is read."""
-    request = _Request(
-        name, head, revision, dtype, trust_remote_code, load_in_8bit, load_in_4bit, pooling,
-        fp32_at_rest,
-    )  # fmt: skip
-    return _build(request, weights=False)
+    return _build(request, weights=weights)
 
 
 @dataclass(frozen=True, slots=True)

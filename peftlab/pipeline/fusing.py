@@ -32,13 +32,15 @@ VERDICTS = "int8_arithmetic.json"
 """In a run's folder: what each 8-bit layer computes by, and the errors that were measured."""
 
 
-def fuse_for(model: nn.Module, loaded: LoadedModel, config: RunConfig) -> FusionReport | None:
+def fuse_for(
+    model: nn.Module, loaded: LoadedModel, config: RunConfig, *, level: int = logging.DEBUG
+) -> FusionReport | None:
     """Make a loaded model compute as its precision says, once the method has been applied to it.
 
     `model` is `loaded.model` with the method on it. None where there is nothing to fuse. With
     kernels "off" nothing is: load the model with `fp32_at_rest` then, so that weights and
-    activations have one dtype. Raises `ConfigError` as `backend.check_environment` does, and for an
-    arithmetic that only the kernels have.
+    activations have one dtype. The report is logged at `level`. Raises `ConfigError` as
+    `backend.check_environment` does, and for an arithmetic that only the kernels have.
     """
     asked = config.method.eight_bit
     if config.train.kernels == "off":
@@ -57,7 +59,7 @@ def fuse_for(model: nn.Module, loaded: LoadedModel, config: RunConfig) -> Fusion
     report = fuse(model, activations="fp32" if loaded.fp32_activations else "keep", **asked)
     if not (report.fused or report.not_fused or report.widened or report.gates):
         return None
-    logger.info("%s", report if report.not_fused else str(report).partition("\n")[0])
+    logger.log(level, "%s", report if report.not_fused else str(report).partition("\n")[0])
     return report
 
 

@@ -128,7 +128,7 @@ def check_settings(checked: Checked) -> None:
 
 
 def base_arguments(config: RunConfig) -> dict[str, Any]:
-    """The keyword arguments by which `load_model` and `empty_model` build this run's base."""
+    """The keyword arguments by which `load_model` builds this run's base."""
     method = config.method
     return {
         "revision": config.model.revision,
@@ -208,7 +208,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
 
     from peftlab.methods.apply import apply_method, method_of
     from peftlab.methods.penalties.penalised import regularizer
-    from peftlab.model.loading import empty_model, load_model
+    from peftlab.model.loading import load_model
     from peftlab.pipeline.fingerprints import check_start
     from peftlab.pipeline.fusing import fuse_for
 
@@ -216,8 +216,9 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     compared = check_start(config)
     # The seed comes before loading: a fresh head is drawn there, the adapter right after.
     set_seed(config.train.seed)
-    build = load_model if weights else empty_model
-    loaded = build(config.model.name, checked.task.head(), **base_arguments(config))
+    loaded = load_model(
+        config.model.name, checked.task.head(), weights=weights, **base_arguments(config)
+    )
     if not compared:  # The base has been fetched meanwhile.
         check_start(config)
     for note in loaded.notes:
@@ -226,7 +227,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     applied = apply_method(
         loaded.model, config.method, task=config.task.name, tokens=checked.task.trained_tokens
     )
-    fusion = fuse_for(applied.model, loaded, config)
+    fusion = fuse_for(applied.model, loaded, config, level=logging.INFO)
     max_length = chosen_length(config, loaded.max_length_limit)
     encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))
     rate = config.train.learning_rate

@@ -1,4 +1,4 @@
-"""Weights of classes in the loss, against imbalance."""
+"""Class weights in the loss, against imbalance."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Setting = Literal["balanced"] | Mapping[str, float] | None
 def class_weights(
     setting: Setting, label_names: Sequence[str], counts: NDArray[Any]
 ) -> tuple[float, ...] | None:
-    """A weight for each class, or None where there is nothing to weigh.
+    """A weight for each class, or None without a setting.
 
     `counts` [classes]: items of each class in training. balanced is `items / (classes * count)`,
-    as scikit-learn has it, so that the mean weight of a training item is 1: the loss keeps its
-    scale. A class without items weighs 1, as does one that a mapping does not name. Raises
-    `ConfigError` for a name that is no label.
+    as in scikit-learn: the mean weight of a training item is 1, so the loss keeps its scale. A
+    class without items, or missing from a mapping, weighs 1. Raises `ConfigError` for a name that
+    is no label.
     """
     if setting is None:
         return None
@@ -36,10 +36,10 @@ def class_weights(
 def positive_weights(
     setting: Setting, label_names: Sequence[str], counts: NDArray[Any], rows: int
 ) -> tuple[float, ...] | None:
-    """A weight of the rows that have a label, for each label of a multi-label problem.
+    """A weight of the positive rows, for each label of a multi-label problem.
 
-    balanced is rows without the label for each row with it: both sides then weigh the same. Raises
-    as `class_weights`.
+    balanced is the ratio of negative to positive rows: both sides then weigh the same. Raises as
+    `class_weights`.
     """
     if setting != "balanced":
         return class_weights(setting, label_names, counts)

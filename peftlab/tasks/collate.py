@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PaddingCollator:
-    """Rows of ids to `input_ids`, `attention_mask` and whatever else they hold, [rows, longest].
+    """Pads rows to `input_ids`, `attention_mask` and their other columns, [rows, longest].
 
-    Columns with one number a row become a vector [rows]; token-wise columns of whole numbers are
-    padded with 0, `labels` with -100; lists of fractions, all of one length, a matrix. Texts,
-    lists of texts and objects, which no model reads, stay the lists they are.
+    Columns of one number per row become a vector [rows]. Token-wise columns of integers are padded
+    with 0, `labels` with -100. Lists of fractions, all of one length, become a matrix. Texts, lists
+    of texts and objects stay lists.
     """
 
     pad_id: int
@@ -60,18 +60,18 @@ class PaddingCollator:
 
 
 def _numeric(values: Sequence[object]) -> bool:
-    """Whether a column holds numbers, or lists of them."""
+    """Whether a column holds numbers or lists of numbers."""
     first = next((v[0] for v in values if isinstance(v, list) and v), None)
     first = values[0] if first is None and not isinstance(values[0], list) else first
     return first is None or isinstance(first, int | float)
 
 
 def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id that fills rows up. Raises `CheckFailed` for a tokeniser that has none."""
+    """The padding token's id. Raises `CheckFailed` for a tokenizer without one."""
     pad_id = tokenizer.pad_token_id
     if not isinstance(pad_id, int):
         raise CheckFailed(
             f"{tokenizer.name_or_path}: the tokenizer has no padding token, so rows of different "
-            "length cannot form a batch; set tokenizer.pad_token."
+            "lengths cannot form a batch; set tokenizer.pad_token."
         )
     return pad_id

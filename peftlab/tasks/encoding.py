@@ -33,7 +33,7 @@ _BATCH = 1000
 
 
 def batches_of(rows: datasets.Dataset) -> Iterator[dict[str, list[Any]]]:
-    """The rows as lists of columns, a thousand at a time."""
+    """Columns of a thousand rows at a time."""
     for start in range(0, len(rows), _BATCH):
         yield rows[start : start + _BATCH]
 
@@ -46,7 +46,7 @@ def as_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of each text alone: no special tokens added, nothing cut."""
+    """Ids of each text, without special tokens and without truncation."""
     encoded = tokenizer(
         list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
     )
@@ -54,9 +54,9 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
 
 
 def _stored(values: Sequence[Any]) -> Any:
-    """The compact Arrow type of a column; None, which is Arrow's own choice, for what is no number.
+    """The compact Arrow type of a column of numbers; None, Arrow's own choice, for others.
 
-    Lists that are empty throughout say nothing, and are taken for lists of whole numbers.
+    A column of empty lists is stored as lists of integers.
     """
     import pyarrow as pa
 
@@ -81,7 +81,7 @@ def check_rows(rows: Sequence[Mapping[str, Any]], needed: Sequence[str]) -> None
 
 
 class Gathered:
-    """Collects encoded rows as compact Arrow columns, and counts as it goes."""
+    """Collects encoded rows as compact Arrow columns, with their statistics."""
 
     def __init__(self) -> None:
         self._columns = new_columns()
@@ -96,7 +96,7 @@ class Gathered:
         truncated: int,
         trained: int,
     ) -> None:
-        """One batch. `whole_lengths` are lengths before truncation; `trained` counts items."""
+        """Add one batch. `whole_lengths` are untruncated lengths; `trained` counts items."""
         import pyarrow as pa
 
         self._columns.add({n: pa.array(values, _stored(values)) for n, values in columns.items()})
@@ -108,7 +108,7 @@ class Gathered:
         self.truncated += truncated
 
     def leave_out(self, whole_lengths: Sequence[int]) -> None:
-        """Count rows of these lengths that were too long to keep anything of."""
+        """Count rows of these lengths that are dropped because they are too long."""
         self._rows += len(whole_lengths)
         self._lengths.extend(whole_lengths)
         self.truncated += len(whole_lengths)
@@ -127,7 +127,7 @@ class Gathered:
 def token_statistics(
     whole_lengths: Sequence[int], *, rows: int, truncated: int, tokens: int, trained: int
 ) -> TokenStatistics:
-    """`whole_lengths` are lengths before truncation; `tokens` and `trained` count what is left."""
+    """Statistics from untruncated lengths; `tokens` and `trained` count after truncation."""
     lengths = np.asarray(whole_lengths)
     p50, p95 = np.percentile(lengths, [50, 95], method="higher")
     return TokenStatistics(
@@ -144,10 +144,7 @@ def check_truncation(
     policy: str,
     key: str = "data.max_length",
 ) -> None:
-    """Say, refuse or pass over that rows were cut: `policy` is warn, error or silent.
-
-    `key` is what sets `max_length`.
-    """
+    """Report truncated rows: `policy` is warn, error or silent; `key` is what sets `max_length`."""
     if statistics.truncated == 0 or policy == "silent":
         return
     message = (

@@ -1,4 +1,4 @@
-"""Tasks by the name that a configuration gives them."""
+"""Task classes by the task's name in the configuration."""
 
 from __future__ import annotations
 

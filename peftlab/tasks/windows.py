@@ -1,4 +1,4 @@
-"""Long rows in windows: the special tokens around one, where each starts, and what each owns."""
+"""Long rows split into windows: their special tokens, positions, and the tokens each owns."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Window = tuple[int, int]
-"""Where a window starts, and where it has ended."""
+"""The start and the end (excluded) of a window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a tokenizer puts before, between and after one text or two.
+    """The special tokens before, between and after one text or two.
 
-    `types` are the token types of these five parts, texts included, or None where the model reads
-    none.
+    `types` are the token types of these five parts, texts included; None for models without them.
     """
 
     before: tuple[int, ...]
@@ -33,11 +32,11 @@ class Frame:
 
     @property
     def size(self) -> int:
-        """Tokens that are not of the texts."""
+        """The number of special tokens."""
         return len(self.before) + len(self.between) + len(self.after)
 
     def around(self, first: Sequence[int], second: Sequence[int] = ()) -> dict[str, list[int]]:
-        """`input_ids`, and `token_type_ids` where there are any, of the texts' ids."""
+        """`input_ids`, and `token_type_ids` where used, around the texts' ids."""
         parts = (self.before, first, self.between, second, self.after)
         row = {"input_ids": [i for part in parts for i in part]}
         if self.types is not None:
@@ -48,7 +47,7 @@ class Frame:
 
 
 def frame_of(tokenizer: PreTrainedTokenizerBase, *, pair: bool) -> Frame:
-    """A tokenizer's frame, read off how it frames a letter. Raises `CheckFailed` for a slow one."""
+    """A tokenizer's frame, read from its encoding of a letter. Raises as `check_fast`."""
     check_fast(tokenizer)
     whole: Any = tokenizer("a", "a" if pair else None)
     parts: tuple[list[int], ...] = ([], [], [], [], [])
@@ -68,18 +67,18 @@ def frame_of(tokenizer: PreTrainedTokenizerBase, *, pair: bool) -> Frame:
 
 
 def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise `CheckFailed` for a tokenizer that does not say which characters a token is of."""
+    """Raise `CheckFailed` for a slow tokenizer, which has no character offsets of tokens."""
     if not tokenizer.is_fast:
         raise CheckFailed(
-            f"{tokenizer.name_or_path}: {type(tokenizer).__name__} does not say which characters "
-            "its tokens are of, which this task needs; choose a model with a tokenizer.json."
+            f"{tokenizer.name_or_path}: {type(tokenizer).__name__} has no character offsets of "
+            "tokens, which this task needs; choose a model with a tokenizer.json."
         )
 
 
 def pieces(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> list[tuple[list[int], list[tuple[int, int]]]]:
-    """Ids of each text alone, and the characters that each is of. A spelt-out [SEP] is text."""
+    """Ids of each text without special tokens, with character spans. A spelt-out [SEP] is text."""
     check_fast(tokenizer)
     encoded = tokenizer(
         list(texts), add_special_tokens=False, return_offsets_mapping=True,
@@ -92,33 +91,33 @@ def pieces(
 
 
 def shared_tokens(stride: int | Literal["auto"], room: int, *, auto: int) -> int:
-    """Tokens that neighbours share, with auto spelled out: the `auto`th part of the room.
+    """Tokens that neighbouring windows share; a stride of auto is `room // auto`.
 
-    Raises `ConfigError` where a window of `room` tokens would not get on.
+    Raises `ConfigError` where windows of `room` tokens would not advance.
     """
     if stride == "auto":
         return room // auto
     if stride >= room:
         raise ConfigError(
-            f"task.stride is {stride}, but a window has room for {room} tokens, all of which it "
-            "would share with the next; lower it, or raise data.max_length."
+            f"task.stride is {stride}, but a window has room for {room} tokens and must "
+            "share fewer with the next; lower it, or raise data.max_length."
         )
     return stride
 
 
 def windows(count: int, room: int, shared: int) -> list[Window]:
     """Windows of at most `room` over `count` tokens, each sharing `shared` with the one before."""
-    found = [(0, min(room, count))]
-    while found[-1][1] < count:
-        start = found[-1][0] + room - shared
-        found.append((start, min(start + room, count)))
-    return found
+    spans = [(0, min(room, count))]
+    while spans[-1][1] < count:
+        start = spans[-1][0] + room - shared
+        spans.append((start, min(start + room, count)))
+    return spans
 
 
 def owners(count: int, spans: Sequence[Window]) -> NDArray[np.int64]:
-    """For each token the window that sees most around it, on its poorer side: [count].
+    """For each token the window with the largest minimum of left and right context: [count].
 
-    As the "maximum context" of J. Devlin et al., BERT, 2019; of equals the earlier.
+    The "maximum context" of J. Devlin et al., BERT, 2019; of equals the earlier.
     """
     at = np.arange(count)
     context = np.stack([

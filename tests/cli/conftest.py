@@ -1,4 +1,4 @@
-"""Runs command lines in this process, on stand-ins for what the verbs call."""
+"""Runs command lines in this process, with stand-ins for the modules that commands call."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ PLAN = {
 
 @dataclass
 class Result:
-    """What a command line came to."""
+    """The exit code and output of a command line."""
 
     code: int
     out: str
@@ -74,7 +74,7 @@ class Result:
 
 @dataclass
 class Calls:
-    """What the stand-ins were called with, in order: (name, positional, keywords)."""
+    """The calls of the stand-ins in order: (name, positional, keywords)."""
 
     made: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
     answers: dict[str, Any] = field(default_factory=dict)
@@ -84,10 +84,10 @@ class Calls:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             self.made.append((name, args, kwargs))
-            found = self.answers[name]
-            if isinstance(found, BaseException):
-                raise found
-            return found(*args, **kwargs) if callable(found) else found
+            answer = self.answers[name]
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer(*args, **kwargs) if callable(answer) else answer
 
         return call
 
@@ -120,7 +120,7 @@ def config(tmp_path: Path) -> str:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Puts stand-ins in the place of every module that a verb calls."""
+    """Stand-ins for every module that a command calls."""
     made = Calls()
     run = SimpleNamespace(
         folder=Path("runs/model-lora"),
@@ -136,7 +136,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         loaded=None,
         task=SimpleNamespace(
             answer_text=lambda answer: answer.get("text", answer.get("label")),
-            asked=lambda text, earlier: {"text": text, "turn": len(earlier)},
+            input_row=lambda text, earlier: {"text": text, "turn": len(earlier)},
         ),
     )
     bench = SimpleNamespace(to_json=lambda: {"rows": ["lora"]}, scored=("lora",))

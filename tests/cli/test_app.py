@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from peftlab.cli.arguments import VERBS
-from peftlab.cli.verbs import RUN
+from peftlab.cli.arguments import COMMANDS
+from peftlab.cli.commands import RUN
 from peftlab.errors import (
     CheckFailed,
     ConfigError,
@@ -41,7 +41,7 @@ def command(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "said"),
+    ("raised", "code", "message"),
     [
         (PeftlabError("it failed"), 1, "it failed\n"),
         (ConfigError("a\nb"), 2, "a\nb\n"),
@@ -63,16 +63,16 @@ def command(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         (OSError("not enough memory of old times"), 1, "unexpectedly: OSError"),
         (BrokenPipeError("a worker died"), 1, "BrokenPipeError: a worker died"),
         (ValueError("one\ntwo\nthree\nfour"), 1, "unexpectedly: ValueError: one\ntwo\nthree\nPEFT"),
-        (RuntimeError(), 1, "RuntimeError: no message\nPEFTLAB_DEBUG=1 shows where.\n"),
+        (RuntimeError(), 1, "RuntimeError: no message\nPEFTLAB_DEBUG=1 shows the traceback.\n"),
     ],
 )
 def test_every_failure_has_its_code_and_message(
-    raised: BaseException, code: int, said: str, cli: Cli, calls: Any, config: str
+    raised: BaseException, code: int, message: str, cli: Cli, calls: Any, config: str
 ) -> None:
     calls.answers["train"] = raised
     done = cli("train", config)
     assert (done.code, done.out) == (code, "")
-    assert said in done.err
+    assert message in done.err
 
 
 def test_torch_says_what_is_known_as_out_of_memory(cli: Cli, calls: Any, config: str) -> None:
@@ -92,12 +92,12 @@ def test_a_traceback_on_demand(
     for error in (ValueError("odd"), CheckFailed("refused")):
         calls.answers["train"] = error
         main(["train", config])
-        said = capfd.readouterr().err
-        assert "Traceback" in said
-        assert "PEFTLAB_DEBUG" not in said
+        message = capfd.readouterr().err
+        assert "Traceback" in message
+        assert "PEFTLAB_DEBUG" not in message
 
 
-def test_surroundings_are_put_back(
+def test_the_context_is_restored(
     cli: Cli, calls: Any, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logger = logging.getLogger("peftlab")
@@ -124,24 +124,24 @@ def test_surroundings_are_put_back(
     assert after == before
 
 
-def test_every_verb_runs_and_has_help_that_names_its_flags(cli: Cli) -> None:
-    assert VERBS.keys() == RUN.keys()
+def test_every_command_runs_and_has_help_that_names_its_flags(cli: Cli) -> None:
+    assert COMMANDS.keys() == RUN.keys()
     overview = cli("--help")
     assert overview.code == 0
     assert cli("help").out == cli("-h").out == overview.out
-    for name, verb in VERBS.items():
+    for name, subcommand in COMMANDS.items():
         assert f"  {name} " in overview.out
         shown = cli(name, "--help")
         assert shown.code == 0
         assert "--json" in shown.out
-        for flag in verb.flags:
+        for flag in subcommand.flags:
             assert flag.names[-1] in shown.out
         assert max(map(len, shown.out.splitlines())) <= 100
 
 
-def test_no_verb_or_a_wrong_one(cli: Cli) -> None:
+def test_no_command_or_an_unknown_one(cli: Cli) -> None:
     assert cli().code == 2
-    assert "usage: peftlab VERB" in cli().err
+    assert "usage: peftlab COMMAND" in cli().err
     assert "did you mean train?" in cli("trian").err
     assert cli("run.yaml").code == 2
     assert cli("--version").out.startswith("peftlab ")

@@ -29,9 +29,9 @@ def test_the_bundled_data_is_whole_and_attributed() -> None:
         content = (DATA / name).read_bytes()
         assert hashlib.sha256(content).hexdigest().startswith(checksum)
         assert {json.loads(line)["label"] for line in content.splitlines()} == {0, 1}
-    said = (DATA / "ATTRIBUTION").read_text()
-    assert "CC BY 4.0" in said
-    assert "Kotzias" in said
+    attribution = (DATA / "ATTRIBUTION").read_text()
+    assert "CC BY 4.0" in attribution
+    assert "Kotzias" in attribution
 
 
 def test_the_bundled_configuration_compares_all_methods(tmp_path: Path) -> None:
@@ -47,8 +47,8 @@ def bench_of(rows: tuple[Row, ...]) -> BenchResult:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
-    """What the demo asked of bench and model, which answer at once."""
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
+    """The calls of the demo to stand-ins for bench and model."""
     seen: dict[str, object] = {}
 
     def run_bench(config: RunConfig, *, folder: Path) -> BenchResult:
@@ -79,23 +79,23 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
     return seen
 
 
-def test_the_best_run_answers_three_sentences(asked: dict[str, object], tmp_path: Path) -> None:
-    found = run_demo("So so.", tmp_path / "demo")
-    config = asked["config"]
+def test_the_best_run_answers_three_sentences(calls: dict[str, object], tmp_path: Path) -> None:
+    result = run_demo("So so.", tmp_path / "demo")
+    config = calls["config"]
     assert isinstance(config, RunConfig)
     assert Path(config.data.source) == DATA
     assert config.model.name == str(tmp_path / "all MiniLM")
-    assert asked["run"] == tmp_path / "demo" / "runs" / "lora"
-    assert [a.sentence for a in found.answers][2] == "So so."
-    assert len(found.answers) == 3
-    text = found.text()
+    assert calls["run"] == tmp_path / "demo" / "runs" / "lora"
+    assert [a.sentence for a in result.answers][2] == "So so."
+    assert len(result.answers) == 3
+    text = result.text()
     assert "So so." in text
     assert "75.0%" in text
-    assert found.next_command in text
-    assert asked["merged"] == tmp_path / "demo" / "merged"
-    assert f"AutoModelForSequenceClassification.from_pretrained('{asked['merged']}')" in text
-    assert found.report.is_file()
-    assert json.loads(json.dumps(found.to_json()))["answers"][2]["text"] == "So so."
+    assert result.next_command in text
+    assert calls["merged"] == tmp_path / "demo" / "merged"
+    assert f"AutoModelForSequenceClassification.from_pretrained('{calls['merged']}')" in text
+    assert result.report.is_file()
+    assert json.loads(json.dumps(result.to_json()))["answers"][2]["text"] == "So so."
 
 
 def test_the_best_run_that_transformers_has_a_class_for_is_exported(
@@ -115,8 +115,8 @@ def test_the_best_run_that_transformers_has_a_class_for_is_exported(
         main_job.export_best(bench_of((head,)), tmp_path)
 
 
-def test_without_a_finished_method_the_reasons_are_said(
-    asked: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_finished_method_the_error_names_reasons(
+    calls: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Row("full", "full", "", {}, (SeedRun(1, error="out of luck"),))
     monkeypatch.setattr(main_job, "run_bench", lambda *_, **__: bench_of((broken,)))
@@ -124,7 +124,7 @@ def test_without_a_finished_method_the_reasons_are_said(
         run_demo(None, tmp_path)
 
 
-def test_a_folder_with_runs_of_ones_own_is_refused(
+def test_a_folder_with_other_runs_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "runs" / "lora" / "peftlab.json"

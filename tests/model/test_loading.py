@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.model.head_spec import HeadSpec
-from peftlab.model.loading import empty_model, load_model, load_tokenizer, read_checkpoint_config
+from peftlab.model.loading import load_model, load_tokenizer, read_checkpoint_config
 from peftlab.model.structure import fresh_modules
 from tests.checkpoints import FAMILIES, write_checkpoint
 
@@ -44,7 +44,7 @@ def test_empty_model_is_the_loaded_one_without_weights(
     folder = str(tiny_checkpoint(family, task))
     wanted = {"dtype": "float32", "pooling": pooling, "load_in_8bit": load_in_8bit}
     loaded = load_model(folder, spec(task), **wanted)
-    empty = empty_model(folder, spec(task), **wanted)
+    empty = load_model(folder, spec(task), weights=False, **wanted)
 
     def shapes(model: torch.nn.Module) -> dict[str, Any]:
         return {n: tuple(p.shape) for n, p in model.named_parameters()}
@@ -125,8 +125,8 @@ def test_a_head_for_other_labels_is_replaced_and_noted(tmp_path: Path) -> None:
 def test_a_missing_pooler_is_new_like_the_head(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "base", "bert")
     change_weights(folder, lambda tensors: {k: v for k, v in tensors.items() if "pooler" not in k})
-    for build in (load_model, empty_model):
-        assert fresh_modules(build(str(folder), CLASSES).model) == (
+    for weights in (True, False):
+        assert fresh_modules(load_model(str(folder), CLASSES, weights=weights).model) == (
             "bert.pooler.dense",
             "classifier",
         )

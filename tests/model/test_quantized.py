@@ -17,7 +17,7 @@ from torch import nn
 from peftlab.errors import CheckFailed
 from peftlab.measure.memory import PeakMemory, tensor_bytes, weight_bytes
 from peftlab.model.head_spec import HeadSpec
-from peftlab.model.loading import empty_model, load_model
+from peftlab.model.loading import load_model
 from peftlab.model.quantized import eight_bit_config, scalars, unquantised_modules
 from peftlab.model.structure import tied_parameters
 from peftlab_kernels.int8_linear import Int8Linear
@@ -86,8 +86,8 @@ def test_every_bit_is_that_of_bitsandbytes(
 def test_the_empty_model_is_the_loaded_one(tiny_checkpoint: Tiny, family: str, task: str) -> None:
     folder = tiny_checkpoint(family, task, dtype="bfloat16")
     loaded, empty = (
-        build(str(folder), spec(task), load_in_8bit=True).model
-        for build in (load_model, empty_model)
+        load_model(str(folder), spec(task), weights=weights, load_in_8bit=True).model
+        for weights in (True, False)
     )
 
     def described(model: nn.Module) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def test_8bit_checkpoints_go_both_ways(
         back = load(folder, task)
         assert back.at_rest is loaded.at_rest
         assert_same_state(back.model, loaded.model)
-        empty = empty_model(str(folder), spec(task), load_in_8bit=True)
+        empty = load_model(str(folder), spec(task), weights=False, load_in_8bit=True)
         assert eight(empty.model).keys() == eight(back.model).keys() == eight(loaded.model).keys()
 
 
@@ -331,7 +331,9 @@ def test_nf4_layers_train_and_evaluate_alike(tiny_checkpoint: Tiny) -> None:
         assert scalars(layer.weight) == layer.in_features * layer.out_features
         assert not any(getattr(m.weight.quant_state, "packing_format_for_cpu", False)
                        for m in four.values())  # fmt: skip
-        empty = empty_model(str(folder), spec(task), dtype="float32", load_in_4bit=True).model
+        empty = load_model(
+            str(folder), spec(task), weights=False, dtype="float32", load_in_4bit=True
+        ).model
         assert [n for n, _ in empty.named_parameters()] == [n for n, _ in model.named_parameters()]
 
 

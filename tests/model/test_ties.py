@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from peftlab.export.skeleton import skeleton, tied_names
 from peftlab.model.checkpoint import read_checkpoint_config, tensor_shapes
 from peftlab.model.head_spec import HeadSpec
-from peftlab.model.loading import empty_model, load_model
+from peftlab.model.loading import load_model
 from peftlab.model.structure import is_tied
 from tests.tasks.language.seq2seq_models import write_model
 
@@ -27,7 +27,9 @@ def test_a_head_beside_its_embeddings(head: str, tmp_path: Path) -> None:
         tensors["lm_head.weight"] = tensors["shared.weight"] + (1.0 if head == "its own" else 0.0)
         save_file(tensors, file, {"format": "pt"})
     apart = head == "its own"
-    loaded, empty = load_model(str(tmp_path), HEAD).model, empty_model(str(tmp_path), HEAD).model
+    loaded, empty = (
+        load_model(str(tmp_path), HEAD, weights=weights).model for weights in (True, False)
+    )
     assert is_tied(loaded, "lm_head") == is_tied(empty, "lm_head") == (not apart)
     shapes = [{n: p.shape for n, p in model.named_parameters()} for model in (loaded, empty)]
     assert shapes[0] == shapes[1]

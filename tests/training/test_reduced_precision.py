@@ -59,7 +59,7 @@ def test_the_first_micro_batch_trains_every_tensor(
     before = copy.deepcopy(model)
     with caplog.at_level(logging.INFO, "peftlab"):
         got = first_gradients(model, rows, collator, tmp_path / "auto", "auto")
-    assert "equal to plain on a slice" in caplog.text
+    assert "equal to the plain loss on a slice" in caplog.text
     trained = {name for name, p in before.named_parameters() if p.requires_grad}
     assert got.keys() == trained
     start = dict(before.named_parameters())

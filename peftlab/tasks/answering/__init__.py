@@ -1,1 +1,1 @@
-"""Answers found in a context: windows, spans, SQuAD's metrics."""
+"""Answers as spans of a context: windows, spans, SQuAD's metrics."""

@@ -1,4 +1,4 @@
-"""The best spans of a window, of a context's windows together, and what is answered."""
+"""The best spans of a window and of a whole context, and the answer they give."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Candidate = tuple[float, int, int]
-"""Score, and the characters of the context from start to end."""
+"""Score, and the character span in the context."""
 
 
 def best_spans(
@@ -25,9 +25,9 @@ def best_spans(
 ) -> list[Candidate]:
     """The spans of one window with the greatest sums of logits, the best first; all [T].
 
-    `characters` are empty for tokens that are not of the context, which no span begins, ends or
-    holds: it is one stretch of the window. A span begins at a token that the window owns, so that
-    windows do not say the same twice, and is of `longest` tokens at most.
+    `characters` are empty for tokens outside the context, which is one contiguous part of the
+    window; spans lie within it. A span begins at a token that the window owns, so that windows do
+    not repeat each other, and has at most `longest` tokens.
     """
     inside = np.asarray([end > start for start, end in characters])
     begins = inside & np.asarray(owned, dtype=bool)
@@ -43,19 +43,19 @@ def best_spans(
     kept = min(n_best, len(scores))
     best = np.argpartition(-scores, kept - 1)[:kept]
     best = best[np.argsort(-scores[best], kind="stable")]
-    found = []
+    spans = []
     for flat in best[np.isfinite(scores[best])].tolist():
         begin, end = first[flat // len(last)], last[flat % len(last)]
-        found.append((float(scores[flat]), characters[begin][0], characters[end][1]))
-    return found
+        spans.append((float(scores[flat]), characters[begin][0], characters[end][1]))
+    return spans
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """A question's candidates over all windows of its context, the best first.
 
-    `null` is the score of there being no answer: the least that a window gives it, as the answer
-    may stand in any.
+    `null` is the score of no answer: the minimum over the windows, as any of them may contain the
+    answer.
     """
 
     context: str
@@ -67,7 +67,7 @@ class Ranked:
         cls, context: str, windows: Sequence[Sequence[Candidate]], nulls: Sequence[float], *,
         n_best: int,
     ) -> Ranked:  # fmt: skip
-        """Join windows; spans that read the same once stripped of white space stand once."""
+        """Join windows; spans that differ in surrounding white space only are merged."""
         best: dict[tuple[int, int], float] = {}
         for score, start, end in (candidate for window in windows for candidate in window):
             text = context[start:end]
@@ -79,7 +79,7 @@ class Ranked:
 
     @property
     def lead(self) -> float:
-        """By how much no answer leads over the best span; infinite where there is none."""
+        """The null score minus the best span's; infinite without a span."""
         return self.null - self.candidates[0][0] if self.candidates else float("inf")
 
     @property
@@ -91,10 +91,10 @@ class Ranked:
         return self.context[start:end]
 
     def answer(self, threshold: float) -> dict[str, Any]:
-        """What `predict` says: answer, score, start, end, no_answer, n_best; JSON values.
+        """The answer of `predict`: answer, score, start, end, no_answer, n_best; JSON values.
 
-        Probabilities are a softmax over the candidates and no answer. Without an answer it is "",
-        and start and end are null.
+        Scores are a softmax over the candidates and no answer. No answer is "", with start and end
+        null.
         """
         scores = np.asarray([self.null, *(score for score, _, _ in self.candidates)])
         shares = np.exp(scores - scores.max())
@@ -134,8 +134,8 @@ def ranked_questions(
 
 
 def objects(values: Sequence[Any]) -> NDArray[Any]:
-    """An array of objects [len(values)], whatever they are."""
-    found = np.empty(len(values), dtype=object)
+    """An array of objects [len(values)], even where they are lists of one length."""
+    array = np.empty(len(values), dtype=object)
     for index, value in enumerate(values):
-        found[index] = value
-    return found
+        array[index] = value
+    return array

@@ -1,4 +1,4 @@
-"""Extractive question answering: the span of a context that answers, or that there is none."""
+"""Extractive question answering: the span of a context that answers, or no answer."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 class QuestionAnswering(Task):
     """Mean cross-entropy of an answer's first and last token, summed over windows of contexts.
 
-    A window without the answer is answered by the null position (see `QuestionFrame`). There is no
-    answer where its score leads by more than `threshold`; None is to be chosen, and 0 until then.
+    The target of a window without the answer is the null position (see `QuestionFrame`). The
+    prediction is no answer where the null score exceeds the best span's by more than `threshold`;
+    None: to be chosen on validation, 0 until then.
     """
 
     options: ClassVar[type[QuestionAnsweringOptions]] = QuestionAnsweringOptions
@@ -66,9 +67,9 @@ class QuestionAnswering(Task):
         }
 
     def with_threshold(self, scores: RowScores) -> Self:
-        """With the threshold of the best F1, where it was left open and questions have no answer.
+        """With the threshold of the best F1, where it is open and some questions have no answer.
 
-        As the evaluation script of SQuAD 2.0 finds its best threshold.
+        The same search as in the evaluation script of SQuAD 2.0.
         """
         if self.threshold is not None and not self.chosen:
             return self
@@ -95,15 +96,15 @@ class QuestionAnswering(Task):
         max_length: int,
         packing: bool,
     ) -> Encoded:
-        """One row a window; `context` and `answers` (JSON) are with a question's first one."""
+        """One row per window; a question's first window has its `context` and `answers` (JSON)."""
         gathered = Gathered()
         done = 0
         for batch in batches_of(rows):
-            found = encoded_questions(
+            windows = encoded_questions(
                 batch["question"], batch["context"], batch["answers"], tokenizer,
                 max_length=max_length, stride=self.stride, first_row=done,
             )  # fmt: skip
-            columns = dict(found.columns)
+            columns = dict(windows.columns)
             first = np.diff([done - 1, *columns["row"]]).tolist()
             at = [row - done for row in columns["row"]]
             columns["context"] = [
@@ -114,8 +115,8 @@ class QuestionAnswering(Task):
                 for i, new in zip(at, first, strict=True)
             ]
             gathered.add(
-                columns, whole_lengths=found.lengths, truncated=found.cut,
-                trained=len(found.lengths),
+                columns, whole_lengths=windows.lengths, truncated=windows.cut,
+                trained=len(windows.lengths),
             )  # fmt: skip
             done += len(batch["question"])
         return gathered.encoded()
@@ -124,12 +125,12 @@ class QuestionAnswering(Task):
         return PaddingCollator(pad_id_of(tokenizer))
 
     def _logits(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of first and last tokens, [B, T] each in fp32; padding can be neither."""
-        found = model(**self.model_inputs(batch))
-        padding = batch["attention_mask"].to(found.start_logits.device) == 0
+        """Logits of first and last tokens, [B, T] each in fp32; padding is masked."""
+        output = model(**self.model_inputs(batch))
+        padding = batch["attention_mask"].to(output.start_logits.device) == 0
         return tuple(
             logits.float().masked_fill(padding, torch.finfo(torch.float32).min)
-            for logits in (found.start_logits, found.end_logits)
+            for logits in (output.start_logits, output.end_logits)
         )
 
     def _losses(self, starts: torch.Tensor, ends: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -145,7 +146,7 @@ class QuestionAnswering(Task):
 
     @torch.no_grad()
     def score(self, model: nn.Module, batch: Batch) -> RowScores:
-        """Of each window: loss, the best spans, and the score of no answer."""
+        """Loss, best spans and the score of no answer of each window."""
         starts, ends = self._logits(model, batch)
         losses = self._losses(starts, ends, batch)
         return {
@@ -173,11 +174,11 @@ class QuestionAnswering(Task):
         return {"spans": objects(spans), "null": np.asarray(nulls)}
 
     def _judged(self, scores: RowScores) -> tuple[Any, Any, Any]:
-        """Exact match, F1, and whether there is an answer: [questions] each."""
+        """Exact match, F1, and whether the question has an answer: [questions] each."""
         ranked, true = ranked_questions(scores, n_best=self.n_best)
         threshold = self.threshold or 0.0
-        said = ["" if question.lead > threshold else question.text for question in ranked]
-        pairs = list(zip(said, true, strict=True))
+        texts = ["" if question.lead > threshold else question.text for question in ranked]
+        pairs = list(zip(texts, true, strict=True))
         return (
             np.asarray([squad_metrics.exact(text, answers) for text, answers in pairs]),
             np.asarray([squad_metrics.f1(text, answers) for text, answers in pairs]),
@@ -199,7 +200,7 @@ class QuestionAnswering(Task):
         return intervals.ratio_interval(values * kind, kind.astype(np.float64))
 
     def untuned(self, splits: Splits) -> RowScores | None:
-        """No answer to every question, all words of a context being as likely as none."""
+        """No answer to every question; the loss is that of a uniform guess over the context."""
         held_out = splits.held_out
         if held_out is None:
             return None
@@ -225,12 +226,12 @@ class QuestionAnswering(Task):
     def input_row(
         self, text: str, earlier: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
     ) -> dict[str, Any]:
-        """The question is what ends in the first question mark, the context what follows.
+        """The question ends at the first question mark; the context follows it.
 
-        Where nothing does, the context is that of the question before, if there is one.
+        Without a context, the previous question's is used.
         """
-        found = re.fullmatch(r"(.*?[?？])\s*(.*)", text.strip(), re.DOTALL)  # noqa: RUF001
-        question, context = found.groups() if found else (text, "")
+        match = re.fullmatch(r"(.*?[?？])\s*(.*)", text.strip(), re.DOTALL)  # noqa: RUF001
+        question, context = match.groups() if match else (text, "")
         if not context and earlier:
             context = str(earlier[-1][0].get("context", ""))
         return {"question": question, **({"context": context} if context else {})}
@@ -241,7 +242,7 @@ class QuestionAnswering(Task):
         return f"{answer['answer']} ({answer['score']:.3g})"
 
     def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """With `answer`, the tokens that are the answer."""
+        """With `answer`, the text of the answer's tokens."""
         first, last = row["start_positions"], row["end_positions"]
         answer = str(tokenizer.decode(row["input_ids"][first : last + 1])).strip()
         shown = Task.preview(self, row, tokenizer)
@@ -250,7 +251,7 @@ class QuestionAnswering(Task):
     def _answers(
         self, rows: Sequence[Mapping[str, Any]], predictor: Predictor
     ) -> list[dict[str, Any]]:
-        """`answer` with score, characters start to end, `no_answer` and `n_best`; see `Ranked`."""
+        """`answer` with score, character span, `no_answer` and `n_best`; see `Ranked.answer`."""
         check_rows(rows, ("question", "context"))
         contexts = [str(row["context"]) for row in rows]
         windows = encoded_questions(

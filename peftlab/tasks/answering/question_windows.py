@@ -1,4 +1,4 @@
-"""Questions with the windows of their contexts, as ids, and where the answers are in them."""
+"""Questions and windows of their contexts as ids, with the positions of the answers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LEAST_ROOM = 8
-"""Tokens of context that a window has at least."""
+"""The fewest tokens of context that a window may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionFrame:
-    """The special tokens around question and context, and the one that stands for no answer.
+    """The special tokens around question and context, and the one that means no answer (null).
 
-    That is the classification token where the tokenizer puts one in front, else the last token of
-    the row: the end of the text, which is added where the tokenizer does not. A decoder's first
-    token sees nothing of the question, its last sees all.
+    That is the classification token where the tokenizer puts one in front, else the row's last
+    token: the end of text, which is added where the tokenizer adds none. A decoder's first token
+    cannot attend to the question, its last attends to everything.
     """
 
     frame: Frame
@@ -31,7 +31,7 @@ class QuestionFrame:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> QuestionFrame:
-        """As a tokenizer frames pairs; a line break parts them where it puts nothing between."""
+        """A tokenizer's frame of pairs, with a line break where it puts nothing between them."""
         frame = frame_of(tokenizer, pair=True)
         if not frame.between:
             (line,) = token_ids(tokenizer, ["\n"])
@@ -43,8 +43,8 @@ class QuestionFrame:
             end = tokenizer.eos_token_id
             if not isinstance(end, int):
                 raise CheckFailed(
-                    f"{tokenizer.name_or_path}: the tokenizer has neither a classification token "
-                    "in front nor an end of text, one of which must stand for no answer; set "
+                    f"{tokenizer.name_or_path}: the tokenizer has neither a leading classification "
+                    "token nor an end token, one of which represents no answer; set "
                     "tokenizer.eos_token."
                 )
             frame = replace(frame, after=(end,))
@@ -53,7 +53,7 @@ class QuestionFrame:
 
 @dataclass(frozen=True, slots=True)
 class EncodedQuestions:
-    """Columns of encoded windows, each window's whole length, and how many questions were cut."""
+    """Columns of encoded windows, the uncut length of each, and the number of cut questions."""
 
     columns: dict[str, list[Any]]
     lengths: list[int]
@@ -70,11 +70,11 @@ def encoded_questions(
     stride: int | Literal["auto"],
     first_row: int,
 ) -> EncodedQuestions:
-    """Windows with `char_starts`, `char_ends`, `owned` a token, and `row`, `null`.
+    """Windows with `char_starts`, `char_ends` and `owned` per token, and `row` and `null`.
 
     With `answers` also `start_positions` and `end_positions`: the tokens of the first answer, or
-    the null position where it is not whole in the window. A question that would leave the context
-    less than half of the room is cut.
+    the null position where the window does not contain all of it. A question is cut to half of the
+    room, so that the context gets the other half.
     """
     around = QuestionFrame.of(tokenizer)
     frame = around.frame
@@ -87,17 +87,19 @@ def encoded_questions(
     names = ["input_ids", "char_starts", "char_ends", "owned", "row", "null"]
     names += ["token_type_ids"] if frame.types is not None else []
     names += [] if answers is None else ["start_positions", "end_positions"]
-    found: dict[str, list[Any]] = {name: [] for name in names}
+    encoded: dict[str, list[Any]] = {name: [] for name in names}
     lengths: list[int] = []
     cut = 0
-    asked = [ids for ids, _ in pieces(tokenizer, [question.strip() for question in questions])]
-    # A context stands in many rows; read once.
+    question_ids = [
+        ids for ids, _ in pieces(tokenizer, [question.strip() for question in questions])
+    ]
+    # Many rows share a context; tokenise it once.
     unique = list(dict.fromkeys(contexts))
     read = dict(zip(unique, pieces(tokenizer, unique), strict=True))
-    for number, (question, context) in enumerate(zip(asked, contexts, strict=True)):
+    for number, (question, context) in enumerate(zip(question_ids, contexts, strict=True)):
         ids, characters = read[context]
         if not ids:
-            raise DataError(f"the tokenizer makes no token of the context {context!r:.60}.")
+            raise DataError(f"the tokenizer produces no token for the context {context!r:.60}.")
         cut += len(question) > room // 2
         question = question[: room // 2]
         space = room - len(question)
@@ -124,15 +126,15 @@ def encoded_questions(
                 columns["start_positions"] = ahead + first - start if whole else null
                 columns["end_positions"] = ahead + last - start if whole else null
             for name, value in columns.items():
-                found[name].append(value)
+                encoded[name].append(value)
             lengths.append(len(question) + len(ids) + frame.size)
-    return EncodedQuestions(found, lengths, cut)
+    return EncodedQuestions(encoded, lengths, cut)
 
 
 def _target(
     answers: Mapping[str, Any], characters: Sequence[tuple[int, int]]
 ) -> tuple[int, int] | None:
-    """First and last token of the first answer; None for none, or for one without a token."""
+    """First and last token of the first answer; None without an answer or without its token."""
     if not answers["text"]:
         return None
     start = int(answers["answer_start"][0])

@@ -1,4 +1,4 @@
-"""Exact match and F1 of answers, and the threshold for none, as SQuAD 2.0 defines them.
+"""Exact match and F1 of answers, and the no-answer threshold, as SQuAD 2.0 defines them.
 
 Source: P. Rajpurkar, R. Jia, P. Liang, Know what you don't know: unanswerable questions for SQuAD,
 ACL 2018, and the evaluation script published with it.
@@ -25,7 +25,7 @@ def normalised(answer: str) -> str:
 
 
 def exact(prediction: str, true: Sequence[str]) -> float:
-    """1 where a prediction is one of the true answers once normalised; no answer is empty text."""
+    """1 where a prediction equals a true answer after normalisation; no answer is empty text."""
     return float(any(normalised(prediction) == normalised(answer) for answer in _judged(true)))
 
 
@@ -35,7 +35,7 @@ def f1(prediction: str, true: Sequence[str]) -> float:
 
 
 def _judged(true: Sequence[str]) -> Sequence[str]:
-    """Answers of which something remains when normalised; else that there is none."""
+    """Answers that are not empty after normalisation; else the empty answer."""
     return [answer for answer in true if normalised(answer)] or [""]
 
 
@@ -53,29 +53,29 @@ def _f1(prediction: str, answer: str) -> float:
 def metrics(exacts: NDArray[Any], f1s: NDArray[Any], answerable: NDArray[Any]) -> dict[str, float]:
     """Means over all questions, those with an answer, and those without: arrays [questions].
 
-    A kind of question that does not occur has no mean, and none is given.
+    A kind of question that does not occur is left out.
     """
-    found = {"exact": float(exacts.mean()), "f1": float(f1s.mean())}
+    means = {"exact": float(exacts.mean()), "f1": float(f1s.mean())}
     for name, kind in (("has_answer", answerable), ("no_answer", ~answerable)):
         if kind.any():
-            found[f"{name}_exact"] = float(exacts[kind].mean())
-            found[f"{name}_f1"] = float(f1s[kind].mean())
-    return found
+            means[f"{name}_exact"] = float(exacts[kind].mean())
+            means[f"{name}_f1"] = float(f1s[kind].mean())
+    return means
 
 
 def best_threshold(leads: NDArray[Any], answered: NDArray[Any], unanswered: NDArray[Any]) -> float:
     """The threshold on `leads` with the greatest mean score, nearest to 0 of equally good ones.
 
-    All [questions]: by how much no answer leads over the best span, the score if the question is
-    answered, and the score if not. A question is answered where its lead is not above.
+    All [questions]: the null score minus the best span's, the metric if the question is answered,
+    and the metric if not. A question is answered where its lead does not exceed the threshold.
     """
     order = np.argsort(leads, kind="stable")
     sorted_leads = leads[order]
     gains = np.concatenate([[0.0], np.cumsum((answered - unanswered)[order])])
-    # Between leads, where a question's fate does not hang on rounding.
+    # Midway between leads, so that no question depends on rounding.
     middles = (sorted_leads[1:] + sorted_leads[:-1]) / 2
     places = np.concatenate([[sorted_leads[0] - 1], middles, [sorted_leads[-1] + 1]])
-    # Equal leads cannot be parted.
+    # A threshold cannot separate equal leads.
     apart = np.concatenate([[True], sorted_leads[1:] > sorted_leads[:-1], [True]])
     apart &= np.isfinite(places)
     if not apart.any():

@@ -1,1 +1,1 @@
-"""Texts as wholes: classes, scores, relations between two entities."""
+"""Tasks on whole texts: classes, numbers, relations between two entities."""

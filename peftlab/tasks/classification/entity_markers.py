@@ -1,4 +1,4 @@
-"""The tokens that stand around two entities, and rows with them in."""
+"""Marker tokens around two entities, and rows that contain them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NEEDED = 4
 class Markers:
     """Ids before and after the first entity, and before and after the second.
 
-    `trained` ones are spare tokens, which mean nothing to the base; others keep their meaning.
+    `trained`: they are spare tokens without pretrained meaning, so their embeddings train too.
     """
 
     tokens: tuple[str, ...]
@@ -41,26 +41,26 @@ class Markers:
     def of(
         cls,
         tokenizer: PreTrainedTokenizerBase,
-        asked: Literal["auto", "spare", "punctuation"],
+        kind: Literal["auto", "spare", "punctuation"],
     ) -> Self:
-        """Choose them in a tokenizer's vocabulary.
+        """Choose markers from a tokenizer's vocabulary.
 
-        Where it has no four spare tokens, auto takes `@` around the first entity and `#` around the
-        second, which do as well as tokens of their own (W. Zhou and M. Chen, An Improved Baseline
-        for Sentence-level Relation Extraction, 2022) and leave the table of embeddings as it is.
-        Raises `ConfigError` where what was asked is not there.
+        Without four spare tokens, auto takes `@` around the first entity and `#` around the second,
+        which work as well as dedicated tokens (W. Zhou and M. Chen, An Improved Baseline for
+        Sentence-level Relation Extraction, 2022) and leave the embeddings frozen.
+        Raises `ConfigError` where the vocabulary lacks this kind.
         """
-        spare = [] if asked == "punctuation" else _spare(tokenizer)
+        spare = [] if kind == "punctuation" else _spare(tokenizer)
         if len(spare) >= _NEEDED:
             chosen = spare[:_NEEDED]
-            # T5 was pretrained on its spare tokens, as marks of a place in a text; and its stacks
-            # read a table of their own, which rows that PEFT trains do not reach.
+            # T5 was pretrained on its spare tokens as sentinels. Its stacks also read a separate
+            # embedding table, which PEFT's trained token rows do not reach.
             trained = not chosen[0][0].startswith("<extra_id_")
             return cls(tuple(token for token, _ in chosen), tuple(i for _, i in chosen), trained)
-        if asked == "spare":
+        if kind == "spare":
             raise ConfigError(
                 f"task.markers is spare, but the vocabulary of {tokenizer.name_or_path} has "
-                f"{len(spare)} spare tokens ([unused0], <extra_id_0>, ...) and {_NEEDED} are "
+                f"{len(spare)} spare tokens ([unused0], <extra_id_0>, ...) of the {_NEEDED} "
                 "needed; set it to punctuation."
             )
         signs = _punctuation(tokenizer)
@@ -82,21 +82,21 @@ class Markers:
 
     def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise `CheckFailed` where a tokenizer has other tokens under these ids."""
-        found = tuple(tokenizer.convert_ids_to_tokens(list(self.ids)))
-        if found != self.tokens:
+        tokens = tuple(tokenizer.convert_ids_to_tokens(list(self.ids)))
+        if tokens != self.tokens:
             raise CheckFailed(
-                f"the run marked entities with {' '.join(self.tokens)}, but under their ids the "
-                f"tokenizer of {tokenizer.name_or_path} has {' '.join(map(str, found))}."
+                f"the run marked entities with {' '.join(self.tokens)}, but for these ids the "
+                f"tokenizer of {tokenizer.name_or_path} has {' '.join(map(str, tokens))}."
             )
 
     def around(
         self, ids: Sequence[int], places: Sequence[Span], entities: tuple[Span, Span], room: int
     ) -> tuple[list[int], tuple[int, int]]:
-        """Ids with the markers in, `room` at most, and where the two opening ones stand.
+        """Ids with the markers inserted, at most `room`, and the positions of the opening markers.
 
-        `places` are the characters that each id is of, `entities` those of the two entities. What
-        is too long is cut far from them: at the ends, or else between them too. Raises `DataError`
-        where an entity has no token, or both with their markers have no room.
+        `places` are the character spans of the ids, `entities` those of the two entities. Long rows
+        are cut far from the entities: at the ends, then between them. Raises `DataError` where an
+        entity has no token, or where both with their markers do not fit.
         """
         spans = [_tokens_of(places, entity) for entity in entities]
         keep = _kept(len(ids), spans, room - _NEEDED)
@@ -122,21 +122,21 @@ class Markers:
 
 
 def _spare(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, int]]:
-    """The vocabulary's spare tokens of the first kind it has, by their numbers."""
+    """The vocabulary's spare tokens of the first pattern that matches any, in numeric order."""
     vocabulary = tokenizer.get_vocab()
     for pattern in _SPARE:
-        found = {
+        by_number = {
             int(match[1]): (token, index)
             for token, index in vocabulary.items()
             if (match := re.fullmatch(pattern, token))
         }
-        if found:
-            return [found[number] for number in sorted(found)]
+        if by_number:
+            return [by_number[number] for number in sorted(by_number)]
     return []
 
 
 def _punctuation(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, int]]:
-    """Signs that are one token, other than that of the unknown."""
+    """Punctuation signs that are single tokens of the vocabulary."""
     vocabulary = tokenizer.get_vocab()
     return [
         (sign, vocabulary[sign])
@@ -146,25 +146,25 @@ def _punctuation(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, int]]:
 
 
 def _tokens_of(places: Sequence[Span], entity: Span) -> Span:
-    """The tokens that hold any of an entity's characters."""
-    found = [
+    """The range of tokens that overlap an entity's characters."""
+    touched = [
         at for at, (start, end) in enumerate(places) if start < entity[1] and end > entity[0]
         and start < end
     ]  # fmt: skip
-    if not found:
-        raise DataError("the tokenizer makes no token of an entity")
-    return found[0], found[-1] + 1
+    if not touched:
+        raise DataError("the tokenizer produces no token for an entity")
+    return touched[0], touched[-1] + 1
 
 
 def _kept(count: int, spans: Sequence[Span], room: int) -> list[int]:
-    """Which tokens stay: all, or both entities and what is nearest to them."""
+    """The tokens to keep: all, or both entities and the tokens nearest to them."""
     if count <= room:
         return list(range(count))
     held = sorted({at for start, stop in spans for at in range(start, stop)})
     if len(held) > room:
         raise DataError(
-            f"its entities take {len(held)} tokens and their markers {_NEEDED}, more than "
-            "data.max_length leaves room for"
+            f"its entities take {len(held)} tokens and their markers {_NEEDED}, which does not fit "
+            "into data.max_length"
         )
     low, high = held[0], held[-1] + 1
     if high - low <= room:

@@ -1,4 +1,4 @@
-"""What a row's label is: one class, several, or a number. Loss, scores, metrics and answers."""
+"""Kinds of labels (one class, several, a number) with their loss, metrics and answers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     import datasets
 
 THRESHOLD = 0.5
-"""Probability from which a label of several is answered."""
+"""The probability from which a multi-label prediction includes a label."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelProblem(ABC):
-    """A problem over `label_names`. `weights`, of classes in the training loss, may be None."""
+    """A problem over `label_names`; `weights` of the classes apply to the training loss alone."""
 
     name: ClassVar[str]
     best_metric: ClassVar[str]
@@ -41,11 +41,10 @@ class LabelProblem(ABC):
         return label_config(self.label_names) | {"problem_type": f"{self.name}_classification"}
 
     def index(self, name: str) -> int:
-        """A label's number. Raises `DataError` for a name that the problem does not know."""
+        """A label's index. Raises `DataError` for an unknown name."""
         if name not in self.label_names:
-            raise DataError(
-                f"label {name!r} is not one the task knows ({', '.join(self.label_names[:20])})."
-            )
+            known = ", ".join(self.label_names[:20])
+            raise DataError(f"label {name!r} is unknown; the task has {known}.")
         return self.label_names.index(name)
 
     def _weights(self, like: torch.Tensor) -> torch.Tensor | None:
@@ -57,7 +56,7 @@ class LabelProblem(ABC):
 
     @abstractmethod
     def shown(self, target: Any) -> Any:
-        """A target as people read it."""
+        """A target in readable form."""
 
     @abstractmethod
     def losses(self, logits: torch.Tensor, labels: torch.Tensor, *, weighted: bool) -> torch.Tensor:
@@ -65,7 +64,7 @@ class LabelProblem(ABC):
 
     @abstractmethod
     def predictions(self, logits: torch.Tensor) -> torch.Tensor:
-        """What the logits [rows, labels] answer, in the form of the targets."""
+        """Predictions from logits [rows, labels], in the form of the targets."""
 
     @abstractmethod
     def metrics(self, scores: RowScores) -> dict[str, float]:
@@ -73,15 +72,15 @@ class LabelProblem(ABC):
 
     @abstractmethod
     def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
-        """A 95 % interval of one of `metric_names` but `loss`."""
+        """A 95 % interval of one of `metric_names` except `loss`."""
 
     @abstractmethod
     def untuned(self, train: datasets.Dataset, held_out: datasets.Dataset) -> RowScores:
-        """The scores of answering every held-out row alike, by what train's rows are like."""
+        """Scores of one constant prediction for the held-out rows, derived from train."""
 
     @abstractmethod
     def answer(self, logits: torch.Tensor) -> dict[str, Any]:
-        """One row's logits [labels] as `predict` answers."""
+        """The answer of `predict` from one row's logits [labels]."""
 
 
 class SingleLabel(LabelProblem):
@@ -129,7 +128,7 @@ class SingleLabel(LabelProblem):
         counts = np.bincount(
             [index_of[name] for name in train["label"]], minlength=len(self.label_names)
         )
-        # A label that train lacks has no share; one row's stands in, so that the loss is finite.
+        # A label that train lacks counts as one row, so that the loss is finite.
         shares = np.maximum(counts, 1) / np.maximum(counts, 1).sum()
         label = np.asarray([index_of[name] for name in held_out["label"]])
         prediction = np.full(len(label), counts.argmax())
@@ -143,7 +142,7 @@ class SingleLabel(LabelProblem):
 
 
 class MultiLabel(LabelProblem):
-    """Any number of labels a row, each by a sigmoid of its own; the loss is their mean."""
+    """Any number of labels per row, each with its own sigmoid; the loss is their mean."""
 
     __slots__ = ()
     name: ClassVar[str] = "multi_label"
@@ -153,8 +152,8 @@ class MultiLabel(LabelProblem):
     }  # fmt: skip
 
     def target(self, label: Any) -> list[float]:
-        found = {self.index(name) for name in label}
-        return [float(index in found) for index in range(len(self.label_names))]
+        present = {self.index(name) for name in label}
+        return [float(index in present) for index in range(len(self.label_names))]
 
     def shown(self, target: Any) -> list[str]:
         return [name for name, has in zip(self.label_names, target, strict=True) if has]
@@ -169,14 +168,14 @@ class MultiLabel(LabelProblem):
         return (logits.sigmoid() >= THRESHOLD).long()
 
     def metrics(self, scores: RowScores) -> dict[str, float]:
-        """`subset_accuracy` is the share of rows with every label right, and no other."""
+        """`subset_accuracy` is the share of rows whose labels are all predicted exactly."""
         from sklearn.metrics import f1_score
 
         label, prediction = scores["label"].astype(int), scores["prediction"]
         columns = list(zip(label.T, prediction.T, strict=True))
         tp, either = (label * prediction).sum(), (label + prediction).sum()
         return {
-            # By hand: scikit-learn takes one column of labels for another kind of problem.
+            # Computed here: scikit-learn treats a single label column as a binary problem.
             "f1_micro": float(2 * tp / max(int(either), 1)),
             "f1_macro": float(np.mean([f1_score(t, p, zero_division=0) for t, p in columns])),
             "subset_accuracy": float((label == prediction).all(axis=1).mean()),
@@ -196,10 +195,10 @@ class MultiLabel(LabelProblem):
         )
 
     def untuned(self, train: datasets.Dataset, held_out: datasets.Dataset) -> RowScores:
-        """Each label for all rows or for none, as more of train's have it or have it not."""
+        """Each label for all rows or for none, by the majority of train."""
         targets = np.asarray([self.target(label) for label in train["label"]])
         label = np.asarray([self.target(label) for label in held_out["label"]])
-        # Half a row stands in for none and for all, so that the loss is finite.
+        # Shares stay half a row away from 0 and 1, so that the loss is finite.
         shares = np.clip(targets.mean(axis=0), 0.5 / len(targets), 1 - 0.5 / len(targets))
         losses = -(label * np.log(shares) + (1 - label) * np.log(1 - shares)).mean(axis=1)
         prediction = np.tile((shares >= THRESHOLD).astype(int), (len(label), 1))
@@ -212,7 +211,7 @@ class MultiLabel(LabelProblem):
 
 
 class Regression(LabelProblem):
-    """A number a row, by squared error."""
+    """One number per row, trained with squared error."""
 
     __slots__ = ()
     name: ClassVar[str] = "regression"
@@ -238,7 +237,7 @@ class Regression(LabelProblem):
         return logits.squeeze(-1).double()
 
     def metrics(self, scores: RowScores) -> dict[str, float]:
-        """Correlations are 0 where the answers, or the labels, are all the same."""
+        """Correlations are 0 where predictions or labels are constant."""
         label, prediction = scores["label"], scores["prediction"]
         error = float(((label - prediction) ** 2).mean())
         return {
@@ -250,7 +249,7 @@ class Regression(LabelProblem):
         }
 
     def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
-        """By bootstrap over rows; Spearman's keeps the ranks among all rows in each resample."""
+        """Bootstrap over rows; for Spearman, ranks are computed once over all rows."""
         label, prediction = scores["label"], scores["prediction"]
         if metric == "mse":
             return intervals.ratio_interval((label - prediction) ** 2, np.ones(len(label)))

@@ -1,4 +1,4 @@
-"""Relation extraction: how two entities that a text marks are related."""
+"""Relation extraction: the relation between two marked entities of a text."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ _STARTS = ("head_at", "tail_at")
 
 @dataclass(frozen=True, slots=True)
 class RelationExtraction(TextClassification):
-    """A label for a text whose entities stand between marker tokens.
+    """A label for a text whose two entities are enclosed in marker tokens.
 
-    `pooled` classifies as text classification does. `entity_start` is a linear layer on the hidden
-    states at both opening markers, side by side (L. Baldini Soares et al., Matching the Blanks,
-    2019): a head for tokens with twice the labels, of which one half is read at each, and summed.
+    `pooled` classifies like text classification. `entity_start` is a linear layer on the
+    concatenated hidden states at both opening markers (L. Baldini Soares et al., Matching the
+    Blanks, 2019). It is a token head with twice the labels: one half is read at each marker, and
+    the halves are summed.
     """
 
     options: ClassVar[type[RelationExtractionOptions]] = RelationExtractionOptions  # type: ignore[assignment]
@@ -52,7 +53,7 @@ class RelationExtraction(TextClassification):
     def from_splits(cls, splits: Splits, options: RelationExtractionOptions) -> Self:  # type: ignore[override]
         names = splits.label_names
         if names is None or len(names) < 2:
-            raise DataError(f"{splits.origin}: relations need labels, of two kinds at least.")
+            raise DataError(f"{splits.origin}: relations need at least two different labels.")
         none = none_of(options.no_relation, names)
         counts = np.zeros(len(names), dtype=np.int64)
         if options.class_weights is not None:
@@ -94,8 +95,8 @@ class RelationExtraction(TextClassification):
         config = getattr(model, "config", None)
         if self.representation == "entity_start" and config is not None and is_decoder(config):
             raise ConfigError(
-                f"task.representation is entity_start, but {type(model).__name__} reads from left "
-                "to right: at an entity's first marker it has not seen the entity; set it to "
+                f"task.representation is entity_start, but {type(model).__name__} is a "
+                "decoder: at an entity's opening marker it has not read the entity yet; set it to "
                 "pooled."
             )
         if self.markers is not None:
@@ -124,8 +125,8 @@ class RelationExtraction(TextClassification):
         frame = frame_of(tokenizer, pair=False)
         columns: dict[str, list[Any]] = {}
         lengths = []
-        found = pieces(tokenizer, [row["text"] for row in rows])
-        for number, (row, (ids, places)) in enumerate(zip(rows, found, strict=True), done + 1):
+        tokenised = pieces(tokenizer, [row["text"] for row in rows])
+        for number, (row, (ids, places)) in enumerate(zip(rows, tokenised, strict=True), done + 1):
             try:
                 marked, starts = self._marked.around(
                     ids, places, entities_of(row), max_length - frame.size
@@ -154,12 +155,12 @@ class RelationExtraction(TextClassification):
     def _answers(
         self, rows: Sequence[Mapping[str, Any]], predictor: Predictor
     ) -> list[dict[str, Any]]:
-        """`{"label", "probability", "probabilities", "head", "tail"}`, these two as texts."""
+        """`{"label", "probability", "probabilities", "head", "tail"}`; the last two are texts."""
         for number, row in enumerate(rows, 1):
             if not isinstance(row.get("text"), str) or not row.get("head") or not row.get("tail"):
                 raise DataError(
-                    f"row {number} to predict needs a text with <e1>..</e1> and <e2>..</e2> in "
-                    "it, or with the spans head and tail beside it."
+                    f"row {number} to predict needs a text with <e1>..</e1> and <e2>..</e2>, or a "
+                    "text and the spans head and tail."
                 )
         answers = []
         for row, logits in zip(rows, self._row_logits(rows, _INPUTS, predictor), strict=True):
@@ -171,6 +172,6 @@ class RelationExtraction(TextClassification):
 
 
 def entities_of(row: Mapping[str, Any]) -> tuple[Span, Span]:
-    """Characters of the two entities of a row."""
+    """The character spans of a row's two entities."""
     head, tail = (cast("Mapping[str, int]", row[name]) for name in ("head", "tail"))
     return (int(head["start"]), int(head["end"])), (int(tail["start"]), int(tail["end"]))

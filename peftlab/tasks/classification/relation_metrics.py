@@ -18,17 +18,17 @@ _DIRECTED = re.compile(r"(?P<relation>.+)\((?:e1,\s*e2|e2,\s*e1)\)")
 _NONE = ("other", "no_relation", "no relation", "norelation", "none", "na", "n/a")
 
 
-def none_of(asked: str | None, label_names: Sequence[str]) -> str | None:
-    """The label that means no relation; None where there is none.
+def none_of(option: str | None, label_names: Sequence[str]) -> str | None:
+    """The label that means no relation, or None.
 
-    `asked` is the option: auto, a label, or None. Raises `ConfigError` for a name that is no label.
+    `option` is auto, a label, or None. Raises `ConfigError` for a name that is no label.
     """
-    if asked is None or asked in label_names:
-        return asked
-    if asked == "auto":
+    if option is None or option in label_names:
+        return option
+    if option == "auto":
         return next((name for name in label_names if name.strip().lower() in _NONE), None)
     raise ConfigError(
-        f"task.no_relation is {asked!r}, which is no label; labels are "
+        f"task.no_relation is {option!r}, which is no label; labels are "
         f"{', '.join(label_names[:20])}, or null where every label is a relation."
     )
 
@@ -36,9 +36,9 @@ def none_of(asked: str | None, label_names: Sequence[str]) -> str | None:
 class RelationLabels(SingleLabel):
     """One label a row. `Cause(e1,e2)` and `Cause(e2,e1)` are one relation in two directions.
 
-    An answer is right only with its direction; with the wrong one it counts against precision and
-    against recall of its relation. Macro F1 is the mean of the relations' F1, micro F1 that of
-    their sums; no relation is none of them, but answering a relation for it costs precision.
+    A prediction is correct only with its direction; the wrong direction lowers both precision and
+    recall of the relation. Macro F1 is the mean over relations, micro F1 sums over them. The label
+    for no relation is excluded, but predicting a relation for it lowers precision.
     Source: I. Hendrickx et al., SemEval-2010 Task 8, 2010, and its official scorer.
     """
 
@@ -90,7 +90,7 @@ class RelationLabels(SingleLabel):
         return np.bincount(cells, minlength=labels * labels).reshape(labels, labels)
 
     def _counts(self, confusion: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Right answers, and answers plus rows, of each relation: [resamples, relations]."""
+        """Correct predictions, and predictions plus rows: [resamples, relations] each."""
         relations = max(self.relations, default=-1) + 1
         of = np.zeros((len(self.label_names), relations))
         for label, relation in enumerate(self.relations):
@@ -110,5 +110,5 @@ class RelationLabels(SingleLabel):
 
 
 def _relation(label: str) -> str:
-    found = _DIRECTED.fullmatch(label)
-    return label if found is None else found["relation"]
+    match = _DIRECTED.fullmatch(label)
+    return label if match is None else match["relation"]

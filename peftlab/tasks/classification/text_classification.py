@@ -1,4 +1,4 @@
-"""Text classification: what is said of a text, or of a pair: a label, several, or a number."""
+"""Text classification: a label, several labels or a number for a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TextClassification(Task):
-    """Classes, or a number, for a text; `pairs` tells whether rows have a `text_pair`."""
+    """Classes or a number for a text; `pairs`: whether rows have a `text_pair`."""
 
     options: ClassVar[type[TextClassificationOptions]] = TextClassificationOptions
 
@@ -55,25 +55,25 @@ class TextClassification(Task):
             kind = "multi_label" if several else "single_label"
         if kind == "regression":
             return cls(PROBLEMS[kind](), pairs)
-        names, asked = splits.label_names, options.class_weights
+        names, setting = splits.label_names, options.class_weights
         if names is None or len(names) < (1 if several else 2):
-            raise DataError(f"{splits.origin}: a classifier needs labels, of two kinds at least.")
+            raise DataError(f"{splits.origin}: a classifier needs at least two different labels.")
         problem = PROBLEMS[kind](names)
-        if asked is None:
+        if setting is None:
             return cls(problem, pairs)
         rows = splits.train["label"]
         labels = [name for row in rows for name in (dict.fromkeys(row) if several else (row,))]
         counts = np.bincount([problem.index(name) for name in labels], minlength=len(names))
         weights = (
-            positive_weights(asked, names, counts, len(rows))
+            positive_weights(setting, names, counts, len(rows))
             if several
-            else class_weights(asked, names, counts)
+            else class_weights(setting, names, counts)
         )
         return cls(type(problem)(names, weights), pairs)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        # Runs from before there were several problems say nothing of theirs.
+        # Runs written before multi-label and regression existed have no `problem`.
         problem = PROBLEMS[state.get("problem", SingleLabel.name)]
         return cls(problem(tuple(state["label_names"])), pairs=bool(state["pairs"]))
 
@@ -116,7 +116,7 @@ class TextClassification(Task):
         max_length: int,
         done: int,
     ) -> tuple[dict[str, list[Any]], list[int]]:
-        """Encoded columns of the rows after the first `done`, and each row's length uncut."""
+        """Encoded columns of a batch, and each row's uncut length; `done` rows came before it."""
         pairs = inputs["text_pair"] if self.pairs else None
         return tokenise(tokenizer, inputs["text"], pairs, max_length)
 
@@ -138,7 +138,7 @@ class TextClassification(Task):
 
     @torch.no_grad()
     def score(self, model: nn.Module, batch: Batch) -> RowScores:
-        """`loss` is not weighted by class: it is the data's, whatever was trained for."""
+        """`loss` is not weighted by class, so that runs with different weights compare."""
         logits = self.logits(model, batch)
         labels = batch["labels"].to(logits.device)
         return {
@@ -164,7 +164,7 @@ class TextClassification(Task):
         return self.problem.untuned_name
 
     def untuned(self, splits: Splits) -> RowScores | None:
-        """Every row answered alike: the majority class, or the mean, of the training rows."""
+        """A constant prediction: the training rows' majority class or mean."""
         held_out = splits.held_out
         return None if held_out is None else self.problem.untuned(splits.train, held_out)
 
@@ -186,7 +186,7 @@ class TextClassification(Task):
     ) -> list[dict[str, Any]]:
         """`{"label", "probability", "probabilities": {name: p}}` for each row.
 
-        `{"labels": [...], "probabilities"}` where rows may have several, `{"value"}` of a number.
+        `{"labels": [...], "probabilities"}` for multi-label problems, `{"value"}` for regression.
         """
         needed = ("text", "text_pair") if self.pairs else ("text",)
         check_rows(rows, needed)

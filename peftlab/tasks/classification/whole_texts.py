@@ -1,4 +1,4 @@
-"""Ids of whole texts or pairs, with the special tokens that a model reads around them."""
+"""Token ids of whole texts or pairs, with the tokenizer's special tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def tokenise(
     pairs: Sequence[str] | None,
     max_length: int,
 ) -> tuple[dict[str, Any], list[int]]:
-    """Columns of ids cut to `max_length`, and each row's length before that."""
+    """Columns of ids cut to `max_length`, and each row's uncut length."""
 
     def call(indices: Sequence[int], **options: Any) -> dict[str, list[list[int]]]:
         first = [texts[index] for index in indices]
@@ -34,8 +34,8 @@ def tokenise(
                     columns[name][index] = value
 
     columns: dict[str, Any] = call(range(len(texts)))
-    # Models that read the answer at </s> (T5) need the same number of them in every row, but a
-    # text may spell one out; there it is read as plain characters.
+    # Models that pool at </s> (T5) need the same number of them in every row. A text that spells
+    # one out is tokenised as plain characters.
     ends = tokenizer.eos_token_id
     plain = {}
     if isinstance(ends, int) and columns["input_ids"] and columns["input_ids"][0][-1:] == [ends]:
@@ -52,12 +52,12 @@ def tokenise(
     redo([index for index in long if index in plain], **cut, split_special_tokens=True)
     if min(map(len, columns["input_ids"])) == 0:
         text = next(t for t, ids in zip(texts, columns["input_ids"], strict=True) if not ids)
-        raise DataError(f"the tokenizer makes no token of the text {text!r:.60}.")
+        raise DataError(f"the tokenizer produces no token for the text {text!r:.60}.")
     return columns, lengths
 
 
 def _has_token_types(tokenizer: PreTrainedTokenizerBase, pairs: bool) -> bool:
-    """Generic tokenisers return token types for any model; all zero, they say nothing."""
+    """Whether any token type is set: generic tokenizers return zeros for every model."""
     types = tokenizer("a", "a" if pairs else None).get("token_type_ids", [])
     return any(types)
 

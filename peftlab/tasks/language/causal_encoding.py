@@ -1,10 +1,9 @@
 """Token ids and labels for causal language modelling.
 
-Prompt and completion are tokenised apart and their ids joined, so the boundary is where it is by
-construction and the prompt's ids are the same when a completion is generated later. Every
-sequence is `[BOS] text [EOS]`, with a BOS only where the tokenizer itself puts one and the text
-does not already start with it; EOS is trained, so that the model learns to stop, and left out of
-rows that were cut, so that it does not learn to stop in the middle.
+Prompt and completion are tokenised separately and their ids joined, so their boundary is exact and
+the prompt's ids are the same in generation. Every sequence is `[BOS] text [EOS]`, with a BOS only
+where the tokenizer adds one and the text does not start with it. EOS is trained, so that the model
+learns to stop; truncated rows have none, so that it does not learn to stop in the middle.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """The ids that open and close a sequence; empty where the tokenizer has none."""
+    """The ids that begin and end a sequence; empty where the tokenizer has none."""
 
     start: tuple[int, ...]
     end: tuple[int, ...]
@@ -37,7 +36,7 @@ class Marks:
         return cls(start, (eos,) if isinstance(eos, int) else ())
 
     def opened(self, ids: list[int]) -> list[int]:
-        """The ids behind a BOS, which is not doubled."""
+        """The ids with a leading BOS, which is not doubled."""
         return ids if tuple(ids[: len(self.start)]) == self.start else [*self.start, *ids]
 
     def closed(self, ids: list[int]) -> list[int]:
@@ -46,7 +45,7 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Ids [T], labels [T], and how long the row was before it was cut."""
+    """Ids [T], labels [T], and the row's untruncated length."""
 
     ids: list[int]
     labels: list[int]
@@ -54,7 +53,7 @@ class Row:
 
     @property
     def trained(self) -> int:
-        """How many tokens are predicted."""
+        """The number of predicted tokens."""
         return sum(label != IGNORED for label in self.labels)
 
 
@@ -66,7 +65,7 @@ def encode_pairs(
     *,
     all_tokens: bool = False,
 ) -> Encoded:
-    """Prompt and completion rows, with labels on the completion and its EOS only, or on all."""
+    """Prompt and completion rows, with labels on completion and EOS, or on all tokens."""
     marks = Marks.of(tokenizer)
     gathered = Gathered()
     for batch in batches_of(rows):
@@ -92,9 +91,9 @@ def encode_pairs(
 def _join(
     prompt: list[int], completion: list[int], opening: int, max_length: int, all_tokens: bool
 ) -> Row:
-    """Too long together, the prompt loses its oldest tokens first, down to half of the room.
+    """A row that is too long loses the prompt's oldest tokens first, down to half of the room.
 
-    What is left over is cut from the completion's end, so some completion always remains.
+    The rest is cut from the completion's end, so some completion always remains.
     """
     whole = len(prompt) + len(completion)
     if whole > max_length:
@@ -119,7 +118,7 @@ def encode_text(
     *,
     in_pieces: bool = False,
 ) -> Encoded:
-    """Plain text, one sequence a row, every token trained; `in_pieces`: what is cut is no loss."""
+    """Plain text, one sequence per row, every token trained; `in_pieces` splits long rows."""
     marks = Marks.of(tokenizer)
     gathered = Gathered()
     for batch in batches_of(rows):
@@ -141,8 +140,8 @@ def pack_text(
 ) -> Encoded:
     """Plain text joined into blocks of `max_length` tokens, the last one shorter.
 
-    Rows follow each other with EOS between (and BOS, where the tokenizer puts one); a token sees
-    the rows before it in its block. No token is lost to truncation.
+    Rows are joined with EOS between (and BOS, where the tokenizer adds one); a token attends to the
+    rows before it in its block. No token is truncated.
     """
     marks = Marks.of(tokenizer)
     gathered = Gathered()
@@ -160,7 +159,7 @@ def pack_text(
 
 
 def add_rows(gathered: Gathered, rows: Sequence[Row], max_length: int) -> None:
-    """Gather rows, counting those that were longer than `max_length`."""
+    """Add rows to `gathered`; rows longer than `max_length` count as truncated."""
     if rows:
         gathered.add(
             {"input_ids": [row.ids for row in rows], "labels": [row.labels for row in rows]},
@@ -171,7 +170,7 @@ def add_rows(gathered: Gathered, rows: Sequence[Row], max_length: int) -> None:
 
 
 def finished(gathered: Gathered, max_length: int) -> Encoded:
-    """What was gathered. Raises `DataError` where nothing of it would be trained on."""
+    """The gathered rows. Raises `DataError` where none has a trained token."""
     if gathered.trained == 0:
         raise DataError(
             f"no row has a token to train on after truncation to data.max_length={max_length}: "
@@ -183,7 +182,7 @@ def finished(gathered: Gathered, max_length: int) -> Encoded:
 def prompt_ids(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], separator: str, room: int
 ) -> list[list[int]]:
-    """Prompts as training encoded them, cut from the left to `room` tokens, BOS kept."""
+    """Prompts encoded as in training, cut from the left to `room` tokens, BOS kept."""
     marks = Marks.of(tokenizer)
     opening = len(marks.start)
     cut = []

@@ -36,9 +36,9 @@ _LARGEST_EXPONENT = 700.0
 
 @dataclass(frozen=True, slots=True)
 class CausalLM(Task):
-    """Next-token cross-entropy on the tokens that `rows` says are learnt.
+    """Next-token cross-entropy on the tokens that `rows` selects.
 
-    `loss` is auto, plain or chunked (`with_settings`); it does not belong to `state`.
+    `loss` is auto, plain or chunked (`with_settings`) and not part of `state`.
     """
 
     options: ClassVar[type[CausalLMOptions]] = CausalLMOptions
@@ -57,7 +57,7 @@ class CausalLM(Task):
     def attach(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None) -> Self:
         attached = replace(self, rows=self.rows.attach(tokenizer))
         if model is not None:
-            # Asked when rows are packed, which is known only then.
+            # `encode` checks it where rows are packed.
             object.__setattr__(attached, "_model", weakref.ref(model))
         return attached
 
@@ -139,20 +139,20 @@ class CausalLM(Task):
             row, answer = earlier[-1]
             messages = [*row["messages"], {"role": "assistant", "content": answer["text"]}]
             if not answer["text"].strip():
-                # Nothing was said: no template has such a turn.
+                # An empty answer: templates have no such turn.
                 messages = messages[:-2]
         return {"messages": [*messages, {"role": "user", "content": text}]}
 
     def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """The text has brackets around what is trained."""
+        """The text has brackets around the trained tokens."""
         return shown_mask(row, tokenizer)
 
     def _answers(
         self, rows: Sequence[Mapping[str, Any]], predictor: Predictor
     ) -> list[dict[str, Any]]:
-        """`{"text", "finished"}` for each row: what the model goes on with, and whether it ended.
+        """`{"text", "finished"}` for each row: the completion, and whether it ended by itself.
 
-        A conversation is answered as one; answers at its end are left out, and asked for.
+        Trailing assistant turns of a conversation are dropped and generated anew.
         """
         self.rows.check(rows)
         model, tokenizer = predictor.model, predictor.tokenizer

@@ -1,8 +1,6 @@
-"""The three kinds of rows that a causal language model learns from, and what each asks it.
+"""The three kinds of rows of a causal language model: `PlainText`, `Pairs` and `Chats`.
 
-One value says which kind: `PlainText`, `Pairs` or `Chats`. All that differs between them is here:
-how rows become ids and labels, and how a row to predict becomes the ids that the model goes on
-from, which are those that training had.
+Each encodes rows to ids and labels, and rows to predict to prompt ids that equal those of training.
 """
 
 from __future__ import annotations
@@ -42,18 +40,18 @@ CHAT_FORMATS = frozenset({"messages", "sharegpt", "alpaca"})
 
 @dataclass(frozen=True, slots=True)
 class PlainText:
-    """Every token is trained. `wrapped`: packed rows follow each other as one stream."""
+    """Every token is trained. `wrapped`: rows are packed as one stream."""
 
     packing: Packing = "wrapped"
     input_role = "text"
     stops: tuple[int, ...] = ()
 
     def check(self, rows: Sequence[Row]) -> None:
-        """Raise `DataError` for a row to predict that lacks what is read."""
+        """Raise `DataError` for a row to predict that lacks its input."""
         check_rows(rows, ("text",))
 
     def state(self) -> dict[str, Any]:
-        """What `rows_from_state` makes the same value of."""
+        """JSON values from which `rows_from_state` makes an equal value."""
         return {"rows": "text", "packing": self.packing}
 
     def attach(self, tokenizer: PreTrainedTokenizerBase) -> Self:
@@ -67,7 +65,7 @@ class PlainText:
         max_length: int,
         packing: bool,
     ) -> Encoded:
-        """Isolated rows that are too long are packed in pieces, so that no token is lost."""
+        """Long isolated rows are packed in pieces, so that no token is lost."""
         if not packing:
             return encode_text(rows, tokenizer, max_length)
         if self.packing == "wrapped":
@@ -77,7 +75,7 @@ class PlainText:
     def prompts(
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, room: int
     ) -> list[list[int]]:
-        """Ids to go on from."""
+        """Prompt ids."""
         return prompt_ids(tokenizer, [row["text"] for row in rows], "", room)
 
 
@@ -91,11 +89,11 @@ class Pairs:
     stops: tuple[int, ...] = ()
 
     def check(self, rows: Sequence[Row]) -> None:
-        """Raise `DataError` for a row to predict that lacks what is read."""
+        """Raise `DataError` for a row to predict that lacks its input."""
         check_rows(rows, ("prompt",))
 
     def state(self) -> dict[str, Any]:
-        """What `rows_from_state` makes the same value of."""
+        """JSON values from which `rows_from_state` makes an equal value."""
         return {"rows": "pairs", "separator": self.separator, "loss_on": self.loss_on}
 
     def attach(self, tokenizer: PreTrainedTokenizerBase) -> Self:
@@ -109,7 +107,7 @@ class Pairs:
         max_length: int,
         packing: bool,
     ) -> Encoded:
-        """As `encode_pairs`; packed rows do not see each other."""
+        """As `encode_pairs`; packed rows do not attend to each other."""
         encoded = encode_pairs(
             rows, tokenizer, self.separator, max_length, all_tokens=self.loss_on == "all"
         )
@@ -118,13 +116,13 @@ class Pairs:
     def prompts(
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, room: int
     ) -> list[list[int]]:
-        """Ids to go on from."""
+        """Prompt ids."""
         return prompt_ids(tokenizer, [row["prompt"] for row in rows], self.separator, room)
 
 
 @dataclass(frozen=True, slots=True)
 class Chats:
-    """Conversations. `template` is None until a tokenizer is known; `stops` end a turn."""
+    """Conversations. `template` is None until the task is attached; `stops` end a turn."""
 
     loss_on: LossOn = "assistant"
     template: str | None = None
@@ -133,27 +131,27 @@ class Chats:
     input_role = "messages"
 
     def check(self, rows: Sequence[Row]) -> None:
-        """Raise `DataError` for a row to predict that lacks what is read."""
+        """Raise `DataError` for a row to predict that lacks its input."""
         for number, row in enumerate(rows, start=1):
             if not isinstance(row.get("messages"), list) or not row["messages"]:
                 raise DataError(
                     f"row {number} to predict has no 'messages'; give a list of objects with role "
-                    "and content, or the columns that the run was trained on."
+                    "and content, or the columns of the training data."
                 )
 
     def state(self) -> dict[str, Any]:
-        """What `rows_from_state` makes the same value of."""
+        """JSON values from which `rows_from_state` makes an equal value."""
         return {
             "rows": "chats", "loss_on": self.loss_on, "template": self.template,
             "system": self.system, "stops": list(self.stops),
         }  # fmt: skip
 
     def attach(self, tokenizer: PreTrainedTokenizerBase) -> Self:
-        """With the template in use, which the tokenizer has from now on, and is saved with."""
+        """With the template in use, which is set on the tokenizer and saved with it."""
         template = self.template or own_template(tokenizer)
         if template is None:
             template = default_template(tokenizer)
-            logger.info("the tokenizer has no chat template; a plain one is used, and kept with it")
+            logger.info("the tokenizer has no chat template; a plain one is used and saved with it")
         template = dated(template)
         if own_template(tokenizer) != template:
             tokenizer.chat_template = template
@@ -166,7 +164,7 @@ class Chats:
         max_length: int,
         packing: bool,
     ) -> Encoded:
-        """As `encode_chats`; packed conversations do not see each other."""
+        """As `encode_chats`; packed conversations do not attend to each other."""
         encoded = encode_chats(
             rows, tokenizer, max_length, loss_on=self.loss_on, system=self.system
         )
@@ -175,7 +173,7 @@ class Chats:
     def prompts(
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, room: int
     ) -> list[list[int]]:
-        """Ids to go on from. Raises `DataError` for what the template or `room` refuses."""
+        """Prompt ids. Raises `DataError` where the template or `room` does not allow a row."""
         return chat_prompt_ids(
             tokenizer, [row["messages"] for row in rows], room, system=self.system
         )
@@ -185,7 +183,7 @@ Rows = PlainText | Pairs | Chats
 
 
 def rows_from_state(state: Mapping[str, Any]) -> Rows:
-    """The inverse of `Rows.state`; runs from before there were chats say `paired`."""
+    """The inverse of `Rows.state`; runs written before chats existed have `paired`."""
     kind = state.get("rows", "pairs" if state.get("paired") else "text")
     if kind == "text":
         return PlainText(state.get("packing", "wrapped"))
@@ -195,13 +193,13 @@ def rows_from_state(state: Mapping[str, Any]) -> Rows:
 
 
 def rows_of(splits: Splits, options: CausalLMOptions) -> Rows:
-    """The kind of the data's rows, as the options want it. Raises `ConfigError`."""
-    asked = options.loss_on
+    """The rows for the data's format and the options. Raises `ConfigError`."""
+    chosen = options.loss_on
     if splits.format in CHAT_FORMATS:
         _refuse(options.packing == "wrapped", "packing", "wrapped", "plain text", splits.format)
         loss_on: LossOn = "assistant"
-        if asked != "auto":
-            loss_on = asked
+        if chosen != "auto":
+            loss_on = chosen
         elif splits.format != "alpaca" and any(splits.train["prompt_messages"]):
             loss_on = "completion"
         file = options.chat_template
@@ -212,30 +210,30 @@ def rows_of(splits: Splits, options: CausalLMOptions) -> Rows:
         splits.format,
     )  # fmt: skip
     _refuse(options.system is not None, "system", options.system, chats, splits.format)
-    _refuse(asked == "assistant", "loss_on", asked, chats, splits.format)
+    _refuse(chosen == "assistant", "loss_on", chosen, chats, splits.format)
     if splits.format == "text":
-        _refuse(asked == "completion", "loss_on", asked, "rows with completions", splits.format)
+        _refuse(chosen == "completion", "loss_on", chosen, "rows with completions", splits.format)
         return PlainText("isolated" if options.packing == "isolated" else "wrapped")
     _refuse(options.packing == "wrapped", "packing", "wrapped", "plain text", splits.format)
     separator = "" if _has_boundary(splits.train) else "\n"
     if separator:
-        logger.info("prompt and completion are separated by a line break, which the data lacks")
-    return Pairs(separator, "all" if asked == "all" else "completion")
+        logger.info("prompt and completion are joined by a line break; the data has no separator")
+    return Pairs(separator, "all" if chosen == "all" else "completion")
 
 
-def _refuse(wrong: bool, key: str, value: object, what: str, found: str) -> None:
+def _refuse(wrong: bool, key: str, value: object, what: str, form: str) -> None:
     if wrong:
         raise ConfigError(
             f"task.{key} is {value!r:.60}, which is for {what}; these rows are of the format "
-            f"{found}. Leave task.{key} out."
+            f"{form}. Leave task.{key} out."
         )
 
 
 def _has_boundary(rows: datasets.Dataset) -> bool:
-    """Whether white space already parts prompt and completion, in nine rows of ten."""
+    """Whether white space separates prompt and completion in nine rows of ten."""
     first = rows[:1000]
-    parted = [
+    separated = [
         prompt[-1:].isspace() or completion[:1].isspace()
         for prompt, completion in zip(first["prompt"], first["completion"], strict=True)
     ]
-    return bool(sum(parted) >= 0.9 * len(parted))
+    return bool(sum(separated) >= 0.9 * len(separated))

@@ -1,4 +1,4 @@
-"""Generate completions for a batch of prompts, or targets for a batch of sources."""
+"""Generation of completions for prompts, or of targets for sources."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def generation_config(
     settings: Mapping[str, Any] | None,
     also_stops: Sequence[int] = (),
 ) -> GenerationConfig:
-    """The checkpoint's own settings under `settings`; it also stops at EOS and at `also_stops`.
+    """The checkpoint's settings overridden by `settings`, stopping at EOS and `also_stops` too.
 
-    Without `do_sample` the result is greedy (or beam) search, whatever the checkpoint samples by.
+    Without `do_sample` it is greedy or beam search, even where the checkpoint's default samples.
     """
     config = copy.deepcopy(base_model(model).generation_config)
     config.update(**{"do_sample": False, "max_new_tokens": _DEFAULT_NEW_TOKENS, **(settings or {})})
@@ -47,7 +47,7 @@ def generation_config(
 
 
 def prompt_room(model: nn.Module, max_length: int, max_new_tokens: int) -> int:
-    """Tokens a prompt may have, so that prompt and answer fit the model's positions."""
+    """The most tokens of a prompt so that prompt and answer fit the model's positions."""
     positions = getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(positions, int):
         return max_length
@@ -55,7 +55,7 @@ def prompt_room(model: nn.Module, max_length: int, max_new_tokens: int) -> int:
     if room < 1:
         raise ConfigError(
             f"eval.generation.max_new_tokens={max_new_tokens} leaves no room for a prompt: the "
-            f"model has {positions} positions. Choose fewer."
+            f"model has {positions} positions. Lower it."
         )
     return room
 
@@ -67,20 +67,20 @@ def generate(
     prompts: Sequence[list[int]],
     config: GenerationConfig,
 ) -> list[dict[str, Any]]:
-    """`{"text", "finished"}` for each prompt; `finished`: it ended by itself, not by the limit.
+    """`{"text", "finished"}` for each prompt; `finished`: it ended before the token limit.
 
-    An encoder-decoder's prompts are the sources, whole; what it writes has a start token before it.
+    An encoder-decoder's prompts are its sources; its output begins with the start token.
     """
     device = next(model.parameters()).device
     base = base_model(model)
-    apart = bool(base.config.is_encoder_decoder)
-    # Padding on the left: every prompt ends where its answer begins. An encoder's lies as trained.
-    collate = PaddingCollator(pad_id_of(tokenizer), "right" if apart else "left")
+    is_seq2seq = bool(base.config.is_encoder_decoder)
+    # Padding on the left: an answer follows its prompt directly. Encoders pad as in training.
+    collate = PaddingCollator(pad_id_of(tokenizer), "right" if is_seq2seq else "left")
     batch = collate([{"input_ids": ids} for ids in prompts])
     batch = {name: value.to(device) for name, value in batch.items()}
-    given = 1 if apart else batch["input_ids"].shape[1]
+    skipped = 1 if is_seq2seq else batch["input_ids"].shape[1]
     own = base.generation_config
-    # Given as an argument, what it leaves at None would be filled up from the checkpoint's.
+    # As an argument of `generate`, its None values would be filled from the checkpoint's config.
     base.generation_config = config
     try:
         generated: Any = model.generate(**batch)  # type: ignore[operator]
@@ -88,7 +88,7 @@ def generate(
         base.generation_config = own
     stops = set(config.eos_token_id or ())
     answers = []
-    for row in generated[:, given:].tolist():
+    for row in generated[:, skipped:].tolist():
         end = next((index for index, token in enumerate(row) if token in stops), None)
         text = tokenizer.decode(row[:end], skip_special_tokens=True)
         answers.append({"text": text, "finished": end is not None})

@@ -1,4 +1,4 @@
-"""Whether a model keeps packed rows apart: found out on the model itself."""
+"""A check on the model itself that packed rows do not attend to each other."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 _TOKENS = 16
 _EXACT, _ROUNDED = 1e-4, 5e-2
 _SHARE = 0.25
-"""Of what the row before would change: rounding is far below, a leak is all of it."""
+"""The largest share of the difference without borders: rounding is far below, a leak is 1."""
 
 
 def check_packed(model: nn.Module | None, rows: datasets.Dataset) -> None:
-    """`require_isolation` by the first two rows that were packed together, if any were."""
+    """`require_isolation` on the first two rows that are packed together, if any."""
     if model is None:
         return
     for row in rows:
@@ -34,11 +34,11 @@ def check_packed(model: nn.Module | None, rows: datasets.Dataset) -> None:
 
 
 def require_isolation(model: nn.Module, first: Sequence[int], second: Sequence[int]) -> None:
-    """Raise `CheckFailed` unless the logits of a packed row are those of the row alone.
+    """Raise `CheckFailed` unless a packed row has the logits of the row alone.
 
-    `first` and `second` are ids of two rows of real data, a dozen tokens each. Compared are the
-    logits of the second one, packed behind the first, with those that it has alone; what it would
-    have without borders tells rounding from a leak. A model on meta is not asked.
+    `first` and `second` are ids of two rows of real data, a dozen tokens each. The logits of the
+    second row packed after the first are compared with those of the row alone. The logits without
+    borders tell rounding from a leak. A model on meta is not checked.
     """
     device = next(model.parameters()).device
     if device.type == "meta":
@@ -78,6 +78,6 @@ def _difference(one: torch.Tensor, alone: torch.Tensor) -> float:
 
 def _refusal(model: str, reason: str) -> str:
     return (
-        f"data.packing cannot be used with {model}, which does not keep packed rows apart: "
+        f"data.packing cannot be used with {model}, whose packed rows attend to each other: "
         f"{reason}. Set data.packing=false (or, for plain text, task.packing=wrapped)."
     )

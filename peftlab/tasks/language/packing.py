@@ -1,9 +1,8 @@
-"""Rows packed into sequences of `data.max_length` tokens without seeing each other.
+"""Rows packed into sequences of `data.max_length` tokens that do not attend to each other.
 
-A packed row has `position_ids` that begin anew with each row in it. Without an attention mask,
-Transformers takes a step back in them for a border that attention does not cross (the sequences
-are in one mask, block-diagonal and causal). Each row's first token is predicted by nothing, so the
-loss does not cross it either.
+A packed row has `position_ids` that restart at each row in it. Without an attention mask,
+Transformers treats each restart as a border that attention does not cross (a block-diagonal causal
+mask). The first token of each row is not predicted, so the loss does not cross borders either.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ _BATCH = 1000
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Numbers of the rows of each bin, best-fit decreasing: longest rows first, fullest bin first.
+    """Row numbers of each bin by best-fit decreasing: longest rows first, fullest bin first.
 
-    Every length is at most `capacity`. Equal lengths keep their order, so that the same rows are
-    always packed alike. At most 11/9 of the fewest bins possible, plus one.
+    Every length is at most `capacity`. Equal lengths keep their order, so that packing
+    is deterministic. At most 11/9 of the fewest bins possible, plus one.
     """
     bins: list[list[int]] = []
     room: list[int] = []  # distinct free rooms, ascending
@@ -102,7 +101,7 @@ def _joined(
 
 
 def _flat(rows: datasets.Dataset, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """A column of lists as all of its values, and where each list starts."""
+    """A column of lists as its values and the start of each list."""
     column = rows.with_format("arrow")[:][name].combine_chunks()
     values = column.flatten().to_numpy(zero_copy_only=False)
     lengths = column.value_lengths().to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""Encoded rows of a language model as people read them."""
+"""Previews of encoded rows of language models."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _OPEN, _CLOSE, _BORDER = "\u27e6", "\u27e7", " \u2502 "
 
 
 def shown_mask(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """`text` with brackets around what is trained, packed rows told apart, and what is in them.
+    """`text` with brackets around trained tokens and borders between packed rows, and `trained`.
 
-    Also `tokens` and `trained_tokens`, how many there are; `packed_rows`, where rows were packed.
+    Also the counts `tokens` and `trained_tokens`, and `packed_rows` where rows are packed.
     """
     ids, labels = list(row["input_ids"]), list(row["labels"])
     positions = row.get("position_ids")
@@ -31,34 +31,34 @@ def shown_mask(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> di
             piece = str(tokenizer.decode([ids[at] for at in run]))
             text += bracketed(piece) if trained else piece
         parts.append(text)
-    found: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "tokens": len(ids),
         "text": _BORDER.join(parts),
         "trained": tokenizer.decode([label for label in labels if label != IGNORED]),
         "trained_tokens": sum(label != IGNORED for label in labels),
     }
     if positions is not None:
-        found["packed_rows"] = len(parts)
-    return found
+        shown["packed_rows"] = len(parts)
+    return shown
 
 
 def bracketed(text: str) -> str:
-    """Text that is trained, as it stands between text that is not."""
+    """Trained text in brackets."""
     return f"{_OPEN}{text}{_CLOSE}"
 
 
 def shown_pair(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """`text`, the source's, and `target`, with brackets around it: all of it is trained.
+    """`text` of the source, and `target` in brackets, as all of it is trained.
 
-    `tokens` and `target_tokens` say how many there are, `references` how many texts are right.
+    Also the counts `tokens` and `target_tokens`, and `references` where there are several.
     """
     ids, labels = list(row["input_ids"]), list(row["labels"])
-    found: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "tokens": len(ids),
         "text": tokenizer.decode(ids),
         "target": bracketed(str(tokenizer.decode(labels))),
         "target_tokens": len(labels),
     }
     if len(row["references"]) > 1:
-        found["references"] = len(row["references"])
-    return found
+        shown["references"] = len(row["references"])
+    return shown

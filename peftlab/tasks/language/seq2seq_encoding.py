@@ -1,9 +1,9 @@
-"""Sources and targets of an encoder-decoder, as its tokenizer writes each.
+"""Sources and targets of an encoder-decoder as token ids, with batches and model checks.
 
-Both bear the marks that the tokenizer itself puts on them (T5: `text </s>`). A source that is too
-long loses its end but not its marks. A target ends with the end token, which is trained, so that
-the model learns to stop; one that was cut has none, so that it does not learn to stop in the
-middle. The decoder reads the target moved right by one, behind the model's start token.
+Both have the tokenizer's special tokens (T5: `text </s>`). A source that is too long loses its end
+but keeps its special tokens. A target ends with the end token, which is trained, so that the model
+learns to stop; a truncated one has none, so that it does not learn to stop in the middle. The
+decoder reads the target shifted right by one, after the model's start token.
 """
 
 from __future__ import annotations
@@ -14,20 +14,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.tasks.collate import PaddingCollator
 from peftlab.tasks.encoding import IGNORED, Gathered, batches_of, token_statistics
+from peftlab.tasks.language.loss.hidden_states import base_model
 from peftlab.tasks.task import Batch, Encoded
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
-
-
-from torch import nn
-
-from peftlab.tasks.language.loss.hidden_states import base_model
 
 logger = logging.getLogger("peftlab")
 
@@ -35,15 +32,15 @@ logger = logging.getLogger("peftlab")
 def source_ids(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Ids of each text with its marks, cut to `max_length`, and how many there were before.
+    """Ids of each text with special tokens, cut to `max_length`, and the uncut lengths.
 
-    Raises `ConfigError` where the marks alone fill `max_length`.
+    Raises `ConfigError` where the special tokens alone fill `max_length`.
     """
-    marks = int(tokenizer.num_special_tokens_to_add())
-    if max_length <= marks:
+    special = int(tokenizer.num_special_tokens_to_add())
+    if max_length <= special:
         raise ConfigError(
-            f"data.max_length is {max_length}, and {marks} of a source's tokens are the "
-            f"tokenizer's own marks; set it to {marks + 1} or more."
+            f"data.max_length is {max_length}, and a source has {special} special tokens alone; "
+            f"set it to {special + 1} or more."
         )
     whole = _ids(tokenizer, list(texts))
     lengths = [len(ids) for ids in whole]
@@ -56,28 +53,28 @@ def source_ids(
 
 
 def warn_of_cut(lengths: Sequence[int], max_length: int) -> None:
-    """Say that sources which are asked lost their ends; `lengths` are those before."""
+    """Warn of truncated sources; `lengths` are the uncut ones."""
     cut = sum(length > max_length for length in lengths)
     if cut:
         logger.warning(
-            "%d of %d sources are longer than data.max_length=%d tokens and lost their ends "
+            "%d of %d sources are longer than data.max_length=%d tokens and were cut "
             "(the longest has %d)", cut, len(lengths), max_length, max(lengths),
         )  # fmt: skip
 
 
 def warn_of_short_texts(encoded: Encoded, most: int) -> None:
-    """Say that texts of `most` tokens end before one target in twenty does."""
+    """Warn where one target in twenty is longer than the `most` tokens to generate."""
     if encoded.targets is not None and encoded.targets.p95 > most:
         logger.warning(
-            "one target in twenty has %d tokens or more, and eval.generation.max_new_tokens=%d "
-            "ends what is measured before that; raise it", encoded.targets.p95, most,
+            "one target in twenty has %d tokens or more, but evaluation generates at most "
+            "eval.generation.max_new_tokens=%d; raise it", encoded.targets.p95, most,
         )  # fmt: skip
 
 
 def target_ids(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Ids of each target up to its end token, cut to `limit`, and how many there were before."""
+    """Ids of each target with its end token, cut to `limit`, and the uncut lengths."""
     end = end_token(tokenizer)
     whole = [
         ids if ids[-1:] == [end] else [*ids, end]
@@ -87,7 +84,7 @@ def target_ids(
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id that ends a target. Raises `CheckFailed` for a tokenizer that has none."""
+    """The end token's id. Raises `CheckFailed` for a tokenizer without one."""
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
         raise CheckFailed(
@@ -110,7 +107,7 @@ def encode_seq2seq(
     max_length: int,
     target_limit: int,
 ) -> Encoded:
-    """Rows of `input_ids`, `labels` and `references`, all texts that would have been right."""
+    """Rows of `input_ids`, `labels` and `references`, all correct texts of a row."""
     gathered = Gathered()
     lengths: list[int] = []
     trained = unknown = 0
@@ -136,8 +133,8 @@ def encode_seq2seq(
         unknown += sum(ids.count(tokenizer.unk_token_id) for ids in labels)
     if unknown:
         logger.warning(
-            "%d of %d target tokens are %s: the tokenizer has no piece for what stands there, and "
-            "the model cannot write it", unknown, trained, tokenizer.unk_token,
+            "%d of %d target tokens are %s: the vocabulary lacks the text at these places, and the "
+            "model cannot generate it", unknown, trained, tokenizer.unk_token,
         )  # fmt: skip
     targets = token_statistics(
         lengths, rows=len(lengths), truncated=sum(length > target_limit for length in lengths),
@@ -150,8 +147,8 @@ def encode_seq2seq(
 class Seq2SeqCollator:
     """Rows to `input_ids`, `attention_mask` [B, S], `labels`, `decoder_input_ids` [B, T].
 
-    Labels are padded with -100. `decoder_input_ids` are the labels moved right by one, behind
-    `start`, and padded with `pad_id`. `tokens` [B] counts what is read and what is written.
+    Labels are padded with -100. `decoder_input_ids` are `start` and the labels shifted right by
+    one, padded with `pad_id`. `tokens` [B] counts tokens of source and target.
     """
 
     pad_id: int
@@ -165,28 +162,28 @@ class Seq2SeqCollator:
             batch_first=True, padding_value=IGNORED,
         )  # fmt: skip
         before = torch.full((len(rows), 1), self.start)
-        moved = torch.cat([before, labels[:, :-1]], dim=1)
+        shifted = torch.cat([before, labels[:, :-1]], dim=1)
         batch["labels"] = labels
-        batch["decoder_input_ids"] = moved.masked_fill(moved == IGNORED, self.pad_id)
+        batch["decoder_input_ids"] = shifted.masked_fill(shifted == IGNORED, self.pad_id)
         batch["tokens"] = torch.tensor([len(row["input_ids"]) + len(row["labels"]) for row in rows])
         return batch
 
 
 def start_token(model: nn.Module) -> int:
-    """The id that the decoder is given before a target. Raises `CheckFailed` where there is none.
+    """The decoder's start token. Raises `CheckFailed` for a model without one.
 
-    As `generate` finds it: the start token of generation or of the model, else its BOS.
+    Looked up as in `generate`: the start token of generation or of the model, else its BOS.
     """
     base = base_model(model)
-    said = (
+    candidates = (
         getattr(settings, name, None)
         for name in ("decoder_start_token_id", "bos_token_id")
         for settings in (base.generation_config, base.config)
     )
-    start = next((token for token in said if isinstance(token, int)), None)
+    start = next((token for token in candidates if isinstance(token, int)), None)
     if start is None:
         raise CheckFailed(
-            f"{type(base).__name__} does not say what its decoder begins with; set "
+            f"{type(base).__name__} has no start token of its decoder; set "
             "decoder_start_token_id in its config.json (T5: the padding token's id)."
         )
     return start

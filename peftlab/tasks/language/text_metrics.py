@@ -1,7 +1,7 @@
-"""Generated texts against references: chrF and BLEU as sacreBLEU has them, ROUGE as rouge_score.
+"""Metrics of generated texts: chrF and BLEU by sacreBLEU, ROUGE by rouge_score.
 
 Each row yields numbers whose sums (chrF, BLEU) or mean (ROUGE) over a split give the metric, so
-that rows can be scored batch by batch and drawn again for an interval. All are from 0 to 100.
+that rows can be scored in batches and resampled for an interval. All range from 0 to 100.
 
 Sources: M. Popovic, chrF: character n-gram F-score for automatic MT evaluation, WMT 2015; K.
 Papineni et al., BLEU: a method for automatic evaluation of machine translation, ACL 2002; M. Post,
@@ -33,9 +33,9 @@ _CHOOSING: Mapping[str, str] = {"chrf": "chrf", "bleu": "bleu", "rouge": "rougeL
 class TextMetrics:
     """The metrics `chosen`, of chrf, bleu and rouge.
 
-    BLEU sums over the corpus and takes the reference that is nearest in length; chrF and ROUGE
-    take, row by row, the reference that fits best. ROUGE compares letters a to z and digits only:
-    of other scripts it sees nothing.
+    BLEU sums over the corpus and takes the reference nearest in length; chrF and ROUGE take the
+    best reference of each row. ROUGE compares the letters a to z and digits only and ignores other
+    scripts.
     """
 
     chosen: tuple[str, ...]
@@ -44,28 +44,28 @@ class TextMetrics:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is reported."""
+        """The names of the reported metrics."""
         return tuple(name for kind in self.chosen for name in _REPORTED[kind])
 
     @property
     def best(self) -> str | None:
-        """The metric that chooses: of the first kind."""
+        """The metric that selects checkpoints: the first kind's."""
         return _CHOOSING[self.chosen[0]] if self.chosen else None
 
     def score(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]]
     ) -> dict[str, Array]:
-        """Of each row: numbers [rows, n] to be summed for chrf and bleu, the value for rouge."""
-        found: dict[str, Array] = {}
+        """Scores of each row: counts [rows, n] to sum for chrf and bleu, values for rouge."""
+        scores: dict[str, Array] = {}
         for kind in self.chosen:
             if kind == "rouge":
-                found |= self._rouge(predictions, references)
+                scores |= self._rouge(predictions, references)
             else:
-                found[kind] = _counts(self._metric(kind), predictions, references)
-        return found
+                scores[kind] = _counts(self._metric(kind), predictions, references)
+        return scores
 
     def values(self, scores: Mapping[str, Array]) -> dict[str, float]:
-        """The metrics of all rows together."""
+        """The metrics over all rows."""
         return {
             name: float(scores[name].mean())
             if name in ROUGE
@@ -74,7 +74,7 @@ class TextMetrics:
         }
 
     def interval(self, scores: Mapping[str, Array], name: str) -> tuple[float, float]:
-        """A 95 % interval of one metric, by bootstrap over rows; corpus BLEU is computed anew."""
+        """A 95 % interval of one metric, by bootstrap over rows with corpus BLEU recomputed."""
         rows = scores[name]
         if name in ROUGE:
             return intervals.ratio_interval(rows, np.ones(len(rows)))
@@ -88,7 +88,7 @@ class TextMetrics:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
 
-        # `force`: no warning where texts look as if they were cut into words before.
+        # `force`: no warning where texts look tokenised.
         return CHRF() if kind == "chrf" else BLEU(tokenize=self.bleu_tokenizer, force=True)
 
     def _rouge(
@@ -108,9 +108,9 @@ class TextMetrics:
 def _counts(
     metric: Metric, predictions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> Array:
-    """What sacreBLEU counts in each row, [rows, n]; it sums these for its own corpus scores."""
+    """sacreBLEU's counts of each row, [rows, n]; it sums these for corpus scores."""
     most = max(map(len, references))
-    # As streams, one of first references, one of second, ...: rows with fewer have None there.
+    # One stream of first references, one of second, ...; None where a row has fewer.
     streams = [[known[i] if i < len(known) else None for known in references] for i in range(most)]
     counts = metric._extract_corpus_statistics(list(predictions), streams)  # type: ignore[arg-type]
     return np.asarray(counts, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""How well numbers follow numbers, over all rows or over resamples of them."""
+"""Correlation and r2 of predictions with labels, over all rows or over resamples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Array = NDArray[Any]
 
 
 def pearson(x: Array, y: Array, weights: Array | None = None) -> Array:
-    """Pearson's correlation of `x` and `y` [rows], each row as often as `weights` [..., rows] says.
+    """Pearson's correlation of `x` and `y` [rows], rows counted by `weights` [..., rows].
 
-    0 where either side is constant: what does not vary follows nothing.
+    0 where either side is constant.
     """
     w = np.ones(len(x)) if weights is None else weights
     total = np.maximum(w.sum(axis=-1), 1e-12)
@@ -25,19 +25,19 @@ def pearson(x: Array, y: Array, weights: Array | None = None) -> Array:
     covariance = w @ (x * y) / total - mean_x * mean_y
     floor = 1e-24 * np.maximum((x * x).max(initial=0.0) * (y * y).max(initial=0.0), 1e-300)
     scale = variance_x * variance_y
-    found = np.where(scale > floor, covariance / np.sqrt(np.maximum(scale, 1e-300)), 0.0)
-    return np.clip(found, -1.0, 1.0)
+    correlation = np.where(scale > floor, covariance / np.sqrt(np.maximum(scale, 1e-300)), 0.0)
+    return np.clip(correlation, -1.0, 1.0)
 
 
 def ranks(values: Array) -> Array:
-    """Ranks from 1 of `values` [rows]; equal ones share the mean of theirs."""
+    """Ranks of `values` [rows], from 1; equal values share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return np.asarray((last - (counts - 1) / 2)[inverse], dtype=np.float64)
 
 
 def r2(prediction: Array, truth: Array, weights: Array | None = None) -> Array:
-    """1 minus the squared error's share of the variance of `truth`; 0 where that does not vary."""
+    """Coefficient of determination; 0 where `truth` is constant."""
     w = np.ones(len(truth)) if weights is None else weights
     total = np.maximum(w.sum(axis=-1), 1e-12)
     error = w @ (prediction - truth) ** 2 / total

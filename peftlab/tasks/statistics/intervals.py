@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 RESAMPLES = 1000
 _SEED = 20_240_607
 _NORMAL_95 = 1.959964
-"""The normal distribution has 95 % within so many standard deviations."""
+"""The normal distribution's 97.5 % quantile."""
 _ELEMENTS_AT_ONCE = 4_000_000
 
 Array = NDArray[Any]
@@ -21,7 +21,7 @@ Array = NDArray[Any]
 def ratio_interval(
     numerator: Array, denominator: Array, transform: Callable[[Array], Array] = np.asarray
 ) -> tuple[float, float]:
-    """Of `transform(sum(numerator) / sum(denominator))`; both of shape [rows]."""
+    """For `transform(sum(numerator) / sum(denominator))`; both of shape [rows]."""
     generator = np.random.default_rng(_SEED)
     rows = len(numerator)
     at_once = max(1, _ELEMENTS_AT_ONCE // max(rows, 1))
@@ -34,7 +34,7 @@ def ratio_interval(
 
 
 def share_interval(hits: int, rows: int) -> tuple[float, float]:
-    """Of a share `hits / rows`, by Wilson's score.
+    """For a share `hits / rows`, by Wilson's score.
 
     Unlike the bootstrap it keeps its width where every row was right, and on few rows.
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference,
@@ -49,10 +49,10 @@ def share_interval(hits: int, rows: int) -> tuple[float, float]:
 def confusion_interval(
     labels: Array, predictions: Array, metric: Callable[[Array], Array]
 ) -> tuple[float, float]:
-    """Of a metric of confusion counts; `metric` takes [resamples, classes, classes].
+    """For a metric of confusion counts; `metric` takes [resamples, classes, classes].
 
-    Drawing rows with replacement is drawing the cells of the confusion matrix from a multinomial,
-    which costs nothing per row.
+    Resampling rows is equivalent to drawing the confusion matrix from a multinomial, at a cost that
+    does not grow with the rows.
     """
     classes = int(max(labels.max(), predictions.max())) + 1
     cells, counts = np.unique(labels * classes + predictions, return_counts=True)
@@ -68,7 +68,7 @@ def confusion_interval(
 
 
 def f1_macro(confusion: Array) -> Array:
-    """Mean F1 over the classes that occur as a label or an answer, as scikit-learn has it."""
+    """Mean F1 over the classes that occur as label or prediction, as in scikit-learn."""
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     either = confusion.sum(axis=1) + confusion.sum(axis=2)
     f1 = 2 * hits / np.maximum(either, 1)
@@ -76,7 +76,7 @@ def f1_macro(confusion: Array) -> Array:
 
 
 def weighted_interval(rows: int, metric: Callable[[Array], Array]) -> tuple[float, float]:
-    """Of a metric of weighted rows; `metric` takes weights [resamples, rows], counts of draws."""
+    """For a metric of weighted rows; `metric` takes counts of draws [resamples, rows]."""
     generator = np.random.default_rng(_SEED)
     at_once = max(1, _ELEMENTS_AT_ONCE // max(rows, 1))
     values = []

@@ -1,4 +1,4 @@
-"""Tagged rows as windows of ids, and windows' scores as tagged rows again."""
+"""Tagged rows split into windows of ids, and the windows' scores joined into rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EncodedTags:
-    """Columns of encoded rows, and how long the rows were before they were parted."""
+    """Columns of encoded windows, and the lengths of their whole rows."""
 
     columns: dict[str, list[Any]]
     lengths: list[int]
@@ -38,7 +38,7 @@ def encoded_rows(
     which: Literal["first", "last"],
     first_row: int,
 ) -> EncodedTags:
-    """Ids and labels of the rows' windows, with `row`, `words` and `unread` (see `encode`).
+    """Ids and labels of the rows' windows, with `row`, `words` and `unread`.
 
     Without `tags` each label is 0. `lengths` has one entry a window: the whole row's length.
     """
@@ -46,23 +46,23 @@ def encoded_rows(
     room = max_length - frame.size
     if room < 1:
         raise ConfigError(
-            f"data.max_length is {max_length}, which the {frame.size} special tokens of each row "
-            "fill; raise it."
+            f"data.max_length is {max_length}, but each row has {frame.size} special tokens and "
+            "needs room for one more; raise it."
         )
     shared = shared_tokens(stride, room, auto=4)
     names = ["input_ids", "labels", "row", "words", "unread"]
     names += ["token_type_ids"] if frame.types is not None else []
-    found = EncodedTags({name: [] for name in names}, [])
+    encoded = EncodedTags({name: [] for name in names}, [])
     read = pieces_of_words(tokenizer, [words.words for words in rows])
     for number, (words, (ids, of_piece)) in enumerate(zip(rows, read, strict=True)):
         count = len(words.words)
         labels = [0] * count if tags is None else tags[number]
-        bearers = tagged_pieces(of_piece, count, which)
-        word_at = {piece: word for word, piece in enumerate(bearers) if piece is not None}
-        unread = [[w, labels[w]] for w, piece in enumerate(bearers) if piece is None]
+        tagged = tagged_pieces(of_piece, count, which)
+        word_at = {piece: word for word, piece in enumerate(tagged) if piece is not None}
+        unread = [[w, labels[w]] for w, piece in enumerate(tagged) if piece is None]
         spans = windows(len(ids), room, shared)
         owner = owners(len(ids), spans)
-        if not ids and frame.size == 0:  # a model must be given something
+        if not ids and frame.size == 0:  # the model needs at least one token
             ids, spans = [tokenizer.eos_token_id or 0], [(0, 1)]
         for index, (start, end) in enumerate(spans):
             owned = [p for p in range(start, end) if p in word_at and owner[p] == index]
@@ -77,14 +77,14 @@ def encoded_rows(
                 "unread": json.dumps(unread) if unread and index == 0 else "",
             }
             for name, value in columns.items():
-                found.columns[name].append(value)
-            found.lengths.append(len(ids) + frame.size)
-    return found
+                encoded.columns[name].append(value)
+            encoded.lengths.append(len(ids) + frame.size)
+    return encoded
 
 
 @dataclass(frozen=True, slots=True)
 class TagRows:
-    """Tags by number of whole rows: true, and predicted; -1 where nothing was predicted."""
+    """Tag indices of whole rows, true and predicted; -1: nothing was predicted."""
 
     labels: list[list[int]]
     predictions: list[list[int]]
@@ -93,9 +93,9 @@ class TagRows:
     def scores(
         labels: torch.Tensor, predictions: torch.Tensor, batch: Batch, *, unread: int
     ) -> RowScores:
-        """Of a batch of windows [B, T]: `tagged`, objects [B] of (word, true, predicted).
+        """Scores of a batch of windows [B, T]; `tagged` [B] lists (word, true, predicted).
 
-        `unread` is predicted for words without a piece.
+        `unread` is the prediction for words without tokens.
         """
         tagged = np.empty(len(labels), dtype=object)
         items = np.zeros(len(labels), dtype=np.int64)
@@ -110,7 +110,7 @@ class TagRows:
         return {"items": items, "row": batch["row"].cpu().numpy(), "tagged": tagged}
 
     def whole_scores(self) -> RowScores:
-        """These rows as scores, each in one window."""
+        """These rows as scores, one window each."""
         tagged = np.empty(len(self.labels), dtype=object)
         for i, (label, prediction) in enumerate(zip(self.labels, self.predictions, strict=True)):
             tagged[i] = list(zip(range(len(label)), label, prediction, strict=True))
@@ -119,7 +119,7 @@ class TagRows:
 
     @classmethod
     def joined(cls, scores: RowScores) -> TagRows:
-        """Windows' scores as rows, the words in order."""
+        """Rows joined from their windows' scores, the words in order."""
         rows: dict[int, list[tuple[int, int, int]]] = {}
         for row, tagged in zip(scores["row"].tolist(), scores["tagged"], strict=True):
             rows.setdefault(row, []).extend(tuple(word) for word in tagged)
@@ -130,7 +130,7 @@ class TagRows:
         )
 
     def right(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """How many words of each row are tagged right, and how many there are: [rows] each."""
+        """Correctly tagged words and all words of each row: [rows] each."""
         pairs = list(zip(self.labels, self.predictions, strict=True))
         hits = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in pairs]
         return np.asarray(hits), np.asarray([len(label) for label, _ in pairs])

@@ -1,4 +1,4 @@
-"""Spans in a row of tags, counted as seqeval does, and what is measured of them."""
+"""Spans in tagged rows, counted as seqeval does, and their metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Span = tuple[str, int, int]
 def has_spans(tags: Sequence[str], scheme: str, origin: str) -> bool:
     """Whether tags mark spans by prefixes; `scheme` is auto, spans or plain.
 
-    Raises `DataError` where spans are asked for, or meant by most tags, and a tag has no prefix.
+    Raises `DataError` where tags mark spans by option or by their prefixes, and one has no prefix.
     """
     named = [tag for tag in tags if tag != OUTSIDE]
     odd = [tag for tag in named if not _PREFIXED.fullmatch(tag)]
@@ -61,7 +61,7 @@ def span_types(tags: Sequence[str], *, prefixed: bool) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SpanCounts:
-    """Spans found, predicted and true, of each row and type: [rows, types] each."""
+    """Correct (`hits`), predicted and true spans of each row and type: [rows, types] each."""
 
     types: tuple[str, ...]
     hits: NDArray[Any]
@@ -73,7 +73,7 @@ class SpanCounts:
         cls, labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]],
         types: tuple[str, ...], *, prefixed: bool,
     ) -> SpanCounts:  # fmt: skip
-        """Count row by row; a span is found where type, first and last word agree."""
+        """Count row by row; a predicted span is correct where type, first and last word agree."""
         at = {kind: index for index, kind in enumerate(types)}
         counts = np.zeros((3, len(labels), len(types)), dtype=np.int64)
         for row, (label, prediction) in enumerate(zip(labels, predictions, strict=True)):
@@ -87,7 +87,7 @@ class SpanCounts:
     def metrics(self) -> dict[str, float]:
         """precision, recall and f1 over all spans; f1_macro over types; the f1 of each type.
 
-        As in seqeval with zero_division=0, types that occur in neither side left out.
+        As in seqeval with zero_division=0, without types that occur on neither side.
         """
         hits, predicted, true = (
             counts.sum(axis=0) for counts in (self.hits, self.predicted, self.true)

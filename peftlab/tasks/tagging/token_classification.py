@@ -1,4 +1,4 @@
-"""Token classification: a tag for each word, and the spans that tags mark."""
+"""Token classification: a tag for each word, and the spans that the tags mark."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenClassification(Task):
-    """Cross-entropy over `tags` at one piece of each word.
+    """Cross-entropy over `tags` at one token of each word.
 
-    A row that is too long is read in windows, each word's tag in the window that sees most around
-    it: no word is cut off, in training or after. `prefixed` tags mark spans.
+    Long rows are split into windows. A word's tag counts in the window with the most context around
+    it, so no word is cut off. `prefixed` tags mark spans.
     """
 
     options: ClassVar[type[TokenClassificationOptions]] = TokenClassificationOptions
@@ -56,7 +56,7 @@ class TokenClassification(Task):
     def from_splits(cls, splits: Splits, options: TokenClassificationOptions) -> Self:
         tags = splits.label_names
         if tags is None or len(tags) < 2:
-            raise DataError(f"{splits.origin}: tagging needs tags, of two kinds at least.")
+            raise DataError(f"{splits.origin}: tagging needs at least two different tags.")
         prefixed = has_spans(tags, options.scheme, splits.origin)
         weights = None
         if options.class_weights is not None:
@@ -91,23 +91,25 @@ class TokenClassification(Task):
         max_length: int,
         packing: bool,
     ) -> Encoded:
-        """One row or more for each: `row` says whose, `words` which word a labelled piece is of.
+        """One or more windows per row, with the row's number and the labelled tokens' words.
 
-        `unread` is, with the first of them, what no piece can bear: JSON of [word, tag] pairs.
+        `unread`, in a row's first window, is JSON of the [word, tag] pairs of words without tokens.
         """
         gathered = Gathered()
         done = 0
         for batch in batches_of(rows):
             tags = [[self._index(tag) for tag in row] for row in batch["tags"]]
-            found = encoded_rows(
+            encoded = encoded_rows(
                 [Words.joined(words) for words in batch["tokens"]], tags, tokenizer,
                 max_length=max_length, stride=self.stride, which=self.label_piece, first_row=done,
             )  # fmt: skip
             done += len(tags)
-            trained = sum(label != IGNORED for row in found.columns["labels"] for label in row)
-            gathered.add(found.columns, whole_lengths=found.lengths, truncated=0, trained=trained)
+            trained = sum(label != IGNORED for row in encoded.columns["labels"] for label in row)
+            gathered.add(
+                encoded.columns, whole_lengths=encoded.lengths, truncated=0, trained=trained
+            )
         if gathered.trained == 0:
-            raise DataError("the tokenizer makes no piece of any word: every label is masked.")
+            raise DataError("the tokenizer produces no token for any word: every label is masked.")
         return gathered.encoded()
 
     def _index(self, tag: str) -> int:
@@ -115,11 +117,11 @@ class TokenClassification(Task):
             return self.tags.index(tag)
         except ValueError:
             known = ", ".join(self.tags[:20])
-            raise DataError(f"tag {tag!r} is not one the task knows ({known}).") from None
+            raise DataError(f"tag {tag!r} is unknown; the task has {known}.") from None
 
     @property
     def _outside(self) -> int:
-        """The number of `O`; -1 where the data has no such tag."""
+        """The index of `O`; -1 where the data has no such tag."""
         return self.tags.index(OUTSIDE) if OUTSIDE in self.tags else -1
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Batch]], Batch]:
@@ -130,7 +132,7 @@ class TokenClassification(Task):
         return logits.float()
 
     def _losses(self, logits: torch.Tensor, labels: torch.Tensor, weighted: bool) -> torch.Tensor:
-        """Of each position [B, T], zero where there is no label."""
+        """The loss of each position [B, T], zero without a label."""
         weights = self.weights if weighted else None
         weight = None if weights is None else torch.tensor(weights, device=logits.device)
         return F.cross_entropy(
@@ -146,7 +148,7 @@ class TokenClassification(Task):
 
     @torch.no_grad()
     def score(self, model: nn.Module, batch: Batch) -> RowScores:
-        """Words, tags and predictions of each encoded row; `loss` is summed, and not weighted."""
+        """Words, tags and predictions of each window; `loss` is a sum, not weighted by class."""
         logits = self._logits(model, batch)
         labels = batch["labels"].to(logits.device)
         losses = self._losses(logits, labels, weighted=False).sum(dim=1)
@@ -155,7 +157,7 @@ class TokenClassification(Task):
         return {"loss": losses.cpu().double().numpy(), **rows}
 
     def metrics(self, scores: RowScores) -> dict[str, float]:
-        """Spans over whole rows, by seqeval's definition; accuracy over words."""
+        """Span metrics over whole rows as seqeval defines them; accuracy over words."""
         rows = TagRows.joined(scores)
         hits, words = rows.right()
         return {
@@ -206,7 +208,7 @@ class TokenClassification(Task):
         return "tokens"
 
     def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """The pieces that bear a tag, each with it."""
+        """`trained` lists the labelled tokens with their tags."""
         shown = Task.preview(self, row, tokenizer)
         shown["trained"] = " ".join(
             f"{str(tokenizer.decode([index])).strip()}/{self.tags[label]}"
@@ -216,18 +218,18 @@ class TokenClassification(Task):
         return shown
 
     def answer_text(self, answer: Mapping[str, Any]) -> str:
-        found = answer["entities"]
-        if not found:
+        entities = answer["entities"]
+        if not entities:
             return "no entities"
-        return ", ".join(f"{e['text']} ({e['type']} {e['score']:.3g})" for e in found)
+        return ", ".join(f"{e['text']} ({e['type']} {e['score']:.3g})" for e in entities)
 
     def _answers(
         self, rows: Sequence[Mapping[str, Any]], predictor: Predictor
     ) -> list[dict[str, Any]]:
         """`entities` with text, type, characters start to end and score; `tokens` and their `tags`.
 
-        Tokens are as given, or a text's words between white space. The score of a span is the mean
-        probability of its words' tags. A word that the tokenizer makes nothing of is `O`.
+        Tokens are those given, or a text's words separated by white space. The score of a span is
+        the mean probability of its words' tags. A word without tokens is `O`.
         """
         read = [_words(row, number) for number, row in enumerate(rows, start=1)]
         encoded = encoded_rows(
@@ -264,6 +266,5 @@ def _words(row: Mapping[str, Any], number: int) -> Words:
     if isinstance(given, list) and given and all(isinstance(w, str) and w.strip() for w in given):
         return Words.joined(given)
     raise DataError(
-        f"row {number} to predict has no 'tokens': a text, or a list of words none of which is "
-        "empty."
+        f"row {number} to predict has no 'tokens': give a text, or a list of non-empty words."
     )

@@ -1,4 +1,4 @@
-"""Words and the pieces a tokenizer makes of them: which piece bears the word's tag."""
+"""Words and their tokens: which token of a word carries its tag."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Characters = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Words of a row with the text they stand in, and the characters of it that each is."""
+    """The words of a row, the text that contains them, and their character spans in it."""
 
     text: str
     words: tuple[str, ...]
@@ -23,14 +23,14 @@ class Words:
 
     @classmethod
     def joined(cls, words: Sequence[str]) -> Words:
-        """Words that were given as a list, joined by spaces."""
+        """A list of words, joined by spaces."""
         starts = accumulate((len(word) + 1 for word in words), initial=0)
         places = tuple((s, s + len(word)) for s, word in zip(starts, words, strict=False))
         return cls(" ".join(words), tuple(words), places)
 
     @classmethod
     def split(cls, text: str) -> Words:
-        """The words of a text, which white space parts."""
+        """The words of a text, separated by white space."""
         words = text.split()
         places: list[Characters] = []
         at = 0
@@ -44,11 +44,10 @@ class Words:
 def pieces_of_words(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[str]]
 ) -> list[tuple[list[int], list[int]]]:
-    """Ids of each row of words without special tokens, and the word that each id is of.
+    """Ids of each row of words without special tokens, and the word of each id.
 
-    Each word is read alone, as `is_split_into_words` has it, but with the space before it that it
-    has in running text where the tokenizer would take it for another word without. A word spelt
-    [SEP] is text.
+    Each word is tokenised alone, as with `is_split_into_words`, but with a space before it where
+    the tokenizer treats a word in running text differently. A word spelt [SEP] is text.
     """
     lead = _lead(tokenizer)
     unique = list(
@@ -56,17 +55,17 @@ def pieces_of_words(
             (lead if at else "") + word for words in rows for at, word in enumerate(words)
         )
     )
-    found = dict(zip(unique, _ids(tokenizer, unique), strict=True))
+    ids_of = dict(zip(unique, _ids(tokenizer, unique), strict=True))
     read = []
     for words in rows:
-        of_word = [found[(lead if at else "") + word] for at, word in enumerate(words)]
+        of_word = [ids_of[(lead if at else "") + word] for at, word in enumerate(words)]
         ids = [index for word in of_word for index in word]
         read.append((ids, [at for at, word in enumerate(of_word) for _ in word]))
     return read
 
 
 def _lead(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What stands before a word that is not the first."""
+    """The prefix of every word except the first."""
     running, first, spaced = _ids(tokenizer, ["it is", "it", " is"])
     return " " if running == first + spaced else ""
 
@@ -84,9 +83,9 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]
 def tagged_pieces(
     of_piece: Sequence[int], words: int, which: Literal["first", "last"]
 ) -> list[int | None]:
-    """For each word the piece that bears its tag; None for a word that no piece is made of."""
-    found: list[int | None] = [None] * words
+    """For each word the token that carries its tag; None for a word without tokens."""
+    chosen: list[int | None] = [None] * words
     for piece, word in enumerate(of_piece):
-        if which == "last" or found[word] is None:
-            found[word] = piece
-    return found
+        if which == "last" or chosen[word] is None:
+            chosen[word] = piece
+    return chosen

@@ -259,9 +259,9 @@ def test_other_refusals(tiny_checkpoint: Any, minilm: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.packing"):
         TASK.encode(rows_of(), tokenizer, max_length=32, packing=True)
     spoken = transformers.AutoTokenizer.from_pretrained(minilm)
-    with pytest.raises(DataError, match="no token of the context"):
+    with pytest.raises(DataError, match="no token for the context"):
         TASK.encode(rows_of([{**ROWS[1], "context": "\u200b\u200b "}]), spoken, max_length=32)
     _, endless = ready("gpt2", tiny_checkpoint("gpt2"))
     endless.eos_token = None
-    with pytest.raises(CheckFailed, match="neither a classification token"):
+    with pytest.raises(CheckFailed, match="neither a leading classification token"):
         QuestionFrame.of(endless)

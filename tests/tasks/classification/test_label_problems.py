@@ -239,7 +239,7 @@ def _rows(labels: list[float]) -> Any:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'d' is not one the task knows"):
+    with pytest.raises(DataError, match="label 'd' is unknown"):
         MultiLabel(NAMES).target(["a", "d"])
     rows = [{"text": "x", "label": 0.5}, {"text": "y", "label": 1.5}]
     with pytest.raises(DataError, match=r"decimal point .*set task\.problem=regression"):

@@ -113,7 +113,7 @@ def test_a_token_of_both_entities_bears_both_markers() -> None:
 def test_entities_without_room_or_tokens_are_refused() -> None:
     with pytest.raises(DataError, match="entities take 6 tokens"):
         SPARE.around(*by_letters("abcdefgh"), ((0, 3), (5, 8)), 9)
-    with pytest.raises(DataError, match="no token of an entity"):
+    with pytest.raises(DataError, match="no token for an entity"):
         SPARE.around([1], [(0, 1)], ((0, 1), (2, 3)), 9)
 
 

@@ -199,7 +199,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
     "no words": ([*GOOD, {"tokens": [], "tags": []}], "empty list"),
     "a word that is a number": ([*GOOD, {"tokens": [3], "tags": ["O"]}], "list of text"),
     "no tags": ([*GOOD, {"tokens": ["a"], "tags": None}], "tags"),
-    "one tag throughout": ([{"tokens": ["a"], "tags": ["O"]}] * 3, "two kinds"),
+    "one tag throughout": ([{"tokens": ["a"], "tags": ["O"]}] * 3, "two different"),
     "prefixes in part": ([*GOOD, {"tokens": ["a"], "tags": ["WHO"]}], "'WHO' has no prefix"),
 }
 
@@ -216,9 +216,9 @@ def test_bad_rows_are_refused(case: str, tmp_path: Path) -> None:
 
 def test_other_refusals(tiny_checkpoint: Any, tmp_path: Path) -> None:
     model, tokenizer = ready("bert", tiny_checkpoint("bert"))
-    with pytest.raises(DataError, match=r"tag 'B-when' is not one the task knows \(O, B-who"):
+    with pytest.raises(DataError, match=r"tag 'B-when' is unknown; the task has O, B-who"):
         TASK.encode(rows_of([(["a"], ["B-when"])]), tokenizer, max_length=8)
-    with pytest.raises(ConfigError, match="max_length is 2, which the 2 special tokens"):
+    with pytest.raises(ConfigError, match="max_length is 2, but each row has 2 special tokens"):
         TASK.encode(rows_of(), tokenizer, max_length=2)
     with pytest.raises(ConfigError, match=r"task\.stride is 8"):
         TokenClassification(TASK.tags, True, stride=8).encode(rows_of(), tokenizer, max_length=10)

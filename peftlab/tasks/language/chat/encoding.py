@@ -1,9 +1,9 @@
 """Token ids and labels of conversations.
 
-A conversation that is too long loses its oldest turns first, a system turn in front excepted, as it
-would when it is served: always up to a turn of the user. What is left when the last exchange alone
-is too long is cut at its end, without the token that ends the turn; where its prompt alone leaves
-no room, the row is left out. Each of these is counted as truncated.
+A conversation that is too long loses its oldest exchanges first, except a leading system turn, as
+in serving; the rest begins with a user turn. Where the last exchange alone is too long, its end is
+cut, with the token that ends the turn; where its prompt alone leaves no room, the row is dropped.
+All of these rows count as truncated.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("peftlab")
 
 LossOn = Literal["completion", "assistant", "all"]
-"""completion: the last answer, or all of the completion where rows are prompt and completion."""
+"""completion: the last answer, or the whole completion where rows have prompt and completion."""
 
 _NAMED_ROWS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """Messages, and of each whether the model learns to say it."""
+    """Messages, and whether each is trained."""
 
     messages: tuple[Message, ...]
     trained: tuple[bool, ...]
@@ -55,19 +55,19 @@ class Chat:
         loss_on: LossOn,
         system: str | None,
     ) -> Chat:
-        """`prompt_messages`: how many are the prompt; 0 where rows do not say.
+        """`prompt_messages`: how many messages are the prompt; 0 where rows do not say.
 
-        Raises `Unrenderable` where nothing would be learnt.
+        Raises `Unrenderable` where no message would be trained.
         """
         answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if loss_on == "completion":
-            asked = [i for i in answers if i >= prompt_messages]
-            answers = asked if prompt_messages else answers[-1:]
+            completion = [i for i in answers if i >= prompt_messages]
+            answers = completion if prompt_messages else answers[-1:]
         chat = cls(tuple(messages), tuple(i in answers for i in range(len(messages))))
         if loss_on != "all":
             if not answers:
-                raise Unrenderable("there is no turn of the assistant to learn")
-            # Nothing is learnt of what comes after the last answer.
+                raise Unrenderable("it has no assistant turn to train on")
+            # Nothing after the last answer is trained.
             chat = cls(chat.messages[: answers[-1] + 1], chat.trained[: answers[-1] + 1])
         if system is None or messages[0]["role"] == "system":
             return chat
@@ -75,9 +75,9 @@ class Chat:
         return cls((first, *chat.messages), (False, *chat.trained))
 
     def shortened(self) -> Chat | None:
-        """Without its oldest exchange; None where only one is left, or nothing to learn."""
+        """Without its oldest exchange; None where one is left, or nothing would be trained."""
         kept = int(self.messages[0]["role"] == "system")
-        users = [i for i in range(kept + 1, len(self.messages)) if self._asks(i)]
+        users = [i for i in range(kept + 1, len(self.messages)) if self._is_user(i)]
         if not users or not any(self.trained[users[0] :]):
             return None
         return Chat(
@@ -85,13 +85,13 @@ class Chat:
             self.trained[:kept] + self.trained[users[0] :],
         )
 
-    def _asks(self, index: int) -> bool:
+    def _is_user(self, index: int) -> bool:
         return self.messages[index]["role"] == "user"
 
 
 @dataclass(slots=True)
 class _Refused:
-    """Why rows cannot be rendered, with the first rows of each reason."""
+    """The reasons why rows cannot be rendered, with the first rows of each."""
 
     rows: Counter[str] = field(default_factory=Counter)
     first: dict[str, list[int]] = field(default_factory=dict)
@@ -126,7 +126,7 @@ def encode_chats(
     loss_on: LossOn,
     system: str | None,
 ) -> Encoded:
-    """Rows of `messages` and `prompt_messages`. Raises `DataError` for what cannot be rendered."""
+    """Rows of `messages` and `prompt_messages`. Raises `DataError` for unrenderable rows."""
     gathered, refused = Gathered(), _Refused()
     dropped = first = 0
     for batch in batches_of(rows):
@@ -144,16 +144,16 @@ def encode_chats(
             except Unrenderable as error:
                 refused.add(str(error), number)
         first += len(counts)
-        found = _encode(tokenizer, chats, rendered, max_length, loss_on)
-        add_rows(gathered, [row for row in found if row.ids], max_length)
-        lost = [row.whole_length for row in found if not row.ids]
+        encoded = _encode(tokenizer, chats, rendered, max_length, loss_on)
+        add_rows(gathered, [row for row in encoded if row.ids], max_length)
+        lost = [row.whole_length for row in encoded if not row.ids]
         gathered.leave_out(lost)
         dropped += len(lost)
     refused.raise_any(_ADVICE)
     if dropped:
         logger.warning(
-            "%d of %d conversations are left out: the last question alone leaves an answer no room "
-            "in data.max_length=%d", dropped, len(rows), max_length,
+            "%d of %d conversations are dropped: the last question alone leaves no room for an "
+            "answer in data.max_length=%d", dropped, len(rows), max_length,
         )  # fmt: skip
     return finished(gathered, max_length)
 
@@ -165,7 +165,7 @@ def _encode(
     max_length: int,
     loss_on: LossOn,
 ) -> list[Row]:
-    """A batch; rows without ids for what has no room."""
+    """Encode a batch; rows that do not fit have no ids."""
     rows = []
     for chat, text, tokens in zip(chats, rendered, tokenise(tokenizer, rendered), strict=True):
         row = _row(tokens, loss_on, tokenizer.eos_token_id if text.open else None)
@@ -178,7 +178,7 @@ def _encode(
 def _fitted(
     tokenizer: PreTrainedTokenizerBase, chat: Chat, max_length: int, loss_on: LossOn
 ) -> Row:
-    """A conversation that is too long, shortened and cut; no ids where no answer has room."""
+    """A long conversation shortened and cut; no ids where no answer fits."""
     row = Row([], [], 0)
     shorter: Chat | None = chat
     while shorter is not None:
@@ -195,7 +195,7 @@ def _fitted(
 
 
 def _row(tokens: Tokens, loss_on: LossOn, end: int | None) -> Row:
-    """Ids and labels; `end` follows where the template ends a turn with no token of its own."""
+    """Ids and labels; `end` is appended where the template ends turns without a token."""
     ids = tokens.ids
     if loss_on == "all":
         ids = ids if end is None else [*ids, end]
@@ -217,11 +217,11 @@ def chat_prompt_ids(
     *,
     system: str | None,
 ) -> list[list[int]]:
-    """The ids at which the model goes on, as training had them, in at most `room` tokens.
+    """Prompt ids of conversations, as in training, in at most `room` tokens.
 
-    Answers at the end of a conversation are not given to the model: it is asked for them. Raises
-    `DataError` for a conversation that no one else began, that the template refuses, or whose last
-    question is longer than `room`.
+    Trailing assistant turns are dropped, as the model generates them. Raises `DataError` for a
+    conversation without another speaker, that the template refuses, or whose last question is
+    longer than `room`.
     """
     return [
         _prompt_ids(tokenizer, messages, room, system, number)
@@ -236,12 +236,12 @@ def _prompt_ids(
     system: str | None,
     number: int,
 ) -> list[int]:
-    asked = list(messages)
-    while asked and asked[-1]["role"] == "assistant":
-        asked.pop()
-    if not asked or asked[-1]["role"] == "system":
-        raise DataError(f"row {number} to predict: the conversation asks the assistant nothing.")
-    chat = Chat.of(asked, 0, loss_on="all", system=system)
+    prompt_turns = list(messages)
+    while prompt_turns and prompt_turns[-1]["role"] == "assistant":
+        prompt_turns.pop()
+    if not prompt_turns or prompt_turns[-1]["role"] == "system":
+        raise DataError(f"row {number} to predict: the conversation has no turn to answer.")
+    chat = Chat.of(prompt_turns, 0, loss_on="all", system=system)
     shorter: Chat | None = replace(chat, trained=(True,) * len(chat.messages))
     ids: list[int] = []
     while shorter is not None:
@@ -254,6 +254,6 @@ def _prompt_ids(
             return ids
         shorter = shorter.shortened()
     raise DataError(
-        f"row {number} to predict: its last question takes {len(ids)} tokens, and there is room "
-        f"for {room}; shorten it, or choose fewer eval.generation.max_new_tokens."
+        f"row {number} to predict: its last question takes {len(ids)} tokens, but {room} fit; "
+        "shorten it, or lower eval.generation.max_new_tokens."
     )

@@ -1,7 +1,7 @@
 """Conversations as text: the tokenizer's own chat template, or a plain one where it has none.
 
-The text is always tokenised without special tokens added, so that what stands in the template is
-all there is: a template that begins with BOS is not given a second one.
+The text is always tokenised without adding special tokens: a template that begins with BOS does not
+get a second one.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class Unrenderable(Exception):
-    """Why a template does not take a conversation, or gives what cannot be trained on."""
+    """The reason why a template refuses a conversation, or renders it unfit for training."""
 
 
 def default_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template of a tokenizer without one; it needs no token that is not there.
+    """A template for a tokenizer without one, from tokens that its vocabulary has.
 
-    ChatML where the vocabulary has its two marks. Else a heading for each turn, `### User:` and so
-    on, with the end token after what the assistant says. BOS in front where the tokenizer puts one.
-    Raises `CheckFailed` for a tokenizer with neither marks nor end token.
+    ChatML where the vocabulary has its two special tokens. Else a heading for each turn, such as
+    `### User:`, and the end token after assistant turns. BOS in front where the tokenizer adds one.
+    Raises `CheckFailed` for a tokenizer with neither ChatML tokens nor an end token.
     """
     start = "{{ bos_token }}" if Marks.of(tokenizer).start else ""
     if tokenizer.get_added_vocab().keys() >= {"<|im_start|>", "<|im_end|>"}:
         return start + _CHATML
     if tokenizer.eos_token is None:
         raise CheckFailed(
-            f"{tokenizer.name_or_path}: the tokenizer has no chat template, and no end token by "
-            "which a plain one could end a turn; set tokenizer.eos_token, or task.chat_template to "
+            f"{tokenizer.name_or_path}: the tokenizer has no chat template, and no end token to "
+            "end turns of a plain one; set tokenizer.eos_token, or task.chat_template to "
             "the file of a template."
         )
     return start + _HEADINGS
@@ -67,25 +67,25 @@ def default_template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The tokenizer's template; of several the one called default."""
-    found: Any = tokenizer.chat_template
-    if isinstance(found, Mapping):
-        found = found.get("default")
-    return found if isinstance(found, str) else None
+    template: Any = tokenizer.chat_template
+    if isinstance(template, Mapping):
+        template = template.get("default")
+    return template if isinstance(template, str) else None
 
 
 def dated(template: str) -> str:
-    """The template with today's date in it where it asks for the date of the day.
+    """The template with today's date in place of calls for the current date.
 
-    Else a prompt would be another one every day, and none what was trained.
+    Otherwise prompts would change every day and differ from those of training.
     """
-    found, count = _TODAY.subn(lambda asked: repr(datetime.now().strftime(asked[2])), template)
+    fixed, count = _TODAY.subn(lambda call: repr(datetime.now().strftime(call[2])), template)
     if count:
-        logger.info("the chat template asks for the date: today's is kept with the run")
-    return found
+        logger.info("the chat template reads the current date: today's is saved with the run")
+    return fixed
 
 
 def read_template(file: str) -> str:
-    """A template from a file. Raises `ConfigError` where it cannot be read or is none."""
+    """A template from a file. Raises `ConfigError` where it is unreadable or no chat template."""
     import jinja2
 
     try:
@@ -94,21 +94,23 @@ def read_template(file: str) -> str:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"task.chat_template: {file} cannot be read: {reason}.") from None
     try:
-        # The tag is an extension of Transformers; what it encloses is plain Jinja.
+        # The generation tag is an extension of Transformers; its content is plain Jinja.
         jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
             re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text)
         )
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(
-            f"task.chat_template: {file}:{error.lineno} is no Jinja template: {error.message}."
+            f"task.chat_template: {file}:{error.lineno} is not a Jinja template: {error.message}."
         ) from None
     if "messages" not in text:
-        raise ConfigError(f"task.chat_template: {file} is no chat template: it reads no messages.")
+        raise ConfigError(
+            f"task.chat_template: {file} is not a chat template: it reads no messages."
+        )
     return text
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, prompt: bool) -> str:
-    """The conversation as text; `prompt`: up to where the assistant goes on.
+    """The conversation as text; `prompt`: with the generation prompt at its end.
 
     Raises `Unrenderable` where the template refuses the conversation.
     """
@@ -126,22 +128,22 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, p
 
 
 def check_rendered(text: str, messages: Sequence[Message]) -> None:
-    """Raise `Unrenderable` where the template left out what someone else than the model said."""
+    """Raise `Unrenderable` where the template omits or changes a turn of another speaker."""
     for number, message in enumerate(messages, start=1):
-        # Some templates leave earlier thoughts of the model out, and should.
+        # Some templates rightly omit earlier reasoning of the model.
         if message["role"] != "assistant" and message["content"].strip() not in text:
             raise Unrenderable(
-                f"the chat template leaves out turn {number}, of role {message['role']!r}, or "
-                "changes what it says"
+                f"the chat template omits turn {number}, of role {message['role']!r}, or changes "
+                "its text"
             )
 
 
 def generation_spans(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
 ) -> list[tuple[int, int]] | None:
-    """What the template itself marks as the assistant's, as characters; None if it marks nothing.
+    """The character spans of the template's generation blocks; None if it has none.
 
-    Raises `Unrenderable` where it marks another number of turns than there are.
+    Raises `Unrenderable` where their number differs from that of assistant turns.
     """
     template = own_template(tokenizer)
     if template is None or not _GENERATION.search(template):
@@ -159,6 +161,6 @@ def generation_spans(
     answers = sum(message["role"] == "assistant" for message in messages)
     if len(spans) != answers:
         raise Unrenderable(
-            f"the chat template marks {len(spans)} generations for {answers} turns of the assistant"
+            f"the chat template marks {len(spans)} generations for {answers} assistant turns"
         )
     return spans

@@ -1,9 +1,9 @@
-"""Where the assistant's turns begin and end in a rendered conversation, and its token ids.
+"""The positions of assistant turns in a rendered conversation, and its token ids.
 
-A turn of the assistant begins where the prompt for it ends: at the length of the conversation
-before it, rendered with the template's generation prompt. That this text is how the whole
-conversation begins is checked, not assumed. The ids of the whole are made so that the ids of each
-such prompt are how they begin: what is trained is what is asked later.
+An assistant turn begins where its prompt ends: at the length of the conversation before it,
+rendered with the template's generation prompt. It is checked that the whole conversation starts
+with this prompt. The whole is tokenised so that its ids start with those of each prompt: training
+and generation see the same prompts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A trained turn, in characters of the text: `prompt` ends, what is trained starts and ends."""
+    """A trained turn in characters: the end of its prompt, start and end of the trained text."""
 
     prompt: int
     start: int
@@ -36,9 +36,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A conversation as text. `borders`: ends of its prompts, at which tokens are kept apart.
+    """A conversation as text. `borders`: the ends of its prompts, which no token may cross.
 
-    `open`: no token of its own ends the last turn, so that the end token must follow.
+    `open`: no special token ends the last turn, so that the end token must follow.
     """
 
     text: str
@@ -49,7 +49,7 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Ids [T] of a conversation, and of each trained turn its first position and its end."""
+    """Ids [T] of a conversation, and the first position and end of each trained turn."""
 
     ids: list[int]
     turns: tuple[tuple[int, int], ...]
@@ -58,9 +58,9 @@ class Tokens:
 def render_turns(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], trained: Sequence[bool]
 ) -> Rendered:
-    """A whole conversation. `trained` says of each message whether the model learns to say it.
+    """A whole conversation; `trained`: whether each message is trained.
 
-    Raises `Unrenderable` where a prompt of a trained turn is not how the conversation begins.
+    Raises `Unrenderable` where the conversation does not start with a trained turn's prompt.
     """
     text = render(tokenizer, messages, prompt=False)
     check_rendered(text, messages)
@@ -72,7 +72,7 @@ def render_turns(
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        said = None if spans is None else spans[answers]
+        marked = None if spans is None else spans[answers]
         answers += 1
         prompt = _prefix(tokenizer, text, messages[:index], prompt=True)
         if prompt is not None:
@@ -81,18 +81,18 @@ def render_turns(
             continue
         if prompt is None:
             raise Unrenderable(
-                f"with the chat template, the prompt for turn {index + 1} is not how the whole "
-                "conversation begins, so that a model trained on it would be asked otherwise"
+                f"with the chat template, the whole conversation does not start with the prompt of "
+                f"turn {index + 1}, so training and generation would see different prompts"
             )
         last = index + 1 == len(messages)
         whole = len(text) if last else _prefix(tokenizer, text, messages[: index + 1], prompt=False)
-        if whole is None and said is None:
+        if whole is None and marked is None:
             raise Unrenderable(
-                f"with the chat template, the conversation up to turn {index + 1} is not how the "
-                "whole one begins, so that the end of that turn is not known"
+                "with the chat template, the whole conversation does not start with its first "
+                f"{index + 1} turns, so the end of turn {index + 1} is unknown"
             )
-        start = prompt if said is None else max(prompt, said[0])
-        end = whole if said is None else said[1]
+        start = prompt if marked is None else max(prompt, marked[0])
+        end = whole if marked is None else marked[1]
         assert end is not None
         end, ended = _turn_end(text, start, end, message["content"], marks)
         turns.append(Turn(prompt, start, end))
@@ -102,7 +102,7 @@ def render_turns(
 def _prefix(
     tokenizer: PreTrainedTokenizerBase, text: str, messages: Sequence[Message], *, prompt: bool
 ) -> int | None:
-    """How much of the text the first messages are; None where it does not begin with them."""
+    """The length of the first messages in the text; None where it does not start with them."""
     if not messages:
         return None
     try:
@@ -113,7 +113,7 @@ def _prefix(
 
 
 def end_marks(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """The tokens that can end a turn: special ones, and whatever was added to the vocabulary."""
+    """The tokens that can end a turn: special and added ones."""
     added = [str(token) for token in tokenizer.get_added_vocab()]
     return tuple(dict.fromkeys(mark for mark in [*tokenizer.all_special_tokens, *added] if mark))
 
@@ -121,18 +121,18 @@ def end_marks(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
 def _turn_end(
     text: str, start: int, end: int, content: str, marks: Sequence[str]
 ) -> tuple[int, bool]:
-    """The end of a turn behind the token that ends it, and whether there is such a token.
+    """The end of a turn after its end token, and whether it has one.
 
-    White space between that token and the next heading is the template's, not the model's to say.
+    White space between that token and the next heading belongs to the template, not to the turn.
     """
-    said = content.strip()
-    at = text.rfind(said, start, end) if said else start
-    after = start if at < 0 else at + len(said)
-    found = [(at, mark) for mark in marks if (at := text.find(mark, after, end)) >= 0]
-    if found:
-        first = min(at for at, _ in found)
-        return first + max(len(mark) for at, mark in found if at == first), True
-    # A template's own mark of what is generated may leave the end token out.
+    content = content.strip()
+    at = text.rfind(content, start, end) if content else start
+    after = start if at < 0 else at + len(content)
+    ends = [(at, mark) for mark in marks if (at := text.find(mark, after, end)) >= 0]
+    if ends:
+        first = min(at for at, _ in ends)
+        return first + max(len(mark) for at, mark in ends if at == first), True
+    # A template's generation block may exclude the end token.
     following = [mark for mark in marks if text.startswith(mark, end)]
     if following:
         return end + max(map(len, following)), True
@@ -140,9 +140,9 @@ def _turn_end(
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Rendered]) -> list[Tokens]:
-    """Ids of conversations: the whole text's, unless a token would lie across a prompt's end.
+    """Ids of conversations: those of the whole text, unless a token would cross a prompt's end.
 
-    There the text after the prompt is tokenised apart, and so on from prompt to prompt.
+    There the text after the prompt is tokenised separately, and so on from prompt to prompt.
     """
     if not rendered:
         return []
@@ -152,13 +152,13 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Rendered]) -
     ]
     texts = [
         row.text[:cut]
-        for row, found in zip(rendered, cuts, strict=True)
-        for cut in dict.fromkeys([*found, len(row.text)])
+        for row, row_cuts in zip(rendered, cuts, strict=True)
+        for cut in dict.fromkeys([*row_cuts, len(row.text)])
     ]
     ids = iter(token_ids(tokenizer, texts))
     results = []
-    for row, found in zip(rendered, cuts, strict=True):
-        alone = {cut: next(ids) for cut in dict.fromkeys([*found, len(row.text)])}
+    for row, row_cuts in zip(rendered, cuts, strict=True):
+        alone = {cut: next(ids) for cut in dict.fromkeys([*row_cuts, len(row.text)])}
         results.append(_tokens(tokenizer, row, alone))
     return results
 
@@ -192,29 +192,29 @@ def _tokens(
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many ids two sequences begin with alike."""
+    """The length of the common prefix of two sequences."""
     pairs = zip(left, right, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Rendered:
-    """A conversation up to where the assistant goes on, with the borders that training saw.
+    """A conversation with its generation prompt, and the borders of training.
 
     Raises `Unrenderable`.
     """
     text = render(tokenizer, messages, prompt=True)
     check_rendered(text, messages)
-    found = [
+    prompts = [
         _prefix(tokenizer, text, messages[:index], prompt=True)
         for index, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
-    borders = tuple(border for border in found if border is not None)
+    borders = tuple(border for border in prompts if border is not None)
     return Rendered(text, (), borders, open=False)
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The token with which the template ends a turn of the assistant, if it has one."""
+    """The token with which the template ends assistant turns, if it has one."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
         row = render_turns(tokenizer, messages, [False, True])
@@ -224,5 +224,5 @@ def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     marks = [mark for mark in end_marks(tokenizer) if row.text.endswith(mark, 0, turn.end)]
     if row.open or not marks:
         return ()
-    found = tokenizer.convert_tokens_to_ids(max(marks, key=len))
-    return (found,) if isinstance(found, int) else ()
+    end_id = tokenizer.convert_tokens_to_ids(max(marks, key=len))
+    return (end_id,) if isinstance(end_id, int) else ()

@@ -1,1 +1,1 @@
-"""The loss of a language model without its whole logits."""
+"""The loss of a language model without materialising all logits."""

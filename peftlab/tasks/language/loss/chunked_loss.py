@@ -1,10 +1,10 @@
-"""The summed loss of a language model, without whole logits where that gives the same number.
+"""The summed loss of a language model, computed in chunks where that gives the same value.
 
-Of a decoder, or of an encoder-decoder (`hidden_states` knows which tokens each predicts).
+For decoders and encoder-decoders (`hidden_states` selects the positions of each).
 
-A model may do more between its last hidden state and its logits than run the head (Granite and
-Cohere scale them, Gemma caps them). The chunked path therefore proves itself on each model: at its
-first batch a slice goes both ways, and logits and loss must agree.
+A model may transform its logits after the head (Granite and Cohere scale them, Gemma caps them).
+The chunked path is therefore verified on each model: at the first batch, a slice is computed both
+ways, and logits and loss must agree.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ Kernel = Literal["liger", "torch", "blocks"]
 _SLICE_ROWS = 2
 _SLICE_TOKENS = 128
 _SPARSE = 0.7
-"""Below this share of trained positions, copying their logits is cheaper than softmax on all."""
+"""Below this share of trained positions, copying their logits is cheaper than a full softmax."""
 
 
 def plain_loss_sum(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """The loss from whole logits [B, T, V]: the ground truth."""
+    """The loss from all logits [B, T, V]: the reference."""
     logits = model(**model_inputs(batch), use_cache=False).logits
     labels, trained = (tensor.to(logits.device) for tensor in targets(batch))
     if int(trained.sum()) < _SPARSE * trained.numel():
@@ -58,7 +58,7 @@ def plain_loss_sum(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a slice of a real batch showed: kernels that equal the plain loss, or why none does."""
+    """The result of the check on a slice: kernels that equal the plain loss, or why none does."""
 
     kernels: frozenset[Kernel]
     reason: str | None
@@ -66,7 +66,7 @@ class Proof:
 
 @dataclass(slots=True, weakref_slot=True)
 class CausalLoss:
-    """Computes the loss as `mode` says, and remembers for each model what has been proved."""
+    """Computes the loss according to `mode`, and caches the check of each model."""
 
     mode: LossMode = "auto"
     _proofs: WeakKeyDictionary[nn.Module, Proof] = field(default_factory=WeakKeyDictionary)
@@ -84,17 +84,17 @@ class CausalLoss:
         return chunked_loss_sum(select(model, batch), proof.kernels)
 
     def proof(self, model: nn.Module, batch: Batch) -> Proof | None:
-        """Found out at the first batch that trains anything; None before that."""
+        """The result of the check at the first batch with trained tokens; None before it."""
         known = self._proofs.get(model)
         if known is None and bool(targets(batch)[1].any()):
             known = self._proofs[model] = prove(model, batch)
-            # Some versions of autocast keep casts of weights made without gradient for the rest of
-            # the region, in which the first micro-batch trains next.
+            # Autocast may cache casts of weights made without gradient for the rest of the region,
+            # in which the first micro-batch trains next.
             torch.clear_autocast_cache()
             if known.reason is None:
-                logger.info("loss without whole logits: equal to plain on a slice")
+                logger.info("chunked loss: equal to the plain loss on a slice of the first batch")
             elif self.mode == "auto":
-                logger.warning("loss from whole logits, because %s", known.reason)
+                logger.warning("plain loss instead of the chunked one: %s", known.reason)
         if known is not None and known.reason is not None and self.mode == "chunked":
             raise CheckFailed(
                 f"train.loss=chunked cannot be used on this model: {known.reason}. "
@@ -104,7 +104,7 @@ class CausalLoss:
 
     @torch.no_grad()
     def score(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Per row [B]: summed cross-entropy in fp64, and how many likeliest tokens are right."""
+        """Per row [B]: summed cross-entropy in fp64, and the number of correct top-1 tokens."""
         proof = self.proof(model, batch)
         count = len(batch["labels"])
         if proof is not None and proof.reason is None:
@@ -121,7 +121,7 @@ class CausalLoss:
 def _per_row(
     losses: torch.Tensor, correct: torch.Tensor, rows: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    # Widened on the CPU: not every device has float64.
+    # Converted on the CPU: not every device has float64.
     summed = torch.zeros(count, dtype=torch.float64).index_add_(
         0, rows.cpu(), losses.cpu().double()
     )
@@ -130,7 +130,7 @@ def _per_row(
 
 
 def _score_whole(model: nn.Module, row: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """One row by whole logits [1, T, V]."""
+    """One row from all logits [1, T, V]."""
     logits = model(**model_inputs(row), use_cache=False).logits
     labels, trained = (tensor.to(logits.device) for tensor in targets(row))
     logits, labels = logits[trained].float(), labels[trained]
@@ -139,7 +139,7 @@ def _score_whole(model: nn.Module, row: Batch) -> tuple[torch.Tensor, torch.Tens
 
 
 def chunked_loss_sum(chosen: Selected, kernels: frozenset[Kernel]) -> torch.Tensor:
-    """The loss of the selected positions by the fastest kernel that applies and is proved."""
+    """The loss of the selected positions by the fastest applicable kernel that passed the check."""
     if len(chosen.labels) == 0:
         return chosen.hidden.float().sum()
     kernel = _kernel(chosen)
@@ -151,7 +151,7 @@ def chunked_loss_sum(chosen: Selected, kernels: frozenset[Kernel]) -> torch.Tens
 
 
 def _kernel(chosen: Selected) -> Kernel:
-    """Fused kernels take the weight and skip the module: they need a linear layer that is bare."""
+    """Fused kernels read the weight directly, so they need a plain linear layer without hooks."""
     head, module, hidden = chosen.head, chosen.head.module, chosen.hidden
     bare = (
         type(module) is nn.Linear
@@ -162,11 +162,11 @@ def _kernel(chosen: Selected) -> Kernel:
     )
     if not bare:
         return "blocks"
-    # Liger gives the weight no gradient where the hidden states need none.
+    # Liger computes no weight gradient where the hidden states need none.
     alone = torch.is_grad_enabled() and module.weight.requires_grad and not hidden.requires_grad
     if _liger_runs_on(hidden.device) and not alone:
         return "liger"
-    # It neither casts nor follows autocast.
+    # It neither casts nor respects autocast.
     one_dtype = head.autocast is None and module.weight.dtype == hidden.dtype
     return "torch" if one_dtype and hasattr(F, "linear_cross_entropy") else "blocks"
 
@@ -181,7 +181,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def _liger(chosen: Selected) -> torch.Tensor:
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-    # A trained weight's gradient is summed over many blocks: bf16 would lose the small ones.
+    # A trained weight's gradient is a sum over many blocks, which needs fp32 accumulation.
     loss = LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)
     head, hidden = chosen.head, chosen.hidden
     dtype = head.autocast or hidden.dtype
@@ -191,7 +191,7 @@ def _liger(chosen: Selected) -> torch.Tensor:
 
 
 def _torch(chosen: Selected) -> torch.Tensor:
-    # Its automatic options are several times slower than whole logits on a CPU.
+    # Its automatic options are several times slower than all logits at once on a CPU.
     options = nn.LinearCrossEntropyOptions(
         batch_chunk_size=head_blocks.BLOCK_TOKENS, chunking_method=None
     )
@@ -202,11 +202,11 @@ def _torch(chosen: Selected) -> torch.Tensor:
 
 
 def prove(model: nn.Module, batch: Batch) -> Proof:
-    """Send a slice of a batch both ways, in evaluation mode: logits and loss must agree."""
+    """Compare both paths on a slice of a batch, in evaluation mode: logits and loss must agree."""
     base = base_model(model)
     skips = "logits_to_keep" in inspect.signature(type(base).forward).parameters
     if not skips and not is_seq2seq(batch):
-        return Proof(frozenset(), f"{type(base).__name__} cannot leave its logits out")
+        return Proof(frozenset(), f"{type(base).__name__} always computes all logits")
     part = _slice(batch)
     with evaluating(model), torch.no_grad():
         chosen = select(model, part)
@@ -218,17 +218,17 @@ def prove(model: nn.Module, batch: Batch) -> Proof:
             logits = chosen.head.logits(chosen.hidden)
         single = whole.dtype == chosen.hidden.dtype == torch.float32 and not chosen.head.autocast
         scale = expected.abs().max().clamp_min(1e-12)
-        off = float((logits - expected).abs().max() / scale)
-        if not off <= (1e-4 if single else 3e-2):
+        error = float((logits - expected).abs().max() / scale)
+        if not error <= (1e-4 if single else 3e-2):
             return Proof(
                 frozenset(),
-                f"{type(base).__name__} changes its logits after the head (off by {off:.1%})",
+                f"{type(base).__name__} changes its logits after the head (error {error:.1%})",
             )
         tolerance = 1e-5 if single else 3e-3
-        tried: tuple[Kernel, ...] = (_kernel(chosen), "blocks")
+        candidates: tuple[Kernel, ...] = (_kernel(chosen), "blocks")
         good = frozenset(
             kernel
-            for kernel in tried
+            for kernel in candidates
             if abs(float(chunked_loss_sum(chosen, frozenset({kernel})) - plain))
             <= tolerance * abs(float(plain))
         )
@@ -238,7 +238,7 @@ def prove(model: nn.Module, batch: Batch) -> Proof:
 
 
 def _slice(batch: Batch) -> Batch:
-    """Two rows that train something, up to a few tokens past where that starts."""
+    """Two rows with trained tokens, cut a few tokens after the first of them."""
     _, trained = targets(batch)
     rows = trained.any(dim=1).nonzero()[:_SLICE_ROWS, 0]
     starts = trained[rows].int().argmax(dim=1)

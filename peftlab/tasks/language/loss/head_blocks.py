@@ -1,4 +1,4 @@
-"""The language-model head, a block of tokens at a time, so that whole logits never exist.
+"""The language-model head applied to blocks of tokens, so that all logits never exist at once.
 
 Legend: N selected tokens, H hidden size, V vocabulary.
 """
@@ -16,15 +16,15 @@ from torch.nn import functional as F
 
 BLOCK_TOKENS = 256
 _BLOCK_LOGITS = 1 << 23
-"""A small vocabulary takes longer blocks: up to so many logits at once (32 MiB in fp32): each block
-of tokens reads, and under fp32 activations widens, the whole head anew."""
+"""Logits of a block (32 MiB in fp32), which is longer for a small vocabulary: each block reads, and
+under fp32 activations widens, the whole head."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head module with what a model applies to its output, and the arithmetic it runs in.
+    """The head module with the model's softcap of its output, and its arithmetic.
 
-    `autocast` is the dtype of the autocast region the model ran in, None outside of any.
+    `autocast` is the dtype of the autocast region that the model ran in, or None.
     """
 
     module: nn.Module
@@ -50,7 +50,7 @@ class Head:
 
 
 def blocks(count: int, vocabulary: int) -> Iterator[slice]:
-    """Cut `count` tokens into slices whose logits over the vocabulary are formed at once."""
+    """Slices of `count` tokens whose logits over the vocabulary are computed at once."""
     size = max(BLOCK_TOKENS, _BLOCK_LOGITS // vocabulary)
     return (slice(start, start + size) for start in range(0, count, size))
 
@@ -58,9 +58,9 @@ def blocks(count: int, vocabulary: int) -> Iterator[slice]:
 def loss_sum(head: Head, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Summed cross-entropy of hidden [N, H] against labels [N], differentiable.
 
-    Gradients are computed block by block within the forward pass: nothing is kept for backward but
-    the sums, and the head is run once, with its own dropout. (Checkpointed blocks would run it
-    twice.) Not for double backward.
+    Gradients are computed block by block within the forward pass: backward needs their sums only,
+    and the head runs once, with its own dropout. (Checkpointed blocks would run it twice.) Double
+    backward is not supported.
     """
     parameters = [p for p in head.module.parameters() if p.requires_grad]
     if not torch.is_grad_enabled() or not (hidden.requires_grad or parameters):
@@ -100,7 +100,7 @@ class _BlockedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden, *parameters = ctx.gradients
-        ctx.gradients = ()  # one backward; the buffers are handed on, not kept
+        ctx.gradients = ()  # backward runs once; the buffers are passed on, not kept
         scaled = (None if g is None else g.mul_(gradient.to(g.dtype)) for g in parameters)
         return None, None if hidden is None else hidden.mul_(gradient), None, *scaled
 
@@ -109,7 +109,7 @@ class _BlockedLoss(torch.autograd.Function):
 def token_losses(
     head: Head, hidden: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy [N] in fp32 and whether the likeliest token is the label [N]."""
+    """Cross-entropy [N] in fp32 and whether the top-1 token is the label [N]."""
     losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
     correct = torch.empty(len(labels), dtype=torch.bool, device=hidden.device)
     for part in blocks(len(labels), head.vocabulary()):

@@ -1,7 +1,7 @@
-"""What a language model puts into its head, and which token each of those states predicts.
+"""The inputs of a language model's head, and the token that each of them predicts.
 
-A decoder's states predict the token after them. Those of an encoder-decoder, whose batch has
-`decoder_input_ids`, predict the label at their own place: the ids are the labels moved right.
+A decoder's states predict the next token. Those of an encoder-decoder, whose batch has
+`decoder_input_ids`, predict the label at the same position: the ids are the labels shifted right.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ class Selected:
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
-    """The batch without its labels, so that the model forms no loss of its own."""
-    # Packed rows are kept apart where there is neither mask nor cache; padding is on their right.
+    """The batch without labels, so that the model computes no loss itself."""
+    # Packed rows need a call without mask and cache to stay separate; padding is on the right.
     left_out = {"labels", "attention_mask"} if "position_ids" in batch else {"labels"}
     return {name: value for name, value in batch.items() if name not in left_out}
 
 
 def is_seq2seq(batch: Batch) -> bool:
-    """Whether an encoder reads `input_ids` and a decoder writes the labels."""
+    """Whether the batch is for an encoder-decoder."""
     return "decoder_input_ids" in batch
 
 
 def targets(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each position predicts [B, T], and where that is trained.
+    """The label that each position predicts [B, T], and whether it is trained.
 
     A decoder's last position predicts nothing.
     """
@@ -54,7 +54,7 @@ def targets(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def base_model(model: nn.Module) -> Any:
-    """The Transformers model within wrappers of DDP's kind and within PEFT's."""
+    """The Transformers model inside the wrappers of DDP and PEFT."""
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module  # type: ignore[assignment]
     get_base_model = getattr(model, "get_base_model", None)
@@ -62,9 +62,9 @@ def base_model(model: nn.Module) -> Any:
 
 
 def select(model: nn.Module, batch: Batch) -> Selected:
-    """Run the whole model, but its head on no position; keep what the head would be given.
+    """Run the model with its head on no position, and return the head's inputs.
 
-    The model's own forward is called, so PEFT's, autocast's and checkpointing's wrappers all act.
+    It calls the model's own forward, so the wrappers of PEFT, autocast and checkpointing apply.
     """
     base = base_model(model)
     inputs = model_inputs(batch) | {"use_cache": False}
@@ -72,8 +72,8 @@ def select(model: nn.Module, batch: Batch) -> Selected:
         capturing = _captured_at(base.get_output_embeddings(), before=True)
     else:
         capturing = _captured_at(base.get_decoder(), before=False)
-        nowhere = torch.empty(0, dtype=torch.int64, device=batch["input_ids"].device)
-        inputs["logits_to_keep"] = nowhere
+        no_positions = torch.empty(0, dtype=torch.int64, device=batch["input_ids"].device)
+        inputs["logits_to_keep"] = no_positions
     with capturing as captured:
         model(**inputs)
     hidden, autocast = captured
@@ -84,10 +84,10 @@ def select(model: nn.Module, batch: Batch) -> Selected:
 
 @contextmanager
 def _captured_at(module: nn.Module, *, before: bool) -> Iterator[list[Any]]:
-    """Hidden states [B, T, H] as they leave a decoder, or as they come to a head (`before`).
+    """Captures hidden states [B, T, H] at a decoder's output, or at a head's input (`before`).
 
-    The head is then given none of them. At the head they have all that a model does to them on the
-    way (T5 multiplies by d_model**-0.5), and no argument of the model's is needed to stop there.
+    The head then gets none of them. Its input includes everything that the model applies before it
+    (T5 multiplies by d_model**-0.5), and the model needs no argument to skip its logits.
     """
     captured: list[Any] = []
 

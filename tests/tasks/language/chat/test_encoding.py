@@ -229,12 +229,12 @@ def test_the_last_answer_is_cut_without_its_end(caplog: pytest.LogCaptureFixture
     assert found.rows[0]["input_ids"] == whole[: prompt + 3]
     assert trained(found.rows[0]) == [whole[prompt : prompt + 3]]
     assert found.statistics.truncated == 1
-    assert "left out" not in caplog.text
+    assert "dropped" not in caplog.text
     longer = [user("Why? " * 40), assistant("So.")]
     _, found = encoded(Chats(), tokenizer, [talk, longer], max_length=prompt + 3)
     assert len(found.rows) == 1
     assert (found.statistics.rows, found.statistics.truncated) == (2, 2)
-    assert "1 of 2 conversations are left out" in caplog.text
+    assert "1 of 2 conversations are dropped" in caplog.text
     with pytest.raises(DataError, match=r"no row has a token to train on.*max_length"):
         encoded(Chats(), tokenizer, [longer], max_length=20)
     with pytest.raises(DataError, match="row 2 to predict: its last question takes"):

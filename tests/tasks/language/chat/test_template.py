@@ -93,7 +93,7 @@ def test_a_prompt_that_is_not_how_the_answer_begins() -> None:
     tokenizer.chat_template = CHATML.replace(
         "assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"
     )
-    with pytest.raises(DataError, match="the prompt for turn 2 is not how the whole"):
+    with pytest.raises(DataError, match="does not start with the prompt of turn 2"):
         encode(tokenizer, [TALK[0], {"role": "assistant", "content": "Two."}])
     assert turn_end_ids(tokenizer) == ()
 
@@ -103,9 +103,9 @@ def test_a_prompt_that_is_not_how_the_answer_begins() -> None:
     [
         ("{% for m in messages if m.role != 'tool' %}{{ m.content }}{% endfor %}",
          [("user", "a"), ("tool", "42"), ("assistant", "b")],
-         "leaves out turn 2, of role 'tool'"),
+         "omits turn 2, of role 'tool'"),
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}",
-         [("user", "what"), ("assistant", "b")], "leaves out turn 1.*changes what it says"),
+         [("user", "what"), ("assistant", "b")], "omits turn 1.*changes its text"),
         ("{% for m in messages %}{{ m.content + m.name.first }}{% endfor %}",
          [("user", "a"), ("assistant", "b")], "refuses turns of user, assistant: 'dict object'"),
         ("{% for m in messages %}{{ m.role }}{% generation %}{{ m.content }}{% endgeneration %}"

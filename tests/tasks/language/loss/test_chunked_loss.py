@@ -155,7 +155,7 @@ def test_scaled_logits_are_found_out(kind: str, caplog: pytest.LogCaptureFixture
     model, batch = build(kind, **scale), batch_of()
     with caplog.at_level(logging.WARNING, "peftlab"):
         assert_same(model, batch, "auto")
-    assert "from whole logits" in caplog.text
+    assert "plain loss instead of" in caplog.text
     assert "changes its logits after the head" in caplog.text
     with pytest.raises(CheckFailed, match=r"train\.loss=chunked cannot be used"):
         CausalLoss("chunked").loss_sum(model, batch)

@@ -1,4 +1,4 @@
-"""What each verb calls, and what it says. Every import of work is inside the verb that needs it."""
+"""The function of each command. Heavy imports are inside the functions that need them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A verb's result: JSON values, how to show them to people, and why it failed if it did."""
+    """A command's result: JSON values, how to show them to people, and the failure, if any."""
 
     data: Any
     show: Callable[[Screen], None]
@@ -28,7 +28,7 @@ class Answer:
 
 
 def demo(options: Namespace) -> Answer:
-    """Run the bundled main job."""
+    """Run the bundled demo."""
     _no_arguments("demo", options)
     from peftlab.demo.main_job import run_demo
 
@@ -50,9 +50,9 @@ def init(options: Namespace) -> Answer:
             f"peftlab init needs {' and '.join(missing)}, as in: peftlab init "
             "--model google-bert/bert-base-uncased --data reviews.csv -o run.yaml"
         )
-    said = (("model", "name"), ("task",), ("data", "source"), ("method", "name"))
+    paths = (("model", "name"), ("task",), ("data", "source"), ("method", "name"))
     config = load_config(
-        None, [_flagged(path, getattr(options, path[0]), f"--{path[0]}") for path in said]
+        None, [_flagged(path, getattr(options, path[0]), f"--{path[0]}") for path in paths]
     ).config
     text = template(options.model, options.task, options.data, options.method)
     if options.output is None:
@@ -66,7 +66,7 @@ def init(options: Namespace) -> Answer:
 
 
 def plan(options: Namespace) -> Answer:
-    """Check a run and say what it would do; train nothing."""
+    """Check a run and show what it would do, without training."""
     config = _config("plan", options)
     if options.print_config:
         from peftlab.config import dump_yaml, resolved_mapping
@@ -79,8 +79,8 @@ def plan(options: Namespace) -> Answer:
 def _planned(config: RunConfig) -> Answer:
     from peftlab.pipeline.plan import plan as make
 
-    found = make(config).to_json()
-    return Answer(found, lambda screen: texts.show_plan(screen, found))
+    planned = make(config).to_json()
+    return Answer(planned, lambda screen: texts.show_plan(screen, planned))
 
 
 def data(options: Namespace) -> Answer:
@@ -90,8 +90,8 @@ def data(options: Namespace) -> Answer:
         raise ConfigError(f"-n {options.rows}: allowed: a number of rows, 0 or more.")
     from peftlab.pipeline.plan import preview
 
-    found = preview(config, rows=options.rows)
-    return Answer(found, lambda screen: texts.show_data(screen, found))
+    shown = preview(config, rows=options.rows)
+    return Answer(shown, lambda screen: texts.show_data(screen, shown))
 
 
 def train(options: Namespace) -> Answer:
@@ -108,8 +108,9 @@ def train(options: Namespace) -> Answer:
     if resume not in ("auto", "never"):
         resume = Path(resume)
     done = run(config, resume=resume)
-    found = {"folder": str(done.folder), "metrics": dict(done.metrics)}
-    return Answer(found, lambda screen: texts.show_run(screen, found, config.task.predict_example))
+    result = {"folder": str(done.folder), "metrics": dict(done.metrics)}
+    example = config.task.predict_example
+    return Answer(result, lambda screen: texts.show_run(screen, result, example))
 
 
 def evaluate(options: Namespace) -> Answer:
@@ -117,39 +118,39 @@ def evaluate(options: Namespace) -> Answer:
     folder = _one("eval", "RUN, the folder of a run", options)
     from peftlab.pipeline.run import open_run
 
-    found = open_run(folder).evaluate(options.split)
-    answer = {"run": str(folder), "split": options.split, "metrics": found}
-    return Answer(answer, lambda screen: texts.show_metrics(screen, {options.split: found}))
+    metrics = open_run(folder).evaluate(options.split)
+    answer = {"run": str(folder), "split": options.split, "metrics": metrics}
+    return Answer(answer, lambda screen: texts.show_metrics(screen, {options.split: metrics}))
 
 
 def predict(options: Namespace) -> Answer:
     """Answer texts with a run."""
     if not options.arguments:
         raise ConfigError("peftlab predict needs RUN, the folder of a run; see --help.")
-    folder, *said = options.arguments
+    folder, *inputs = options.arguments
     if options.interactive:
-        return _conversation(folder, said, options)
+        return _conversation(folder, inputs, options)
     from peftlab.cli.conversation import rows_to_answer
 
-    rows = rows_to_answer(said, options.file)
+    rows = rows_to_answer(inputs, options.file)
     from peftlab.pipeline.run import open_run
 
     run = open_run(folder)
     answers = run.predict(rows)
-    found = [{"input": row, **answer} for row, answer in zip(rows, answers, strict=True)]
+    results = [{"input": row, **answer} for row, answer in zip(rows, answers, strict=True)]
     lines = [run.task.answer_text(answer) for answer in answers]
-    return Answer(found, lambda screen: texts.show_answers(screen, found, lines))
+    return Answer(results, lambda screen: texts.show_answers(screen, results, lines))
 
 
-def _conversation(folder: str, said: list[str], options: Namespace) -> Answer:
-    if said or options.file is not None or options.json:
-        other = "--json" if options.json else "--file" if options.file is not None else said[0]
-        raise ConfigError(f"peftlab predict -i asks for its texts itself; leave {other} out.")
+def _conversation(folder: str, inputs: list[str], options: Namespace) -> Answer:
+    if inputs or options.file is not None or options.json:
+        other = "--json" if options.json else "--file" if options.file is not None else inputs[0]
+        raise ConfigError(f"peftlab predict -i reads texts interactively; leave {other} out.")
     from peftlab.cli.conversation import converse
     from peftlab.pipeline.run import open_run
 
     run = open_run(folder)
-    # Loaded now, while what libraries print goes to stderr.
+    # Loaded now, while other libraries' output goes to stderr.
     _ = run.loaded
     return Answer(None, lambda screen: converse(screen, run))
 
@@ -183,29 +184,29 @@ def _bench_folder(output: str | None, config: RunConfig) -> Path:
         return Path(output)
     if config.output.dir == "auto":
         return Path("runs") / f"{Path(config.model.name).name or 'model'}-bench"
-    # Beside the folder that `train` takes from the same configuration.
+    # Next to the folder that `train` uses with the same configuration.
     run = Path(config.output.dir)
     return run / "bench" if run.name in ("", "..") else run.with_name(f"{run.name}-bench")
 
 
 def inspect(options: Namespace) -> Answer:
-    """Say what a folder is."""
+    """Describe a folder."""
     folder = _one("inspect", "PATH, a folder", options)
     from peftlab.pipeline.inspection import inspect as look
 
-    found = look(folder)
-    return Answer(found, lambda screen: screen.tree(found))
+    description = look(folder)
+    return Answer(description, lambda screen: screen.tree(description))
 
 
 def env(options: Namespace) -> Answer:
-    """Say what this machine and its packages are."""
+    """Describe this machine and its packages."""
     _no_arguments("env", options)
     from peftlab.fusion.backend import describe_kernels
     from peftlab.measure.environment import describe_environment
     from peftlab.model.precision import training_device
 
-    found = describe_environment() | {"kernels": describe_kernels(training_device())}
-    return Answer(found, lambda screen: texts.show_environment(screen, found))
+    description = describe_environment() | {"kernels": describe_kernels(training_device())}
+    return Answer(description, lambda screen: texts.show_environment(screen, description))
 
 
 def _export(options: Namespace) -> Answer:
@@ -232,34 +233,34 @@ RUN: Mapping[str, Callable[[Namespace], Answer]] = {
 
 
 def _config(
-    verb: str, options: Namespace, flags: list[Override] | None = None, **need: frozenset[str]
+    command: str, options: Namespace, flags: list[Override] | None = None, **need: frozenset[str]
 ) -> RunConfig:
-    """The configuration that a verb's arguments name, its flags laid on top."""
+    """The configuration from a command's arguments, overridden by its flags."""
     from peftlab.config.loading.loader import load_config
     from peftlab.config.loading.overrides import is_override, parse_override
 
-    said = options.arguments
-    files = [argument for argument in said if not is_override(argument)]
+    words = options.arguments
+    files = [argument for argument in words if not is_override(argument)]
     for argument in files:
         if "=" in argument and not Path(argument).exists():
             parse_override(argument)
     if len(files) > 1:
         raise ConfigError(
-            f"peftlab {verb} takes one CONFIG.yaml, and {' and '.join(files)} are several; "
-            "keys are set as key.path=value."
+            f"peftlab {command} takes one CONFIG.yaml, but got {len(files)} words that are neither "
+            f"flag nor key.path=value: {', '.join(files)}."
         )
-    if not said and not flags:
+    if not words and not flags:
         raise ConfigError(
-            f"peftlab {verb} needs CONFIG.yaml, key.path=value, or both; "
+            f"peftlab {command} needs CONFIG.yaml, key.path=value, or both; "
             "peftlab init writes a configuration."
         )
-    overrides = [parse_override(argument) for argument in said if is_override(argument)]
+    overrides = [parse_override(argument) for argument in words if is_override(argument)]
     file = Path(files[0]) if files else None
     return load_config(file, [*overrides, *(flags or [])], **need).config
 
 
 def _flagged(path: tuple[str, ...], value: Any, flag: str, text: str | None = None) -> Override:
-    """A flag's value as the key it stands for; messages name the flag."""
+    """A flag's value as an override of its key; messages name the flag."""
     from peftlab.config.loading.overrides import Override
 
     written = str(value) if text is None else text
@@ -272,27 +273,27 @@ def _read_flag(path: tuple[str, ...], text: str, flag: str) -> Override:
     return _flagged(path, parse_value(text, f"{flag} {text}"), flag, text)
 
 
-def _no_arguments(verb: str, options: Namespace) -> None:
+def _no_arguments(command: str, options: Namespace) -> None:
     if options.arguments:
         raise ConfigError(
-            f"peftlab {verb} takes flags only, not {options.arguments[0]!r}; "
-            f"see peftlab {verb} --help."
+            f"peftlab {command} takes flags only, not {options.arguments[0]!r}; "
+            f"see peftlab {command} --help."
         )
 
 
-def _one(verb: str, what: str, options: Namespace) -> Path:
+def _one(command: str, what: str, options: Namespace) -> Path:
     if len(options.arguments) != 1:
         given = ", ".join(options.arguments) or "nothing"
-        raise ConfigError(f"peftlab {verb} takes {what}, and was given {given}.")
+        raise ConfigError(f"peftlab {command} takes {what}, but got {given}.")
     return Path(options.arguments[0])
 
 
 def _write_new(file: Path, text: str) -> None:
-    """Write a file that is not there yet. Raises `ConfigError` where it is, or cannot be made."""
+    """Write a new file. Raises `ConfigError` where it exists or cannot be created."""
     try:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(text)
     except FileExistsError:
-        raise ConfigError(f"{file} exists and is left as it is; name another file.") from None
+        raise ConfigError(f"{file} exists and is not overwritten; name another file.") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be written: {error.strerror}.") from None

@@ -27,9 +27,9 @@ def test_plan_shows_data_targets_and_steps(cli: Cli, calls: Any, config: str) ->
         "lora on some/model for text-classification, data rows.csv, into runs/model-lora",
         "encoder.layer.*.query",
         "770 of 77,000 parameters (1.00%)",
-        "9 steps, 3 an epoch, each of 16 rows (2 x 8), 64 tokens at most a row",
-        "learning rate 0.002; weights rest in bfloat16, arithmetic in float32",
-        "2 of 3 adapted layers are computed by the kernels\n  not 1: it is a variant",
+        "9 steps, 3 per epoch, of 16 rows each (2 x 8), at most 64 tokens per row",
+        "learning rate 0.002; weights stored in bfloat16, computed in float32",
+        "The kernels compute 2 of 3 adapted layers\n  1 not fused: it is a variant",
         "note: loaded in fp32",
         "negative    10  25.0%",
     ):
@@ -42,22 +42,22 @@ def test_print_config_reads_neither_data_nor_model(cli: Cli, calls: Any, config:
     Path(config).write_text(done.out)
     again = cli("plan", config, "--print-config")
     assert again.out == done.out
-    found = json.loads(cli("plan", config, "--print-config", "--json").out)
-    assert found["method"] == {"name": "head", "pooling": "auto", "cache_limit": "2GiB"}
+    result = json.loads(cli("plan", config, "--print-config", "--json").out)
+    assert result["method"] == {"name": "head", "pooling": "auto", "cache_limit": "2GiB"}
 
 
 def test_data_needs_no_method(cli: Cli, calls: Any) -> None:
-    said = ["model.name=m", "task=text-classification", "data.source=rows.csv"]
-    done = cli("data", *said, "-n", "5")
+    keys = ["model.name=m", "task=text-classification", "data.source=rows.csv"]
+    done = cli("data", *keys, "-n", "5")
     assert done.code == 0, done.err
     assert calls.last[2] == {"rows": 5}
     assert "[CLS] fine [SEP]" in done.out
     assert "label: negative" in done.out
-    assert cli("data", *said, "-n", "-1").code == 2
-    assert cli("data", *said, "-n", "x").code == 2
+    assert cli("data", *keys, "-n", "-1").code == 2
+    assert cli("data", *keys, "-n", "x").code == 2
 
 
-def test_train_says_what_came_of_it(cli: Cli, calls: Any, config: str) -> None:
+def test_train_shows_the_result(cli: Cli, calls: Any, config: str) -> None:
     done = cli("train", config, "--max-steps", "5", "--resume", "auto")
     assert done.code == 0, done.err
     name, (run_config,), keywords = calls.last
@@ -79,26 +79,26 @@ def test_a_dry_run_plans(cli: Cli, calls: Any, config: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--max-steps", "0"), "--max-steps 0: train.max_steps is 0; allowed: a whole number"),
         (("--max-steps", "many"), "--max-steps many: train.max_steps is 'many'"),
         (("--max-steps", "["), "--max-steps [: is not YAML"),
         (("train.sed=1",), "override train.sed=1: train.sed is unknown; did you mean train.seed?"),
-        (("other.yaml",), "takes one CONFIG.yaml"),
+        (("other.yaml",), "takes one CONFIG.yaml, but got 2 words"),
         (("a-b=c",), "override a-b=c: 'a-b' is no key"),
         (("--methods", "lora"), "--methods is a flag of bench; peftlab train takes --resume"),
         (("--resum", "auto"), "--resum is unknown; did you mean --resume?"),
         (("--resume",), "expected one argument"),
-        (("--learning-rate", "3"), "other knobs are key.path=value"),
+        (("--learning-rate", "3"), "other settings are key.path=value"),
     ],
 )
 def test_mistakes_in_usage(
-    words: tuple[str, ...], said: str, cli: Cli, calls: Any, config: str
+    words: tuple[str, ...], message: str, cli: Cli, calls: Any, config: str
 ) -> None:
     done = cli("train", config, *words)
     assert (done.code, done.out) == (2, "")
-    assert said in done.err
+    assert message in done.err
     assert calls.made == []
 
 
@@ -108,23 +108,23 @@ def test_eval_and_inspect_take_one_folder(cli: Cli, calls: Any) -> None:
         ("open_run", (Path("runs/a"),), {}), ("evaluate", ("validation",), {}),
     ]  # fmt: skip
     assert "Metrics on validation" in done.out
-    found = json.loads(cli("eval", "runs/a", "--json").out)
-    assert found["split"] == "test"
+    result = json.loads(cli("eval", "runs/a", "--json").out)
+    assert result["split"] == "test"
     # JSON has no NaN.
-    assert found["metrics"]["loss"] is None
+    assert result["metrics"]["loss"] is None
     assert "kind: adapter\ntensors:\n  count: 1,200\n" in cli("inspect", "runs/a").out
-    for verb in ("eval", "inspect"):
+    for command in ("eval", "inspect"):
         for words in ((), ("a", "b")):
-            assert cli(verb, *words).code == 2
+            assert cli(command, *words).code == 2
 
 
 def test_predict_answers_words(cli: Cli, calls: Any) -> None:
     done = cli("predict", "runs/a", "good", "bad = bad")
     assert calls.last[1] == (["good", "bad = bad"],)
     assert "positive  75.0%        bad = bad" in done.out
-    found = json.loads(cli("predict", "runs/a", "--json", "good").out)
-    assert found[0]["input"] == "good"
-    assert found[0]["probability"] == 0.75
+    result = json.loads(cli("predict", "runs/a", "--json", "good").out)
+    assert result[0]["input"] == "good"
+    assert result[0]["probability"] == 0.75
     calls.answers["predict"] = lambda rows: [{"text": "an end", "finished": True}]
     assert "\nonce upon\nan end\n" in cli("predict", "runs/a", "once upon").out
 
@@ -149,8 +149,8 @@ def test_predict_answers_line_by_line(
     done = cli("predict", "runs/a", "-i")
     assert (done.code, done.out) == (0, "one!\ntwo!\n")
     assert "it is bad." in done.err
-    asked = [made[1][0][0] for made in calls.made if made[0] == "predict"]
-    assert [row["turn"] for row in asked] == [0, 1, 1]
+    inputs = [made[1][0][0] for made in calls.made if made[0] == "predict"]
+    assert [row["turn"] for row in inputs] == [0, 1, 1]
     for words in (("a text",), ("--file", "a.txt"), ("--json",)):
         refused = cli("predict", "runs/a", "-i", *words)
         assert (refused.code, words[0] in refused.err) == (2, True)
@@ -219,11 +219,15 @@ def test_bench_takes_methods_and_seeds(cli: Cli, calls: Any, config: str, tmp_pa
     assert reported[1] == Path("out")
     assert done.out == ("method  accuracy\n\nlora is best.\n\nReport with plots: out/report.html\n")
     # Not the folder that `train` takes from the same configuration.
-    for said, taken in (("a/run", "a/run-bench"), ("a/run/", "a/run-bench"), (".", "bench")):
-        cli("bench", config, f"output.dir={said}")
-        assert calls.made[-2][2] == {"folder": Path(taken)}
-    found = json.loads(cli("bench", config, "--json").out)
-    assert found == {"rows": ["lora"], "report": "out/report.html"}
+    for folder, bench_folder in (
+        ("a/run", "a/run-bench"),
+        ("a/run/", "a/run-bench"),
+        (".", "bench"),
+    ):
+        cli("bench", config, f"output.dir={folder}")
+        assert calls.made[-2][2] == {"folder": Path(bench_folder)}
+    result = json.loads(cli("bench", config, "--json").out)
+    assert result == {"rows": ["lora"], "report": "out/report.html"}
     assert calls.made[-2][2] == {"folder": Path("runs/model-bench")}
 
 
@@ -248,7 +252,10 @@ def test_demo_and_env(cli: Cli, calls: Any) -> None:
     assert calls.last == ("run_demo", ("so so", Path("here")), {})
     assert json.loads(cli("demo", "--json").out) == {"answers": []}
     shown = cli("env").out
-    assert "LoRA layers are computed by torch; not by triton: the tensors are on cpu" in shown
+    assert (
+        "The torch backend computes LoRA layers; Triton is not used: the tensors are on cpu"
+        in shown
+    )
     assert "memory: 8.0 GiB" in shown
     assert "triton   no      no CUDA device" in shown
     assert json.loads(cli("env", "--json").out)["cpu"]["memory"] == 8 << 30
@@ -262,18 +269,18 @@ def test_init_writes_what_plan_reads(cli: Cli, tmp_path: Path) -> None:
     done = cli(*words, "-o", str(file))
     assert done.out == f"Wrote {file}. Next: peftlab plan '{file}'\n"
     assert cli(*words).out == file.read_text()
-    found = json.loads(cli("plan", str(file), "--print-config", "--json").out)
-    assert found["method"]["name"] == "qlora"
-    assert json.loads(cli(*words, "--json").out) == found
+    result = json.loads(cli("plan", str(file), "--print-config", "--json").out)
+    assert result["method"]["name"] == "qlora"
+    assert json.loads(cli(*words, "--json").out) == result
     before = file.read_text()
     file.write_text(before + "# mine\n")
     again = cli(*words, "-o", str(file))
     assert (again.code, file.read_text()) == (2, before + "# mine\n")
-    assert "exists and is left as it is" in again.err
+    assert "exists and is not overwritten" in again.err
     assert cli(*words, "-o", str(tmp_path / "no" / "such.yaml")).code == 2
 
 
-def test_init_refuses_half_a_wish(cli: Cli) -> None:
+def test_init_needs_model_and_data(cli: Cli) -> None:
     assert "needs --model and --data" in cli("init").err
     done = cli("init", "--model", "m", "--data", "d", "--task", "causal-ml")
     assert (done.code, "--task causal-ml: task.name is 'causal-ml'" in done.err) == (2, True)
