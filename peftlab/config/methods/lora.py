@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
+from peftlab.config.checks import problem_at
 from peftlab.config.methods.last_n import number_after_colon
+from peftlab.config.methods.lora_rules import (
+    check_adapter,
+    needs_float_base,
+    refuse_unknown,
+    split_names,
+)
 from peftlab.config.methods.options import MethodOptions
 from peftlab.config.section import Names
 
 MOST_RANKS = 256
+
+Rank = Annotated[int, Field(ge=1, le=MOST_RANKS)]
+Text = Annotated[str, Field(min_length=1)]
+Number = Annotated[int, Field(ge=0)]
+Numbers = Annotated[list[Number], Field(min_length=1)]
+Start = (
+    bool
+    | Literal["gaussian", "orthogonal", "mica", "olora", "pissa", "eva"]
+    | Annotated[str, Field(pattern=r"^pissa_niter_\d{1,4}$")]
+)
 
 
 class AdapterOptions(MethodOptions):
@@ -32,11 +49,51 @@ class AdapterOptions(MethodOptions):
         validation_alias=AliasChoices("dropout", "lora_dropout"),
         description="Dropout on the adapter's input.",
     )
-    target_modules: Literal["auto", "all-linear"] | Names = Field(
-        "auto", description="auto: every linear inside the blocks; all-linear; or patterns."
+    target_modules: Annotated[
+        Literal["auto", "all-linear"] | list[Text] | Text, BeforeValidator(split_names)
+    ] = Field(
+        "auto",
+        description="auto: every linear inside the blocks; all-linear; patterns in a list; or a "
+        "regular expression for whole names.",
+    )
+    exclude_modules: Annotated[Names | Text | None, BeforeValidator(split_names)] = Field(
+        None, description="Layers left out of them: suffixes in a list, or a regular expression."
+    )
+    layers_to_transform: Numbers | Number | None = Field(
+        None, description="Numbers of the blocks that get adapters; all by default."
+    )
+    layers_pattern: Names | Text | None = Field(
+        None, description="The list that layers_to_transform counts in, such as layers."
+    )
+    target_parameters: Names | None = Field(
+        None, description="Parameters adapted one by one, such as experts.down_proj."
     )
     modules_to_save: Literal["auto"] | Names = Field(
         "auto", description="Modules trained in full beside the adapter; auto: the task's head."
+    )
+    ensure_weight_tying: bool = Field(
+        False, description="Keep tied embeddings tied where they train, in full or by rows."
+    )
+    trainable_token_indices: Numbers | dict[Text, Numbers] | None = Field(
+        None, description="Rows of the input embeddings, or of named tables, that train."
+    )
+    init_lora_weights: Start = Field(
+        True,
+        description="Start: true, false, gaussian, orthogonal, mica, olora, pissa, "
+        "pissa_niter_N, or eva.",
+    )
+    rank_pattern: dict[Text, Rank] = Field(
+        default_factory=dict, description="Other ranks, by regular expressions for ends of names."
+    )
+    alpha_pattern: dict[Text, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="Other alphas, by regular expressions as well."
+    )
+    bias: Literal["none", "all", "lora_only"] = Field(
+        "none", description="The base's biases that train: none, all, or those of adapted layers."
+    )
+    lora_bias: bool = Field(False, description="A bias on B.")
+    loraplus_lr_ratio: Annotated[float, Field(ge=1)] | None = Field(
+        None, description="B's learning rate in multiples of A's (LoRA+)."
     )
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r) (rank-stabilised LoRA).")
     init_from: str | None = Field(None, description="Folder of an adapter to start from.")
@@ -44,13 +101,23 @@ class AdapterOptions(MethodOptions):
     reads: ClassVar[frozenset[str]] = frozenset({"train.gradient_checkpointing"})
     has_adapter: ClassVar[bool] = True
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_peft_alone(cls, data: Any) -> Any:
+        return refuse_unknown(data)
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        check_adapter(self)
+        return self
+
     @classmethod
     def from_short(cls, name: str, argument: str | None, base: MethodOptions | None) -> Self | None:
         """Another rank keeps the scaling, alpha / r; both methods take each other's settings."""
         settings: dict[str, Any] = {}
         if isinstance(base, AdapterOptions):
             shared = base.model_dump(exclude_unset=True)
-            settings = {key: shared[key] for key in shared if key in cls.model_fields}
+            settings = {key: shared[key] for key in shared if cls._takes(key, shared[key])}
         settings = {**settings, "name": cls.tag(), **cls._named(name)}
         if settings.get("bits") == 4:  # the arithmetic is one of 8-bit layers
             settings.pop("arithmetic", None)
@@ -66,6 +133,11 @@ class AdapterOptions(MethodOptions):
         return cls.model_validate({**settings, "r": rank, "alpha": method.alpha * rank / method.r})
 
     @classmethod
+    def _takes(cls, key: str, value: Any) -> bool:
+        """Whether a setting of the other method applies to this one."""
+        return key in cls.model_fields
+
+    @classmethod
     def _named(cls, name: str) -> dict[str, Any]:
         """What a short name says beyond the method."""
         return {}
@@ -75,6 +147,12 @@ class AdapterOptions(MethodOptions):
         if self.target_modules != "auto":
             targets = self.target_modules
             parts.append(targets if isinstance(targets, str) else " ".join(targets))
+        if self.init_lora_weights is not True:
+            parts.append(f"init {str(self.init_lora_weights).lower()}")
+        if self.loraplus_lr_ratio is not None:
+            parts.append(f"LoRA+ {self.loraplus_lr_ratio:g}")
+        if self.bias != "none":
+            parts.append(f"bias {self.bias}")
         return [*parts, *self._variant(), *(["rsLoRA"] if self.use_rslora else [])]
 
     def _variant(self) -> list[str]:
@@ -125,6 +203,22 @@ class QLoraOptions(AdapterOptions):
                 f"arithmetic is {self.arithmetic}, which 8-bit layers have, but bits is {self.bits}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _start_of_codes(self) -> QLoraOptions:
+        if needs_float_base(self.init_lora_weights):
+            raise problem_at(
+                "init_lora_weights",
+                f"is {self.init_lora_weights}, which decomposes the base's weights, but they rest "
+                f"in {self.bits} bits; take method lora, or eva, gaussian, true or false",
+            )
+        return self
+
+    @classmethod
+    def _takes(cls, key: str, value: Any) -> bool:
+        if key == "init_lora_weights" and needs_float_base(value):
+            return False
+        return super()._takes(key, value)
 
     @classmethod
     def _named(cls, name: str) -> dict[str, Any]:
