@@ -41,9 +41,11 @@ def show_plan(screen: Screen, plan: Mapping[str, Any]) -> None:
         f"each ({parts} x {micro}), at most {plan['max_length']} tokens per row"
     )
     dtypes = plan["dtypes"]
+    rates = ", ".join(f"{rate:.3g}" for rate in plan["other_learning_rates"])
+    others = f" ({rates} for some parameters)" if rates else ""
     screen.line(
-        f"learning rate {plan['learning_rate']:.3g}; weights stored in {dtypes['at_rest']}, "
-        f"computed in {dtypes['compute']}"
+        f"learning rate {plan['learning_rate']:.3g}{others}; "
+        f"weights stored in {dtypes['at_rest']}, computed in {dtypes['compute']}"
     )
     _fusion(screen, plan["fusion"])
     for note in plan["notes"]:

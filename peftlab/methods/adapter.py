@@ -17,6 +17,7 @@ from peftlab.methods.adapter_files import (
     adapter_folder,
     check_same_adapter,
     load_adapter,
+    vectors_allowed,
 )
 from peftlab.methods.method import Applied, Method, Options
 from peftlab.methods.selection import Selection, task_head
@@ -67,9 +68,10 @@ class AdapterMethod(Method[Options]):
         target = self.folder(run)
         assert isinstance(applied.model, PeftModel)
         # Embeddings never train here; left to itself PEFT would ask the hub about them.
-        applied.model.save_pretrained(
-            str(target), safe_serialization=True, save_embedding_layers=False
-        )
+        with vectors_allowed():
+            applied.model.save_pretrained(
+                str(target), safe_serialization=True, save_embedding_layers=False
+            )
         return target
 
     def load(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,6 @@ def check_same_adapter(folder: Path, model: PeftModel) -> None:
     ):
         if there.get(key, default) != mine:
             differences.append(f"{key} is {there.get(key, default)}, here {mine}")
-    for key in ("rank_pattern", "alpha_pattern", "layer_replication", "lora_bias"):
-        if there.get(key):
-            differences.append(f"{key} is set, which peftlab does not train")
     base, mine = there.get("base_model_name_or_path"), here.base_model_name_or_path
     if base and mine and not _same_base(str(base), str(mine)):
         differences.append(f"its base is {base}, here {mine}")
@@ -124,8 +123,24 @@ def _module_of(key: str) -> str:
 
 def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
     """The adapter's own tensors, sharing memory with the parameters, under their names on disk."""
-    found: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return found
+    with vectors_allowed():
+        found: dict[str, torch.Tensor] = get_peft_model_state_dict(
+            model, save_embedding_layers=False
+        )
+    return {name: tensor for name, tensor in found.items() if not doubled_bias(name)}
+
+
+@contextmanager
+def vectors_allowed() -> Iterator[None]:
+    """PEFT takes the bias of `lora_bias` for the shard of a matrix, and warns of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Adapter '.*': \d+ LoRA tensor")
+        yield
+
+
+def doubled_bias(name: str) -> bool:
+    """Whether a key is a bias that PEFT saves again under names inside `modules_to_save`."""
+    return ".original_module." in name or ".modules_to_save." in name
 
 
 def check_same_tensors(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import torch
 from torch import nn
 
 from peftlab.config.methods.options import MethodOptions
+from peftlab.errors import CheckFailed
 from peftlab.methods.coverage import Coverage, cover
 from peftlab.methods.freeze import freeze
 from peftlab.methods.selection import Selection
+from peftlab.methods.trained_part import START, Start
 
 logger = logging.getLogger("peftlab")
 
@@ -26,7 +29,8 @@ class Applied:
     """A model ready to train.
 
     `trainable` names parameters as `model.named_parameters()` does; `head_modules` are the modules
-    of the base model that train whole for the task; `notes` are sentences the user should read.
+    of the base model that train whole for the task; `notes` are sentences the user should read;
+    `start` is what `Method.begin` computed, which every checkpoint carries.
     """
 
     model: nn.Module
@@ -36,6 +40,33 @@ class Applied:
     coverage: Coverage
     head_modules: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    start: Start | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a method may begin from.
+
+    `batches` gives inputs of the model from training rows, in their order and on the CPU;
+    `compute` is the dtype of activations; `checkpoint` is the one that training goes on from.
+    """
+
+    seed: int
+    compute: torch.dtype
+    batches: Callable[[], Iterable[Mapping[str, torch.Tensor]]]
+    checkpoint: Path | None = None
+
+    def stored(self, kind: str) -> Start | None:
+        """The checkpoint's start, or None where training begins. Raises `CheckFailed`."""
+        if self.checkpoint is None:
+            return None
+        found = Start.of(self.checkpoint)
+        if found is None or found.kind != kind:
+            raise CheckFailed(
+                f"{self.checkpoint} carries no start by {kind} ({START}); start anew, without "
+                "--resume."
+            )
+        return found
 
 
 class Method(ABC, Generic[Options]):
@@ -95,6 +126,14 @@ class Method(ABC, Generic[Options]):
             head_modules=selected.head,
             notes=selected.notes,
         )
+
+    def begin(self, applied: Applied, beginning: Beginning) -> Applied:
+        """Compute what the method starts from, of the base's weights or of training rows.
+
+        Called once the rows are encoded, never on a meta model. A resumed run begins from its
+        checkpoint's start. Raises `CheckFailed`.
+        """
+        return applied
 
     def learning_rates(self, applied: Applied, rate: float) -> Mapping[str, float]:
         """Learning rates of trainable parameters, by name, that differ from `rate`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -14,7 +15,7 @@ from peftlab.methods.selection import task_head
 from peftlab.methods.task_kind import has_new_head, peft_heads
 from peftlab.model.structure import block_lists, head_modules, is_tied
 
-Targets = Literal["auto", "all-linear"] | Sequence[str]
+Targets = str | Sequence[str]
 
 
 def linear_modules(model: nn.Module) -> tuple[str, ...]:
@@ -28,14 +29,15 @@ def resolve_targets(model: nn.Module, asked: Targets, saved: Sequence[str]) -> t
     """Exact names of the layers to adapt.
 
     auto: every linear inside the blocks; all-linear: those outside too, but neither the head nor
-    the output embeddings; else patterns: a name, its end from a dot on, or a glob. Modules in
-    `saved` train whole and get no adapter. Raises `CheckFailed` naming a pattern that matches
-    nothing, with the nearest names, or that matches only what cannot be adapted.
+    the output embeddings; another string: a regular expression for whole names; else patterns: a
+    name, its end from a dot on, or a glob. Modules in `saved` train whole and get no adapter.
+    Raises `CheckFailed` naming what matches nothing, with the nearest names, or only what cannot
+    be adapted.
     """
     linear = linear_modules(model)
     apart = tuple(f"{name}." for name in saved)
     free = [name for name in linear if name not in saved and not name.startswith(apart)]
-    if isinstance(asked, str):
+    if isinstance(asked, str) and asked in ("auto", "all-linear"):
         heads = tuple(f"{name}." for name in head_modules(model))
         stacks = block_lists(model)
         if asked == "auto":
@@ -45,12 +47,21 @@ def resolve_targets(model: nn.Module, asked: Targets, saved: Sequence[str]) -> t
         if not found:
             raise CheckFailed(f"{type(model).__name__} has no linear layer to adapt.")
         return tuple(found)
-    chosen: set[str] = set()
-    for pattern in asked:
-        matched = [name for name in free if matches(name, pattern)]
-        if not matched:
-            raise CheckFailed(_why_nothing(model, pattern, linear, saved))
-        chosen.update(matched)
+    if isinstance(asked, str):
+        chosen = {name for name in free if re.fullmatch(asked, name)}
+        if not chosen:
+            raise CheckFailed(
+                f"method.target_modules is the regular expression {asked!r}, which matches no "
+                f"linear layer of {type(model).__name__} by its whole name; ends of names are "
+                f"written as a list: [{asked}]{meant(asked, linear)}"
+            )
+    else:
+        chosen = set()
+        for pattern in asked:
+            matched = [name for name in free if matches(name, pattern)]
+            if not matched:
+                raise CheckFailed(_why_nothing(model, pattern, linear, saved))
+            chosen.update(matched)
     for name in sorted(chosen):
         if is_tied(model, name):
             raise CheckFailed(
@@ -81,11 +92,10 @@ def _why_nothing(
             f"{asked}, which is {', '.join(others)}: LoRA adapts linear layers; put it into "
             "method.modules_to_save to train it whole."
         )
-    meant = _meant(pattern, linear)
-    return f"{asked}, which matches no layer of {type(model).__name__}{meant}"
+    return f"{asked}, which matches no layer of {type(model).__name__}{meant(pattern, linear)}"
 
 
-def _meant(given: str, names: Iterable[str]) -> str:
+def meant(given: str, names: Iterable[str]) -> str:
     """Which whole names or last parts were meant; where none is near, some that there are."""
     last_parts = sorted({name.rpartition(".")[2] for name in names})
     hint = did_you_mean(given, [*last_parts, *names], most=3, cutoff=0.5)
@@ -94,9 +104,15 @@ def _meant(given: str, names: Iterable[str]) -> str:
 
 
 def resolve_saved(
-    model: nn.Module, asked: Literal["auto"] | Sequence[str], task: str
+    model: nn.Module,
+    asked: Literal["auto"] | Sequence[str],
+    task: str,
+    *,
+    keep_tied: bool = False,
 ) -> tuple[str, ...]:
     """Exact names of the modules that train whole beside the adapter, the task's head always.
+
+    `keep_tied`: those that share their weights may be among them.
 
     auto: the head, where it is new; a language model's head is trained already. A name must be
     exactly one module's, or its end from a dot on. Raises `CheckFailed` otherwise, and where PEFT,
@@ -112,17 +128,18 @@ def resolve_saved(
         if not exact:
             raise CheckFailed(
                 f"method.modules_to_save names {name!r}, which is no module of "
-                f"{type(model).__name__}{_meant(name, known)}"
+                f"{type(model).__name__}{meant(name, known)}"
             )
         if len(exact) > 1:
             raise CheckFailed(
                 f"method.modules_to_save names {name!r}, which could be {len(exact)} modules "
                 f"({', '.join(exact[:3])}, ...); write one's whole name."
             )
-        if is_tied(model, exact[0]):
+        if is_tied(model, exact[0]) and not keep_tied:
             raise CheckFailed(
                 f"method.modules_to_save names {exact[0]}, which shares its weights with another "
-                "module: PEFT would train a copy and untie them; leave it out."
+                "module: PEFT would train a copy and untie them; leave it out, or set "
+                "method.ensure_weight_tying: true."
             )
         if exact[0] not in found:
             found.append(exact[0])

@@ -55,8 +55,12 @@ def record_golden(
     *,
     max_length: int,
     compute: torch.dtype,
+    rounded: bool = False,
 ) -> dict[str, Any]:
-    """The examples of a trained model, drawn from checked rows; JSON values."""
+    """The examples of a trained model, drawn from checked rows; JSON values.
+
+    `rounded`: what is saved computes the same but for a rounding of weights to 16 bits.
+    """
     shortest = sorted(
         range(min(_AMONG, len(rows))), key=lambda i: len(json.dumps(rows[i], default=str))
     )
@@ -73,7 +77,7 @@ def record_golden(
             break
     return {
         "tokenizer": policy(tokenizer),
-        "computed": _computed(model, compute),
+        "computed": _computed(model, compute) | ({"rounded": "yes"} if rounded else {}),
         "examples": examples,
     }
 

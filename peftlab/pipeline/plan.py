@@ -34,6 +34,7 @@ class Plan:
     steps_per_epoch: int
     steps: int
     learning_rate: float
+    learning_rates: tuple[float, ...]
     dtypes: dict[str, str]
     fusion: FusionReport | None
     notes: tuple[str, ...]
@@ -54,6 +55,7 @@ class Plan:
             "steps_per_epoch": self.steps_per_epoch,
             "steps": self.steps,
             "learning_rate": self.learning_rate,
+            "other_learning_rates": list(self.learning_rates),
             "dtypes": self.dtypes,
             "fusion": None if self.fusion is None else self.fusion.to_json(),
             "notes": list(self.notes),
@@ -91,12 +93,13 @@ def plan(config: RunConfig) -> Plan:
         steps_per_epoch=per_epoch,
         steps=steps,
         learning_rate=prepared.learning_rate,
+        learning_rates=tuple(sorted(set(prepared.learning_rates.values()))),
         dtypes={
             "at_rest": str(prepared.loaded.at_rest).removeprefix("torch."),
             "compute": str(prepared.loaded.compute).removeprefix("torch."),
         },
         fusion=prepared.fusion,
-        notes=(*prepared.loaded.notes, *penalties),
+        notes=(*prepared.loaded.notes, *prepared.applied.notes, *penalties),
     )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("peftlab")
 
+_STARTING_BATCH, _STARTING_ROWS = 16, 512
+"""Rows that a method may begin from."""
+
 LONGEST_AUTO = 512
 """`data.max_length: auto` never exceeds this many tokens, whatever the model could read."""
 
@@ -41,7 +45,10 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that training reads. `encoded` has the splits by name, in model's terms."""
+    """All that training reads. `encoded` has the splits by name, in model's terms.
+
+    `learning_rates` are those that differ from `learning_rate`, by the parameters' names.
+    """
 
     checked: Checked
     loaded: LoadedModel
@@ -51,6 +58,7 @@ class Prepared:
     collator: Callable[[Sequence[Batch]], Batch]
     max_length: int
     learning_rate: float
+    learning_rates: Mapping[str, float]
     regularizer: Regularizer | None
 
 
@@ -199,14 +207,16 @@ def targets_of(split: str) -> str:
     return f"{split} targets"
 
 
-def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
+def prepare(checked: Checked, *, weights: bool = True, checkpoint: Path | None = None) -> Prepared:
     """Load the model (`weights=False`: shapes alone, on meta), choose what trains, encode.
 
+    `checkpoint` is the one that training will go on from.
     Raises `ConfigError`, `CheckFailed`, `DataError`; nothing has been written by then.
     """
     from transformers import set_seed
 
     from peftlab.methods.apply import apply_method, method_of
+    from peftlab.methods.method import Beginning
     from peftlab.methods.penalties.penalised import regularizer
     from peftlab.model.loading import load_model
     from peftlab.pipeline.fingerprints import check_start
@@ -227,9 +237,14 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     applied = apply_method(
         loaded.model, config.method, task=config.task.name, tokens=checked.task.trained_tokens
     )
-    fusion = fuse_for(applied.model, loaded, config, level=logging.INFO)
     max_length = chosen_length(config, loaded.max_length_limit)
     encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))
+    collator = checked.task.collator(loaded.tokenizer)
+    if weights:
+        inputs = partial(_first_inputs, checked, encoded["train"].rows, collator)
+        beginning = Beginning(config.train.seed, loaded.compute, inputs, checkpoint)
+        applied = method_of(config.method).begin(applied, beginning)
+    fusion = fuse_for(applied.model, loaded, config, level=logging.INFO)
     rate = config.train.learning_rate
     if rate == "auto":
         rate = method_of(config.method).default_learning_rate(loaded.hidden_size)
@@ -239,12 +254,24 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
         applied=applied,
         fusion=fusion,
         encoded=encoded,
-        collator=checked.task.collator(loaded.tokenizer),
+        collator=collator,
         max_length=max_length,
         learning_rate=rate,
+        learning_rates=method_of(config.method).learning_rates(applied, rate),
         # Of the model as it will train, fused layers and all.
         regularizer=regularizer(applied, config.regularization),
     )
+
+
+def _first_inputs(
+    checked: Checked, rows: Any, collator: Callable[[Sequence[Batch]], Batch]
+) -> Iterator[Batch]:
+    """The model's inputs of the first training rows, batch by batch, in their order."""
+    count = min(len(rows), _STARTING_ROWS)
+    for first in range(0, count, _STARTING_BATCH):
+        batch = [rows[i] for i in range(first, min(first + _STARTING_BATCH, count))]
+        if len(batch) == min(count, _STARTING_BATCH):  # a smaller last one has few positions
+            yield checked.task.model_inputs(collator(batch))
 
 
 def output_folder(config: RunConfig) -> Path:

@@ -71,7 +71,21 @@ def _golden(prepared: Prepared) -> dict[str, Any]:
         splits.train if splits.validation is None else splits.validation,
         max_length=prepared.max_length,
         compute=prepared.loaded.compute,
+        rounded=_rounded_base(prepared),
     )
+
+
+def _rounded_base(prepared: Prepared) -> bool:
+    """Whether the base that trained is the checkpoint's but for a rounding to 16 bits.
+
+    A start that is taken out of the weights leaves them so; what is saved is over the checkpoint's.
+    """
+    import torch
+
+    from peftlab.methods.trained_part import taken_out
+
+    start = prepared.applied.start
+    return start is not None and taken_out(start) and prepared.loaded.at_rest != torch.float32
 
 
 def _settled(prepared: Prepared, found: Evaluation) -> Prepared:

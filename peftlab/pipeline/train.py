@@ -39,27 +39,31 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
     `Interrupted` after a checkpoint was saved. Nothing bears the run's name until it is whole.
     """
     final = preparation.output_folder(config)
-    run_folder.check_free(final, overwrite=config.output.overwrite, resume=resume)
+    checkpoint = run_folder.check_free(final, overwrite=config.output.overwrite, resume=resume)
     checked = preparation.check(config)
     _import_all()
     import torch
 
     from peftlab.measure.allocator import keep_large_buffers
     from peftlab.measure.memory import PeakMemory
+    from peftlab.methods.trained_part import START
     from peftlab.model.precision import training_device
 
     preparation.check_settings(checked)
     if config.train.allocator == "auto":
         keep_large_buffers()
     with PeakMemory(device=torch.device(training_device())) as memory:
-        prepared = preparation.prepare(checked)
+        prepared = preparation.prepare(checked, checkpoint=checkpoint)
         # Only now: staging may remove an earlier unfinished run, and ours is known to be able.
         with run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging:
             write_config(prepared, staging)
             begin_on_base(config, prepared.loaded, prepared.applied.model, staging)
+            if prepared.applied.start is not None:
+                prepared.applied.start.save(staging.folder)
             with keeping_choices(staging.folder, prepared.fusion):
                 trained = _train(prepared, staging)
                 settle_verdicts(prepared.fusion)
+                (staging.folder / START).unlink(missing_ok=True)
                 write_run(prepared, trained, memory, staging.folder)
     loaded = LoadedRun(prepared.applied.model, prepared.loaded.tokenizer, prepared.loaded.compute)
     return replace(Run.open(final), trained=loaded)
@@ -137,5 +141,6 @@ def _train_on(
         compute_dtype=compute,
         report_to=config.output.report_to,
         regularizer=prepared.regularizer,
+        learning_rates=prepared.learning_rates,
         resume=staging.resume,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ def recorded_settings(
     best_metric: str,
     greater_is_better: bool,
     regularization: RegularizationConfig | None = None,
+    learning_rates: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint remembers of the settings, to compare on resume; JSON values.
 
@@ -54,6 +55,8 @@ def recorded_settings(
     if regularization is not None:
         penalties = regularization.model_dump(mode="json")
         named |= {f"regularization.{key}": value for key, value in penalties.items()}
+    if learning_rates:
+        named["other learning rates"] = sorted(set(learning_rates.values()))
     restored: dict[str, Any] = json.loads(json.dumps(named))
     return restored
 

@@ -2,9 +2,10 @@
 
 STAGING/
   best.safetensors      trained tensors of the best evaluation so far
+  start.safetensors     what the method started from, where it computed that
   checkpoint-STEP/
     trained.safetensors  optimizer.pt  scheduler.pt  rng_state.pth
-    trainer_state.json   ledger.json   best.safetensors (linked)
+    trainer_state.json   ledger.json   best.safetensors  start.safetensors (linked)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import nn
 
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.files import fsync, fsync_tree, link_or_copy, replacing
-from peftlab.methods.trained_part import load_trained_state, trained_state
+from peftlab.methods.trained_part import START, load_trained_state, trained_state
 from peftlab.training.ledger import Ledger
 
 TRAINED = "trained.safetensors"
@@ -57,9 +58,9 @@ def write_checkpoint(staging: Path, step: int, write: Callable[[Path], None]) ->
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     write(partial)
-    best = staging / BEST
-    if best.exists():
-        link_or_copy(best, partial / BEST)
+    for name in (BEST, START):
+        if (staging / name).exists():
+            link_or_copy(staging / name, partial / name)
     fsync_tree(partial)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)

@@ -23,6 +23,7 @@ from peftlab.methods.penalties.regularization import Regularizer
 from peftlab.tasks.task import Batch, Task
 from peftlab.training import checkpoint
 from peftlab.training.ledger import Ledger
+from peftlab.training.parameter_groups import set_learning_rates
 
 logger = logging.getLogger("peftlab")
 
@@ -49,6 +50,7 @@ class ItemMeanTrainer(Trainer):
         patience: int | None,
         compute_dtype: torch.dtype,
         regularizer: Regularizer | None,
+        learning_rates: Mapping[str, float],
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
@@ -63,6 +65,7 @@ class ItemMeanTrainer(Trainer):
         self._patience = patience
         self._compute_dtype = compute_dtype
         self._regularizer = regularizer
+        self._learning_rates = learning_rates
         self._staging = Path(str(self.args.output_dir))
         # Their order never changes; asking 200 modules for them every step would cost as much as
         # a small layer.
@@ -152,6 +155,7 @@ class ItemMeanTrainer(Trainer):
                 f"train.optim is {name}, which cannot be used here: {error} "
                 "adamw_torch works everywhere."
             ) from error
+        set_learning_rates(optimizer, self.module, self._learning_rates)
         if self._regularizer is not None:
             optimizer.register_step_post_hook(self._shrink)
         return optimizer

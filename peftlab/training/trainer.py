@@ -83,13 +83,15 @@ def train(
     compute_dtype: torch.dtype = torch.float32,
     report_to: Sequence[str] = (),
     regularizer: Regularizer | None = None,
+    learning_rates: Mapping[str, float] | None = None,
     resume: Path | None = None,
 ) -> TrainResult:
     """Train the tensors that require a gradient, and leave the best of them in the model.
 
     `learning_rate` and `micro_batch_size` are those of `settings` with auto spelled out.
     `evaluate` returns validation metrics; `best_metric` among them chooses the weights. Activations
-    are bf16 where `compute_dtype` is. `regularizer` penalises parameters of this model. Files go to
+    are bf16 where `compute_dtype` is. `regularizer` penalises parameters of this model;
+    `learning_rates` are those of parameters, by name, that differ. Files go to
     `staging` alone: checkpoints and reporters' logs. The device is Trainer's choice: CUDA where
     there is one.
 
@@ -115,6 +117,7 @@ def train(
         best_metric=best_metric,
         greater_is_better=greater_is_better,
         regularization=None if regularizer is None else regularizer.settings,
+        learning_rates=learning_rates,
     )
     ledger = Ledger(settings=recorded)
     if resume is not None:
@@ -156,6 +159,7 @@ def train(
             patience=early_stopping_patience,
             compute_dtype=compute_dtype,
             regularizer=regularizer,
+            learning_rates=learning_rates or {},
         )
         trainer.remove_callback(PrinterCallback)
         _run(trainer, signals, resume)

@@ -14,6 +14,7 @@ from peftlab.config.methods.lora_rules import (
     needs_float_base,
     refuse_unknown,
     split_names,
+    takes_from_base,
 )
 from peftlab.config.methods.options import MethodOptions
 from peftlab.config.section import Names
@@ -161,6 +162,11 @@ class AdapterOptions(MethodOptions):
     @property
     def starts_from(self) -> str | None:
         return self.init_from
+
+    @property
+    def taken_out_by(self) -> str | None:
+        init = self.init_lora_weights
+        return str(init) if takes_from_base(init) else None
 
 
 class LoraOptions(AdapterOptions):

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftlab.config.checks import problem_at
-
-if TYPE_CHECKING:
-    from peftlab.config.methods.lora import AdapterOptions
 
 DRAWN = (True, False, "gaussian")
 """Starts that draw the factors and read nothing of the base."""
@@ -68,8 +65,8 @@ def needs_float_base(init: Any) -> bool:
     return takes_from_base(init) or init in ("mica", "orthogonal")
 
 
-def check_adapter(options: AdapterOptions) -> None:
-    """Raise for values that contradict each other, or of which one would do nothing."""
+def check_adapter(options: Any) -> None:
+    """Raise for values of `AdapterOptions` that contradict, or of which one would do nothing."""
     _check_expressions(options)
     _check_names(options)
     _check_start(options)
@@ -77,7 +74,7 @@ def check_adapter(options: AdapterOptions) -> None:
     _check_tokens(options)
 
 
-def _check_expressions(options: AdapterOptions) -> None:
+def _check_expressions(options: Any) -> None:
     texts = {
         "rank_pattern": list(options.rank_pattern),
         "alpha_pattern": list(options.alpha_pattern),
@@ -97,7 +94,7 @@ def _check_expressions(options: AdapterOptions) -> None:
                 raise problem_at(key, f"has {text!r}, no regular expression: {error}") from None
 
 
-def _check_names(options: AdapterOptions) -> None:
+def _check_names(options: Any) -> None:
     if options.target_modules == [] and not options.target_parameters:
         raise problem_at(
             "target_modules",
@@ -119,7 +116,7 @@ def _check_names(options: AdapterOptions) -> None:
         )
 
 
-def _check_start(options: AdapterOptions) -> None:
+def _check_start(options: Any) -> None:
     init, dora = options.init_lora_weights, getattr(options, "use_dora", False)
     if options.lora_bias and init not in (True, False):
         raise problem_at("lora_bias", f"needs init_lora_weights true or false, not {init}")
@@ -145,7 +142,7 @@ def _check_start(options: AdapterOptions) -> None:
         )
 
 
-def _check_parameters(options: AdapterOptions) -> None:
+def _check_parameters(options: Any) -> None:
     if not options.target_parameters:
         return
     if options.dropout:
@@ -164,7 +161,7 @@ def _check_parameters(options: AdapterOptions) -> None:
         )
 
 
-def _check_tokens(options: AdapterOptions) -> None:
+def _check_tokens(options: Any) -> None:
     given = options.trainable_token_indices
     for ids in (given or {}).values() if isinstance(given, dict) else [given or []]:
         twice = [str(i) for i, count in Counter(ids).items() if count > 1]

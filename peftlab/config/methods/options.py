@@ -83,6 +83,11 @@ class MethodOptions(TaggedSection):
         return None
 
     @property
+    def taken_out_by(self) -> str | None:
+        """How the trained part's start is taken out of the base's weights; None: it is not."""
+        return None
+
+    @property
     def eight_bit(self) -> Mapping[str, Any]:
         """Arguments of `fuse` for 8-bit layers; empty where the base has none."""
         return {}

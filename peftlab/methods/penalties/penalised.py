@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
 from peftlab.config.schema import RegularizationConfig
@@ -15,6 +16,7 @@ from peftlab.errors import ConfigError
 from peftlab.methods.adapter_files import ADAPTER_NAME
 from peftlab.methods.method import Applied
 from peftlab.methods.penalties.regularization import Anchored, LoraChange, Regularizer
+from peftlab.methods.trained_part import taken_out
 from peftlab.model.structure import fresh_modules
 
 _WHOLE = f"modules_to_save.{ADAPTER_NAME}"
@@ -45,6 +47,16 @@ def regularizer(applied: Applied, settings: RegularizationConfig) -> Regularizer
     changes: dict[str, LoraChange] = {}
     anchored: tuple[Anchored, ...] = ()
     if settings.l2_sp:
+        start = applied.start
+        by = applied.method.taken_out_by
+        if by is None and start is not None and taken_out(start):
+            by = start.kind  # of the adapter that method.init_from names
+        if by is not None:
+            raise ConfigError(
+                f"regularization.l2_sp draws an adapter's change s B A to zero, but a start by "
+                f"{by} is part of that product; set method.init_lora_weights: "
+                "true, or regularization.l2_sp=0."
+            )
         changes = _changes(applied.model)
         whole = {name: parameters[name] for name in names if not _is_factor(name)}
         _refuse_others(names, whole, changes)
@@ -77,6 +89,8 @@ def _changes(model: nn.Module) -> dict[str, LoraChange]:
     """Every adapted layer's change, by the name of its A."""
     found = {}
     for name, module in model.named_modules():
+        if isinstance(module, ParamWrapper):
+            continue
         if isinstance(module, LoraLayer) and ADAPTER_NAME in module.lora_A:
             layer: Any = module
             found[f"{name}.lora_A.{ADAPTER_NAME}.weight"] = LoraChange(
@@ -95,10 +109,15 @@ def _refuse_others(
     """Parameters of adapters that are no factors of s B A: that product is not their change."""
     factors = {*changes, *(name.replace(".lora_A.", ".lora_B.") for name in changes)}
     if others := [name for name in names if name not in whole and name not in factors]:
+        if "lora_magnitude_vector" in others[0]:
+            what, out = "the weight otherwise (DoRA)", "set method.use_dora=false"
+        elif others[0].endswith(".bias"):
+            what, out = "the output beside it", "set method.lora_bias=false"
+        else:
+            what, out = "a parameter of several matrices", "leave method.target_parameters out"
         raise ConfigError(
             "regularization.l2_sp draws an adapter's change s B A to zero, but "
-            f"{others[0]} changes the weight otherwise (DoRA); set method.use_dora=false, or "
-            "regularization.l2_sp=0."
+            f"{others[0]} changes {what}; {out}, or regularization.l2_sp=0."
         )
 
 

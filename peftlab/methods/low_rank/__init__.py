@@ -1,0 +1,1 @@
+"""What LoRA's keys name in a model, and what its factors start from."""
