@@ -76,8 +76,15 @@ def adapter_changes(folder: Path, weights: Path) -> Changes:
     for key, why in _REFUSED.items():
         if getattr(config, key, None):
             raise CheckFailed(f"{folder} cannot be merged into its base: {why}.")
-    if config.init_lora_weights == "loftq":
+    began = str(config.init_lora_weights)
+    if began == "loftq":
         raise CheckFailed(f"{folder} cannot be merged into its base: {_REFUSED['loftq_config']}.")
+    if began in ("corda", "lora_ga") or began.startswith("pissa_niter"):
+        raise CheckFailed(
+            f"{folder} cannot be merged into its base: it began as {began} and was saved without "
+            "that start, which cannot be computed again. Save it where it was trained, by PEFT's "
+            "path_initial_model_for_weight_conversion."
+        )
     adapted: dict[str, dict[str, Stored]] = defaultdict(dict)
     replaced: dict[str, Stored] = {}
     bases: dict[str, Stored] = {}
@@ -99,12 +106,19 @@ def adapter_changes(folder: Path, weights: Path) -> Changes:
             rows[f"{match['module']}.weight"] = (_indices(config, match["module"]), tensor)
         else:
             adapted[match["module"]][part + (match["rest"] or "")] = tensor
-    # A table that was not itself adapted is there whole.
-    for name in [n for n in bases if n.rpartition(".")[0] not in adapted]:
+    # A table that was not itself adapted is there whole, and so is a bias that trained.
+    for name in [n for n in bases if _stands_alone(n, adapted)]:
         replaced[name] = bases.pop(name)
     if not (adapted or replaced or rows):
         raise CheckFailed(f"{weights} holds no tensor.")
     return Changes(folder, adapted, replaced, bases, rows, config)
+
+
+def _stands_alone(name: str, adapted: Mapping[str, Mapping[str, Stored]]) -> bool:
+    """Whether a parameter of a wrapped layer takes part in no merging."""
+    module, _, own = name.rpartition(".")
+    parts = adapted.get(module)
+    return parts is None or (own == "bias" and not any(p.endswith(".bias") for p in parts))
 
 
 def _indices(config: Any, module: str) -> tuple[int, ...]:
@@ -116,6 +130,16 @@ def _indices(config: Any, module: str) -> tuple[int, ...]:
     if not said:
         raise CheckFailed(f"the adapter's configuration does not say which rows of {module} train.")
     return tuple(int(index) for index in said)
+
+
+def refuse_lost_bias(changes: Changes, model: torch.nn.Module) -> None:
+    """Raise `CheckFailed` for a layer whose adapter has a bias and which has none itself."""
+    for module, parts in changes.adapted.items():
+        if "lora_B.bias" in parts and getattr(model.get_submodule(module), "bias", None) is None:
+            raise CheckFailed(
+                f"{changes.source} has a lora_bias on {module}, which has no bias to merge it "
+                "into; keep it as an adapter, or train without lora_bias."
+            )
 
 
 def whole_changes(folder: Path, weights: Path) -> Changes:
@@ -214,8 +238,9 @@ def _adapted(holder: torch.nn.Module, module: str, config: Any) -> Any:
     one.exclude_modules = one.layers_to_transform = one.layers_pattern = None
     one.modules_to_save, one.task_type = None, None
     one.trainable_token_indices = None
-    if one.init_lora_weights is True:
-        one.init_lora_weights = False  # what would be drawn is overwritten
+    if one.init_lora_weights not in ("pissa", "olora"):
+        one.init_lora_weights = False  # what would be drawn or decomposed is overwritten
+    one.eva_config = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return get_peft_model(holder, one)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from peftlab.errors import CheckFailed, VerificationError
-from peftlab.export.changes import Changes, adapter_changes
+from peftlab.export.changes import Changes, adapter_changes, refuse_lost_bias
 from peftlab.export.describe import describe
 from peftlab.export.outline import Outline, Output, outline
 from peftlab.export.report import REPORT, MergeReport
@@ -139,6 +139,7 @@ def laid_out(
             "--base, or merge into what the codes stand for with --merge-base dequant."
         )
     built = _built(source, checkpoint, base, trust_remote_code)
+    refuse_lost_bias(source.changes, built.model)
     plan = outline(
         built, base, source.changes, dtype=dtype, at_rest=checkpoint.at_rest,
         quantised=frozenset(source.quantised(built.model) if source.quantised else ()),

@@ -154,7 +154,9 @@ def _adapted(
         kind = built.model.get_submodule(module)
         base = {}
         for name, _ in kind.named_parameters(recurse=False):
-            stored = _based(by_name[f"{module}.{name}"], scratch)
+            output = by_name[f"{module}.{name}"]
+            whole = output.whole  # a bias that trained
+            stored = _based(output, scratch) if whole is None else whole.read()
             wide = scratch.tensor(f"adapted {name}", stored.shape, torch.float32)
             base[name] = wide.copy_(stored)
         found: nn.Module = adapted_module(module, base, kind, changes).base_model.model
