@@ -202,11 +202,12 @@ class Lora(AdapterMethod[AdapterOptions]):
         try:
             config: Any = LoraConfig.from_pretrained(str(target))
             # Nothing is drawn or decomposed: all is overwritten.
-            config.init_lora_weights, config.eva_config = False, None
+            began, config.init_lora_weights = config.init_lora_weights, False
             config.inference_mode = False
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 adapted = wrap(model, config)
+            config.init_lora_weights = began
         except (ValueError, TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
             raise CheckFailed(f"{target} does not fit the model: {error}") from None
         applied = self._again(adapted, task)

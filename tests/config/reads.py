@@ -66,6 +66,13 @@ class Reads:
                 found |= {word.strip() for word in node.value.split("|")}
         if found & {"MethodOptions", "TaskOptions", "Options"}:
             found |= {name for name in self.sections if name.endswith("Options")}
+        # What is said of a class is said of those that are derived from it.
+        found |= {
+            name
+            for name, section in self.sections.items()
+            if any(base.__name__.endswith("Options") and base.__name__ in found
+                   for base in section.__mro__)
+        }  # fmt: skip
         return frozenset(found)
 
     def _declare(self, module: ast.Module) -> None:
