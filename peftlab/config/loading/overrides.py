@@ -29,15 +29,15 @@ class Override:
     label: str
 
     def readings(self, allowed: str) -> Iterator[Any]:
-        """Other values that the typed text may have meant: a shell leaves no quotes to tell by.
+        """Other values that the typed text may mean, since a shell removes its quotes.
 
-        `allowed`: what the key takes, in words. A number out of range is no text.
+        `allowed`: what the key takes, in words. A number out of range is not read as text.
         """
         if "number" not in allowed:
             yield self.text
         if isinstance(self.value, str):
-            if isinstance(found := parse_value(self.value, self.label), int | float):
-                yield found
+            if isinstance(number := parse_value(self.value, self.label), int | float):
+                yield number
             if "a list" in allowed:
                 yield [part.strip() for part in self.value.split(",") if part.strip()]
 
@@ -61,7 +61,7 @@ def parse_override(argument: str) -> Override:
 
 
 def set_value(source: Source, override: Override) -> None:
-    """Lay one override over a source. Raises `ConfigError` for an item that a list has not."""
+    """Lay one override over a source. Raises `ConfigError` for an index beyond a list's end."""
     path = override.path
     container: Any = source.values
     for depth, step in enumerate(path[:-1], start=1):
@@ -118,10 +118,10 @@ def _drop_other_spellings(
 
 def overrides_of(sections: Mapping[str, Any]) -> list[Override]:
     """Keyword arguments as overrides: a mapping sets key by key, one with a name replaces all."""
-    found: list[Override] = []
+    overrides: list[Override] = []
     for name, value in sections.items():
         if isinstance(value, Mapping) and "name" not in value:
-            found += [
+            overrides += [
                 Override(
                     (name, str(key)), plain(inner), str(inner), f"argument {name}.{key}={inner!r}"
                 )
@@ -129,8 +129,8 @@ def overrides_of(sections: Mapping[str, Any]) -> list[Override]:
             ]
         else:
             path = tuple(name.split("."))
-            found.append(Override(path, plain(value), str(value), f"argument {name}={value!r}"))
-    return found
+            overrides.append(Override(path, plain(value), str(value), f"argument {name}={value!r}"))
+    return overrides
 
 
 def plain(value: Any) -> Any:

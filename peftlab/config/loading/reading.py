@@ -60,23 +60,23 @@ def _unread(
 def check_metrics(config: RunConfig) -> Iterator[Problem]:
     """A problem for each metric that the task does not report."""
     known = tuple(config.task.metrics)
-    asked: list[tuple[KeyPath, str]] = []
+    named: list[tuple[KeyPath, str]] = []
     if config.eval.best != "auto":
-        asked.append((("eval", "best"), config.eval.best))
+        named.append((("eval", "best"), config.eval.best))
     if config.eval.metrics != "auto":
-        asked += [(("eval", "metrics", i), name) for i, name in enumerate(config.eval.metrics)]
-    for path, name in asked:
+        named += [(("eval", "metrics", i), name) for i, name in enumerate(config.eval.metrics)]
+    for path, name in named:
         if name not in known:
             yield Problem(path, _not_among(name, known, f"{config.task.name} reports"))
 
 
 def check_validation(config: RunConfig) -> Iterator[Problem]:
-    """A problem for stopping by a split that there is not."""
+    """A problem for early stopping without a validation split."""
     patience = config.eval.early_stopping_patience
     if patience is not None and config.data.splits.validation is None:
         yield Problem(
             ("eval", "early_stopping_patience"),
-            f"is {patience}, but data.splits.validation is null: there is nothing to stop by",
+            f"is {patience}, but data.splits.validation is null: early stopping needs its metric",
         )
 
 
@@ -101,9 +101,9 @@ def check_roles(config: RunConfig) -> Iterator[Problem]:
 
 def check_format(config: RunConfig) -> Iterator[Problem]:
     """A problem for a format of rows that the task does not take."""
-    asked, taken = config.data.format, config.task.formats
-    if asked != "auto" and asked not in taken:
-        yield Problem(("data", "format"), _not_among(asked, taken, f"{config.task.name} takes"))
+    name, taken = config.data.format, config.task.formats
+    if name != "auto" and name not in taken:
+        yield Problem(("data", "format"), _not_among(name, taken, f"{config.task.name} takes"))
 
 
 def _not_among(name: str, known: tuple[str, ...], what: str) -> str:
@@ -113,13 +113,13 @@ def _not_among(name: str, known: tuple[str, ...], what: str) -> str:
 
 def read_mapping(section: Section, task: TaskOptions, method: MethodOptions) -> dict[str, Any]:
     """A section as plain values, without the keys that nothing reads."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
         if why_unread(who_reads(type(section), name), task, method) is not None:
             continue
-        found[name] = _plain(value, task, method)
-    return found
+        values[name] = _plain(value, task, method)
+    return values
 
 
 def _plain(value: Any, task: TaskOptions, method: MethodOptions) -> Any:

@@ -19,7 +19,7 @@ _COLUMN = 46
 def template(model: str, task: str, data: str, method: str) -> str:
     """YAML that runs as it stands, every other key commented out at its default.
 
-    Raises `ConfigError` for a task or method that there is not.
+    Raises `ConfigError` for an unknown task or method.
     """
     mapping = {
         "model": {"name": model},
