@@ -69,7 +69,7 @@ def export_gguf(path: Path, out: Path, checkout: Path, **settings: Any) -> dict[
 def _convert(converter: Path, merged: Path, file: Path) -> None:
     config = read_json(merged / "config.json")
     # Said aloud: left to itself the converter narrows fp32 to 16 bits.
-    dtype = _OUTTYPES.get(config.get("dtype"), "auto")
+    dtype = _OUTTYPES.get(str(config.get("dtype")), "auto")
     done = subprocess.run(
         [
             sys.executable, str(converter), str(merged),
