@@ -52,7 +52,7 @@ def all_cases() -> Iterator[Case]:
 
 def _of_dtype(target: Target, dtype: torch.dtype) -> Iterator[Case]:
     table = configurations(target, dtype)
-    for number, tile in enumerate(dict.fromkeys(table.product + table.product_turned)):
+    for number, tile in enumerate(dict.fromkeys(table.product + table.product_transposed)):
         if dtype is torch.float16 and number:
             continue
         yield from _products(target, dtype, tile, whole=dtype is torch.bfloat16)

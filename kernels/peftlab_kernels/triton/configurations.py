@@ -42,7 +42,7 @@ class Configurations:
 
     product: tuple[Tile, ...]
     """With a weight whose summed dimension is contiguous, as Linear's is for y."""
-    product_turned: tuple[Tile, ...]
+    product_transposed: tuple[Tile, ...]
     """With one whose other dimension is, as Linear's is for dx."""
     product_dropout: tuple[Tile, ...]
     product_ragged: Tile
@@ -134,7 +134,7 @@ _AMPERE = Configurations(
         Tile(128, 128, 32, 4, 4),
         Tile(64, 128, 64, 4, 4),
     ),
-    product_turned=(
+    product_transposed=(
         Tile(128, 256, 32, 8, 4),
         Tile(128, 128, 32, 4, 4),
         Tile(64, 128, 64, 4, 4),
@@ -180,7 +180,7 @@ _SMALL_SHARED = replace(
         Tile(128, 128, 32, 4, 4),
         Tile(64, 128, 32, 4, 4),
     ),
-    product_turned=(
+    product_transposed=(
         Tile(128, 256, 32, 8, 4),
         Tile(128, 128, 32, 4, 4),
         Tile(64, 128, 32, 4, 4),
@@ -191,7 +191,7 @@ _SMALL_SHARED = replace(
 
 _HOPPER = Configurations(
     product=(Tile(128, 128, 64, 4, 4, tma=True), Tile(64, 128, 64, 4, 4, tma=True)),
-    product_turned=(
+    product_transposed=(
         Tile(256, 128, 64, 8, 4, tma=True),
         Tile(128, 128, 64, 8, 3, tma=True),
         Tile(64, 128, 64, 4, 4, tma=True),
@@ -236,7 +236,7 @@ _HOPPER = Configurations(
 # fp32 proper has no tensor cores anywhere; one table serves all.
 _FP32 = Configurations(
     product=(Tile(128, 128, 16, 8, 3), Tile(64, 64, 32, 4, 3)),
-    product_turned=(Tile(128, 128, 16, 8, 3), Tile(64, 64, 32, 4, 3)),
+    product_transposed=(Tile(128, 128, 16, 8, 3), Tile(64, 64, 32, 4, 3)),
     product_dropout=(Tile(128, 128, 16, 8, 3), Tile(64, 64, 32, 4, 3)),
     product_ragged=Tile(64, 64, 16, 4, 2),
     rank_chunk=16,
@@ -254,7 +254,7 @@ _FP32 = Configurations(
 _INTERPRETER = replace(
     _FP32,
     product=(Tile(32, 64, 32, 4, 1),),
-    product_turned=(Tile(32, 64, 32, 4, 1),),
+    product_transposed=(Tile(32, 64, 32, 4, 1),),
     product_dropout=(Tile(32, 64, 32, 4, 1),),
     product_ragged=Tile(32, 64, 32, 4, 1),
     down={16: Strip(32, 32, 4, 1), 32: Strip(32, 32, 4, 1)},

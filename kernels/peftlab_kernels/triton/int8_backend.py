@@ -110,9 +110,9 @@ class TritonInt8Kernels:
                 add_up(*sums)
             if needs.x:
                 rows = quantize_rows(dy, weight.scales.contiguous(), target=target)
-                turned = transpose(weight.codes, target=target)
+                transposed = transpose(weight.codes, target=target)
                 dx = int8_product(
-                    rows, turned, g, lora_a, dtype=dy.dtype, target=target, dropout=drop
+                    rows, transposed, g, lora_a, dtype=dy.dtype, target=target, dropout=drop
                 )
             return LoraGradients(dx, da, db)
 

@@ -241,7 +241,7 @@ def _plan(
     m, q = shape
     table = configurations(target, dtype)
     if tile is None:
-        tiles = table.product if w_strides[1] == 1 else table.product_turned
+        tiles = table.product if w_strides[1] == 1 else table.product_transposed
         tiles = table.product_dropout if masked else tiles
         tile = choose_tile(tiles, target, table.l2_cost, m, p)
         # What a descriptor asks for is bytes; Triton asks sizes for multiples of 16 elements.
@@ -264,13 +264,13 @@ def _plan(
             EVEN_P=p % tile.n == 0, EVEN_Q=q % tile.k == 0, **constants,
         )  # fmt: skip
         return _Plan(launch, None)
-    turned = w_strides[1] != 1
+    w_transposed = w_strides[1] != 1
     launch = Launch(
         product_tma_kernel, grid, (m, p, q, rank, *low_strides, p),
-        W_ROWS_ARE_Q=turned, **constants,
+        W_ROWS_ARE_Q=w_transposed, **constants,
     )  # fmt: skip
     w_layout = (
-        layout((q, p), w_strides[::-1], (tile.k, tile.n)) if turned
+        layout((q, p), w_strides[::-1], (tile.k, tile.n)) if w_transposed
         else layout((p, q), w_strides, (tile.n, tile.k))
     )  # fmt: skip
     return _Plan(launch, (layout((m, q), x_strides, (tile.m, tile.k)), w_layout))

@@ -64,7 +64,7 @@ def test_every_tile_of_the_table(dtype: torch.dtype, rank: int) -> None:
     wide = x.double() @ weight.double().T + bias.double()
     dropout = dropout_of(torch.tensor([5]), 0.3)
     keep = write_mask(dropout, M, N, CUDA)
-    for tile in (*table.product, *table.product_turned, table.product_ragged):
+    for tile in (*table.product, *table.product_transposed, table.product_ragged):
         for stored in (weight, weight.T.contiguous().T):
             y = product(x, stored, low, up, target=target, bias=bias, tile=tile)
             assert error(y, wide + thin) < BOUND[dtype], tile

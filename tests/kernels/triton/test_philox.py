@@ -150,5 +150,5 @@ def test_every_target_has_a_table() -> None:
             assert max(table.down) == max(table.down_dropout)
             assert max(table.cross) == max(table.cross_dropout)
             assert table.product_ragged.tma is False
-            tiles = table.product + table.product_turned + table.product_dropout
+            tiles = table.product + table.product_transposed + table.product_dropout
             assert len({tile.tma for tile in tiles}) == 1

@@ -100,7 +100,7 @@ def test_tiles_follow_the_shape() -> None:
     """Large ones where there is work for every processor, small ones where there is not."""
     hopper = Target("sm_90", 132)
     table = configurations(hopper, torch.bfloat16)
-    large = choose_tile(table.product_turned, hopper, table.l2_cost, 8192, 14336)
-    small = choose_tile(table.product_turned, hopper, table.l2_cost, 64, 4096)
+    large = choose_tile(table.product_transposed, hopper, table.l2_cost, 8192, 14336)
+    small = choose_tile(table.product_transposed, hopper, table.l2_cost, 64, 4096)
     assert (large.m, large.n) == (256, 128)
     assert small.m * small.n < large.m * large.n
