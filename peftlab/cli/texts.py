@@ -234,11 +234,10 @@ def _state_of(layer: Mapping[str, Any]) -> str:
 def _kernels(screen: Screen, kernels: Mapping[str, Any]) -> None:
     """What computes LoRA layers here, and what was chosen by measurement."""
     screen.heading("Kernels")
-    reason = kernels["why_not_triton"]
-    screen.line(
-        f"LoRA layers are computed by {kernels['backend']}"
-        + (f"; not by triton: {reason}" if reason else "")
+    reasons = "".join(
+        f"; not by {name}: {reason}" for name, reason in kernels["why_not"].items() if reason
     )
+    screen.line(f"LoRA layers are computed by {kernels['backend']}{reasons}")
     if qlinear := kernels["why_not_qlinear"]:
         screen.line(f"8-bit products on this CPU are slow: oneDNN's cannot be used ({qlinear})")
     rows = [

@@ -1,4 +1,4 @@
-"""The matrix product and the rounding of every kernel, and what the interpreter needs for both."""
+"""The matrix product and the rounding of every kernel, with the interpreter's workarounds."""
 
 from __future__ import annotations
 
