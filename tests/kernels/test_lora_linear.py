@@ -162,7 +162,7 @@ def test_mixed_dtypes_and_layouts(
 def test_sixteen_bit_activations_in_fp32_arithmetic(
     dtype: torch.dtype, dropout: float, transposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a CPU without 16-bit units computes, over several chunks of rows."""
+    """The arithmetic of a CPU without bf16 units, over several chunks of rows."""
     monkeypatch.setattr("peftlab_kernels.eager.backend.WIDENED_ROWS", 16)
     monkeypatch.setattr(
         "peftlab_kernels.backends.eager_kernels", lambda x: EagerKernels("fp32", "fp32")
