@@ -161,7 +161,7 @@ def measure(
             ready[name] = row
         except Exception as error:  # any error of a row's library: the others still run
             failed[name] = f"{type(error).__name__}: {error}"[:500]
-    with torch.autograd.set_multithreading_enabled(False):  # as in `gpu_steps`, for every row
+    with torch.autograd.set_multithreading_enabled(False):  # as in `steps.py`, for every row
         seconds = take_turns(ready, rounds, warm_up=1, clock=clock)
     base = next(iter(ready))
     limit = layer_limit(case, ceilings)

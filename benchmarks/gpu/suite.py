@@ -223,7 +223,7 @@ def main() -> int:
     if given.dry_run and os.environ.get("TRITON_INTERPRET") != "1":
         parser.error("a dry run is for Triton's interpreter: set TRITON_INTERPRET=1")
     if not given.dry_run and not torch.cuda.is_available():
-        parser.error("there is no CUDA device; --dry-run goes without one")
+        parser.error("no CUDA device; use --dry-run to run without one")
     given.out.mkdir(parents=True, exist_ok=True)
     # What is fastest is measured here, and kept with the results.
     os.environ[autotune.VARIABLE] = str(given.out / "kernel_choices.json")

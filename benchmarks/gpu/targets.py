@@ -40,7 +40,7 @@ TARGETS = (
 
 
 def seven_layers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """All layers of a block together, from `gpu_layers.measure`'s result for each of `SHAPES`.
+    """All layers of a block together, from `layers.measure`'s result for each of `SHAPES`.
 
     `ours` is the faster of our two Triton rows, shape by shape, as the choice by measurement takes.
     """

@@ -142,14 +142,14 @@ def _gradients(
         if x is None
         else torch.zeros_like(a, dtype=torch.promote_types(a.dtype, torch.float32))
     )
-    room_dx = scratch(mask, a.shape[1], g.dtype)
-    room_x = room_dx if x is None or x.dtype is g.dtype else scratch(mask, a.shape[1], x.dtype)
+    dx_buffer = scratch(mask, a.shape[1], g.dtype)
+    x_buffer = dx_buffer if x is None or x.dtype is g.dtype else scratch(mask, a.shape[1], x.dtype)
     for rows, keep in kept_rows(mask, a.shape[1]):
         if dx is not None:
-            part = torch.mm(g[rows], a, out=room_dx[: keep.shape[0]])
+            part = torch.mm(g[rows], a, out=dx_buffer[: keep.shape[0]])
             dx[rows].add_(drop(part, keep, part))  # += would write the rows of dx twice
         if x is not None and da is not None:
-            da += g[rows].T @ drop(x[rows], keep, room_x[: keep.shape[0]]).to(g.dtype)
+            da += g[rows].T @ drop(x[rows], keep, x_buffer[: keep.shape[0]]).to(g.dtype)
     return LoraGradients(dx, da, db)
 
 

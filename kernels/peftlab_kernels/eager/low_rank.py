@@ -32,9 +32,9 @@ def down_project(
         for rows in row_blocks(*x.shape):
             torch.mm(x[rows].to(a.dtype), a.T, out=h[rows])
         return h.mul_(scaling)
-    room = scratch(mask, x.shape[1], x.dtype)
+    buffer = scratch(mask, x.shape[1], x.dtype)
     for rows, keep in draw_rows(mask, x.shape[1], dropout):
-        torch.mm(drop(x[rows], keep, room[: keep.shape[0]]).to(a.dtype), a.T, out=h[rows])
+        torch.mm(drop(x[rows], keep, buffer[: keep.shape[0]]).to(a.dtype), a.T, out=h[rows])
     return h.mul_(scaling * scale_of_kept(dropout))
 
 
@@ -66,9 +66,9 @@ def cross(g: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for rows in row_blocks(*x.shape):
             total += g[rows].T @ x[rows].to(g.dtype)
         return total
-    room = scratch(mask, x.shape[1], x.dtype)
+    buffer = scratch(mask, x.shape[1], x.dtype)
     for rows, keep in kept_rows(mask, x.shape[1]):
-        total += g[rows].T @ drop(x[rows], keep, room[: keep.shape[0]]).to(g.dtype)
+        total += g[rows].T @ drop(x[rows], keep, buffer[: keep.shape[0]]).to(g.dtype)
     return total
 
 
