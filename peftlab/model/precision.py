@@ -1,7 +1,7 @@
 """Which numbers a model rests in and computes with: one rule for every method.
 
 Trainable tensors are fp32. Frozen ones rest in the checkpoint's dtype. Activations are bf16 where
-the device has units for it, else fp32. A CPU without 16-bit units multiplies 16-bit matrices a
+the device has units for it, else fp32. A CPU without bf16 units multiplies 16-bit matrices a
 hundred times slower than fp32 ones: there a 16-bit checkpoint rests as it is and computes in fp32,
 which takes a model whose layers widen their weights (`fusion.fuse` with fp32 activations).
 """
@@ -95,12 +95,12 @@ def _automatic(checkpoint: torch.dtype, device: str, units: bool, fp32_at_rest: 
             return Precision(torch.float32, torch.float32)
         if device == "cpu" and not fp32_at_rest:
             note = (
-                f"the checkpoint is {name} and this cpu has no 16-bit units: frozen weights rest "
+                f"the checkpoint is {name} and this cpu has no bf16 units: frozen weights rest "
                 f"in {name}, arithmetic and activations are float32"
             )
             return Precision(checkpoint, torch.float32, (note,))
         note = (
-            f"the checkpoint is {name} and this {device} has no 16-bit units: it is loaded in "
+            f"the checkpoint is {name} and this {device} has no bf16 units: it is loaded in "
             "float32, which takes twice its size in memory"
         )
         return Precision(torch.float32, torch.float32, (note,))

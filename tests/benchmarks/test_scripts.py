@@ -1,4 +1,4 @@
-"""The benchmark commands run from the repository's root, and write what they promise."""
+"""The benchmark commands run from the repository's root and write their results."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def run(*words: str) -> str:
     return done.stdout
 
 
-def has_surroundings(environment: dict[str, Any]) -> bool:
+def has_environment(environment: dict[str, Any]) -> bool:
     return {"commit", "sources", "packages", "cpu", "devices", "command"} <= environment.keys()
 
 
-def test_comparisons_name_rows_there_are() -> None:
+def test_comparisons_name_existing_rows() -> None:
     assert {case for cases in OF_KIND.values() for case in cases} == COMPARISONS.keys()
     assert {case for cases in INT8_OF_KIND.values() for case in cases} == INT8.keys()
     for comparison in (*COMPARISONS.values(), *INT8.values()):
@@ -48,7 +48,7 @@ def test_layers_take_turns(tmp_path: Path) -> None:
     )  # fmt: skip
     assert cpu_kind() in said
     result = json.loads(out.read_text())
-    assert has_surroundings(result["environment"])
+    assert has_environment(result["environment"])
     dropout = result["comparisons"]["bf16-dropout"]
     assert {len(all_) for all_ in dropout["seconds"].values()} == {3}
     assert [bar["limit"] for bar in dropout["bars"]] == [1.3, 1.15]
@@ -90,7 +90,7 @@ def test_saved_bytes_fail_where_a_bar_is_missed(tmp_path: Path) -> None:
         "benchmarks.layers.saved_bytes", "--layers", "4", "--tokens", "8", "--json", str(out)
     )
     assert said.count("met ") == 6
-    assert has_surroundings(json.loads(out.read_text())["environment"])
+    assert has_environment(json.loads(out.read_text())["environment"])
 
 
 def test_the_suites_have_counts_beside_times(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_suites_have_counts_beside_times(tmp_path: Path) -> None:
     )  # fmt: skip
     assert f"processor: {cpu_kind()}" in said
     result = json.loads(out.read_text())
-    assert has_surroundings(result["machine_info"]["peftlab"])
+    assert has_environment(result["machine_info"]["peftlab"])
     names = {benchmark["name"] for benchmark in result["benchmarks"]}
     assert {"test_layer[frozen base-p=0.1]", "test_llama_step[PEFT, fp32]"} <= names
     counts = {"saved_bytes", "peak_live_bytes", "flops", "operators", "bytes_moved"}

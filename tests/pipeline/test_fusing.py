@@ -1,4 +1,4 @@
-"""Runs on 16-bit checkpoints on a CPU without 16-bit units: arithmetic is fp32."""
+"""Runs on 16-bit checkpoints on a CPU without bf16 units: arithmetic is fp32."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from peftlab.errors import CheckFailed, ConfigError
 from peftlab.fusion import backend
 from peftlab.pipeline.fusing import by_choices_of, keeping_choices
 from peftlab.pipeline.plan import plan
-from peftlab_kernels import dispatch
+from peftlab_kernels import backends
 from peftlab_kernels.eager import cpu_arithmetic
 from peftlab_kernels.eager.backend import EagerKernels
 
@@ -93,19 +93,19 @@ def test_a_run_is_computed_by_its_own_choices(
     monkeypatch.setenv("PEFTLAB_KERNEL_CHOICES", str(tmp_path / "choices.json"))
     monkeypatch.setattr("peftlab.model.precision.cpu_has_bf16_units", lambda: True)
     used: list[EagerKernels] = []
-    choose = dispatch.eager_kernels
+    choose = backends.eager_kernels
 
     def spy(x: torch.Tensor) -> EagerKernels:
         used.append(choose(x))
         return used[-1]
 
-    monkeypatch.setattr(dispatch, "eager_kernels", spy)
+    monkeypatch.setattr(backends, "eager_kernels", spy)
 
     def fastest(name: str) -> None:
         other = {"native": "fp32", "fp32": "native"}[name]
         monkeypatch.setattr(cpu_arithmetic, "_candidates", lambda *_: {name: int, other: slow})
         (tmp_path / "choices.json").unlink(missing_ok=True)
-        backend.choices.forget()
+        backend.autotune.forget()
 
     fastest("fp32")
     run = pipeline.train(configure("auto", "bert", "auto"))
@@ -120,11 +120,11 @@ def test_a_run_is_computed_by_its_own_choices(
     assert again.predict(["a good film"])
     assert set(used) == {EagerKernels("fp32", "fp32")}
     assert "this machine would choose native" in caplog.text
-    backend.choices.forget()
+    backend.autotune.forget()
 
 
 def ask() -> EagerKernels:
-    return dispatch.eager_kernels(torch.zeros(1, 2, dtype=torch.bfloat16))
+    return backends.eager_kernels(torch.zeros(1, 2, dtype=torch.bfloat16))
 
 
 def read(folder: Path) -> Any:
@@ -166,19 +166,22 @@ def test_damaged_choices_are_told_with_the_way_out(tmp_path: Path, content: str)
         assert ask() == ask()
 
 
-def test_a_backend_that_there_is_not_is_told_before_training(
+def test_an_unknown_backend_is_refused_before_training(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PEFTLAB_BACKEND", "cuda")
-    with pytest.raises(ConfigError, match="PEFTLAB_BACKEND asks for the backend 'cuda'"):
+    with pytest.raises(ConfigError, match="PEFTLAB_BACKEND: unknown backend 'cuda'"):
         plan(configure("auto", "bert"))
     with pytest.raises(ConfigError, match="PEFTLAB_BACKEND"):
         backend.describe_kernels("cpu")
     monkeypatch.setenv("PEFTLAB_BACKEND", "triton")
-    with pytest.raises(ConfigError, match="is triton, but the tensors are on cpu"):
+    with pytest.raises(ConfigError, match="PEFTLAB_BACKEND is triton, but the tensors are on cpu"):
         plan(configure("auto", "bert"))
-    described = backend.describe_kernels("cpu")["backend"]
-    assert described == "none: triton is requested and not available"
+    described = backend.describe_kernels("cpu")
+    assert described["backend"] == "none: triton is requested and cannot compute"
+    assert described["requested"] == "triton"
+    assert described["why_not"]["torch"] is None
+    assert "needs a CUDA device" in described["why_not"]["triton"]
 
 
 def slow() -> None:
