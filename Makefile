@@ -36,9 +36,10 @@ types: venv
 	$(RUN) -m mypy peftlab kernels/peftlab_kernels
 
 # Two processes of one thread each: more threads would only fight over the cores. The timeout, in
-# seconds, stops a test that hangs; a machine that is busier than most may raise it.
+# seconds, stops a test that hangs; a machine that is busier than most may raise it. Bytecode is kept,
+# as pytest rewrites every assertion otherwise, in each process and each run.
 TIMEOUT ?= 1800
-PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) -m pytest --numprocesses $(JOBS) --dist worksteal --timeout $(TIMEOUT) --durations 25 --quiet
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --numprocesses $(JOBS) --dist worksteal --timeout $(TIMEOUT) --durations 25 --quiet
 # Whether Triton interprets its kernels is decided when they are imported: these tests have
 # processes of their own. A test that is skipped there, or a folder without tests, is a failure.
 INTERPRETED := TRITON_INTERPRET=1 $(PYTEST) tests/kernels/triton
