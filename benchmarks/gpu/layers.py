@@ -162,7 +162,9 @@ def measure(
         except Exception as error:  # any error of a row's library: the others still run
             failed[name] = f"{type(error).__name__}: {error}"[:500]
     with torch.autograd.set_multithreading_enabled(False):  # as in `steps.py`, for every row
-        seconds = take_turns(ready, rounds, warm_up=1, clock=clock)
+        # In the interpreter nothing warms up, and every row ran once already.
+        warm_up = int(case.device != "cpu")
+        seconds = take_turns(ready, rounds, warm_up=warm_up, clock=clock)
     base = next(iter(ready))
     limit = layer_limit(case, ceilings)
     medians = {name: statistics.median(all_) for name, all_ in seconds.items()}

@@ -33,7 +33,7 @@ from benchmarks.gpu import steps as gpu_steps
 from benchmarks.gpu.clock import Budget, Clock
 from benchmarks.gpu.correctness import check_all
 from benchmarks.gpu.limits import Ceilings, measure_ceilings
-from benchmarks.gpu.targets import OVER_8_BITS, SHAPES, SIZES, seven_layers
+from benchmarks.gpu.targets import OVER_8_BITS, SHAPES, seven_layers, sizes
 from benchmarks.gpu.warm_up import compile_ahead
 from benchmarks.result_files import gpu_kind, write_result
 from peftlab_kernels import autotune
@@ -190,7 +190,7 @@ def plan(suite: Suite) -> Iterator[Entry]:
         words += " over 8 bits" * (names[0] in OVER_8_BITS)
         return words, seconds, lambda: step(suite, name, p, names, rounds)
 
-    first, second, *others = SIZES
+    first, second, *others = sizes(suite.dry)
     int8 = gpu_layers.without_bitsandbytes(gpu_layers.INT8)
     yield layers(first, gpu_layers.ROWS, ROUNDS)
     yield layers(first, int8, ROUNDS)
@@ -201,13 +201,15 @@ def plan(suite: Suite) -> Iterator[Entry]:
     for size in others[:5]:
         yield layers(size, gpu_layers.FEWER, 6)
     yield layers(first, gpu_layers.COMPILED, ROUNDS, 60)
-    yield whole("1B", 0.0, 30)
+    if not suite.dry:  # whose models are all of one size
+        yield whole("1B", 0.0, 30)
     yield whole("1B", 0.0, 40, gpu_layers.without_bitsandbytes(gpu_steps.INT8))
     for size in others[5:]:
         yield layers(size, gpu_layers.FEWER, 6)
     yield whole("8B", 0.05, 70)
-    yield "memory 1B", 30, lambda: memory(suite, "1B")
-    yield whole("3B", 0.0, 45)
+    if not suite.dry:
+        yield "memory 1B", 30, lambda: memory(suite, "1B")
+        yield whole("3B", 0.0, 45)
     yield whole("1B", 0.0, 120, gpu_steps.COMPILED)
 
 

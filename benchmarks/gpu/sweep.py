@@ -50,13 +50,14 @@ def _in_a_graph(run: Callable[[], object]) -> Callable[[], object]:
 def host_seconds(run: Callable[[], object]) -> float:
     """The time that a call takes to launch."""
     times = []
-    for _ in range(5):
+    rounds, calls = (5, 10) if torch.cuda.is_available() else (1, 1)
+    for _ in range(rounds):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         started = time.perf_counter()
-        for _ in range(10):
+        for _ in range(calls):
             run()
-        times.append((time.perf_counter() - started) / 10)
+        times.append((time.perf_counter() - started) / calls)
     return statistics.median(times)
 
 
@@ -84,9 +85,9 @@ def measure(what: Pass, clock: Clock, ceilings: Ceilings) -> dict[str, Any]:
         except Exception as error:
             failed[name] = f"{type(error).__name__}: {error}"[:200]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    calls = REPEATS if torch.cuda.is_available() else 1
+    visits, calls = (VISITS, REPEATS) if torch.cuda.is_available() else (1, 1)
     replays = {name: _in_a_graph(run) for name, run in runs.items()}
-    for visit in range(VISITS):
+    for visit in range(visits):
         for name in runs if visit % 2 == 0 else reversed(runs):
             seconds[name].append(clock(replays[name]) / calls)
     host = host_seconds(runs["table"])
@@ -117,7 +118,7 @@ def line(what: Pass, measured: dict[str, Any]) -> str:
 
 def compile_ahead(dry: bool, only: str) -> None:
     """Every candidate once, on all cores, into Triton's cache."""
-    number = 2 if dry else max(1, min(14, (os.cpu_count() or 2) - 2))
+    number = 1 if dry else max(1, min(14, (os.cpu_count() or 2) - 2))
     command = [sys.executable, "-m", "benchmarks.gpu.sweep", "--out", ".", "--only", only]
     command += ["--dry-run"] * dry
     running = [
@@ -135,7 +136,7 @@ def compile_part(part: str, only: str, device: str, dry: bool) -> None:
     shares: dict[Any, int] = {}
     for size in TINY if dry else SIZES:
         for what in passes(size, device):
-            for candidate in what.candidates:
+            for candidate in what.candidates[: 1 if dry else None]:
                 share = shares.setdefault((what.name, candidate), len(shares))
                 if only in what.name and share % number == mine:
                     with contextlib.suppress(Exception):

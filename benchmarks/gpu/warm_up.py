@@ -51,7 +51,7 @@ def _launch(row: str, case: Case) -> None:
 
 def compile_ahead(seconds: float, *, dry: bool) -> str:
     """Run the processes for at most this long; how they ended, in words."""
-    number = 2 if dry else max(1, min(8, (os.cpu_count() or 2) // 2))
+    number = 1 if dry else max(1, min(8, (os.cpu_count() or 2) // 2))
     command = [sys.executable, "-m", "benchmarks.gpu.warm_up", *(["--dry-run"] * dry)]
     running = [
         subprocess.Popen([*command, "--part", f"{part}/{number}"], stderr=subprocess.DEVNULL)
@@ -77,8 +77,9 @@ def main() -> None:
     given = parser.parse_args()
     part, number = map(int, given.part.split("/"))
     device = "cpu" if given.dry_run else "cuda"
-    for group in list(groups(device, given.dry_run))[part::number]:
-        for job in group[: 1 if given.dry_run else None]:
+    some = 1 if given.dry_run else None  # nothing is compiled there
+    for group in list(groups(device, given.dry_run))[part::number][:some]:
+        for job in group[:some]:
             with contextlib.suppress(Exception):
                 job()
 

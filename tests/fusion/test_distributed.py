@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.hanging import HANGS_AFTER
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAYERS = 14
 
@@ -33,7 +35,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         for rank in range(2)
     ]
     try:
-        printed = [process.communicate(timeout=300) for process in processes]
+        printed = [process.communicate(timeout=HANGS_AFTER) for process in processes]
     finally:
         for process in processes:
             process.kill()

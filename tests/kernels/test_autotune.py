@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -20,6 +19,28 @@ CPU = torch.device("cpu")
 Candidates = Mapping[str, Callable[[], object]]
 
 
+class Clock:
+    """Stands for `time`: what sleeps takes as long as it says, all else a microsecond."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+CLOCK = Clock()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer depends on how busy this machine is."""
+    monkeypatch.setattr(autotune, "time", CLOCK)
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache file in use; nothing remembered before or after."""
@@ -31,7 +52,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def two(slow: str = "left", fast: str = "right") -> Candidates:
-    return {slow: lambda: time.sleep(0.01), fast: lambda: None}
+    return {slow: lambda: CLOCK.sleep(0.01), fast: lambda: None}
 
 
 def never() -> Candidates:
@@ -146,7 +167,7 @@ def test_a_hopeless_candidate_runs_once(cache: Path) -> None:
 
     def slow() -> None:
         runs.append(1)
-        time.sleep(0.05)
+        CLOCK.sleep(0.05)
 
     autotune.choose("which", CPU, lambda: {"slow": slow, "fast": lambda: None}, default="slow")
     assert len(runs) == 1
@@ -158,9 +179,9 @@ def test_the_time_of_compiling_kernels_makes_no_candidate_hopeless(cache: Path) 
     def compiled_at_first() -> None:
         runs.append(1)
         if len(runs) == 1:
-            time.sleep(0.2)
+            CLOCK.sleep(0.2)
 
-    candidates = {"ready": lambda: time.sleep(0.01), "compiled": compiled_at_first}
+    candidates = {"ready": lambda: CLOCK.sleep(0.01), "compiled": compiled_at_first}
     device = torch.device("mps")  # none is needed: any that is no CPU
     assert autotune.choose("which", device, lambda: candidates, default="ready") == "compiled"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -148,7 +148,6 @@ def test_wherever_chunks_and_blocks_end(
     torch.testing.assert_close(again, whole)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(0, 40), in_features=st.integers(0, 70), out_features=st.integers(0, 70),
     rank=st.integers(1, 40), dropout=st.sampled_from([0.0, 0.1, 0.9]), bias=st.booleans(),

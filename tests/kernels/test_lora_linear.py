@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -171,7 +171,6 @@ def test_sixteen_bit_activations_in_fp32_arithmetic(
     check(Case((0, 8, 12, 2), dtype, None, torch.float32, dropout, transposed=transposed))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(0, 40), in_features=st.integers(1, 70), out_features=st.integers(1, 70),
     rank=st.integers(1, 40), dropout=st.sampled_from([0.0, 0.1, 0.9]), bias=st.booleans(),

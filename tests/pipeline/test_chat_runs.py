@@ -13,6 +13,7 @@ import transformers
 
 import peftlab
 from peftlab.errors import PeftlabError
+from peftlab.pipeline.untuned import evaluate_untuned
 from tests.checkpoints import write_checkpoint
 from tests.tasks.language.chat.tokenizers import tokenizer_of
 
@@ -107,7 +108,7 @@ def test_eight_rows_are_learnt_and_come_back(
     if packing:
         config["data"]["max_length"] = 200
         config["task"]["packing"] = "isolated"
-    untuned = _untuned_loss(config, tmp_path)
+    untuned = evaluate_untuned(peftlab.load_config(config))["test"]["loss"]
     with caplog.at_level("INFO", "peftlab"):
         run = peftlab.train(config)
     assert ("8 rows packed into" in caplog.text) == packing
@@ -118,13 +119,6 @@ def test_eight_rows_are_learnt_and_come_back(
     assert again.evaluate("test")["loss"] == pytest.approx(loss, rel=1e-5)
     row = {k: v for k, v in ROWS[form][0].items() if k not in ("output", "completion")}
     assert run.predict([row, "name number 3"]) == again.predict([row, "name number 3"])
-
-
-def _untuned_loss(config: dict[str, Any], tmp_path: Path) -> float:
-    still = json.loads(json.dumps(config))
-    still["train"] |= {"learning_rate": 1e-12, "max_steps": 1}
-    still["output"]["dir"] = str(tmp_path / "still")
-    return float(peftlab.train(still).metrics["test"]["loss"])
 
 
 REAL = {

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -220,19 +221,31 @@ def test_cached_features_train_alike_and_count_their_tokens(run: Any) -> None:
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
 
 
-def test_tokens_and_seconds(make_model: Any, make_rows: Any, run: Any) -> None:
-    import time
+def test_tokens_and_seconds(
+    make_model: Any, make_rows: Any, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that each look moves on by a second, and each evaluation by a hundred."""
+    now = 0.0
+
+    def look() -> float:
+        nonlocal now
+        now += 1.0
+        return now
 
     def slow(model: nn.Module) -> dict[str, float]:
-        time.sleep(0.5)
+        nonlocal now
+        now += 100.0
         return {"loss": 1.0}
 
+    monkeypatch.setattr("peftlab.training.ledger.time", SimpleNamespace(perf_counter=look))
     rows = make_rows(HEAD, 10)
     result = run(
         make_model(HEAD), rows, global_batch_size=4, num_train_epochs=3, around={"evaluate": slow}
     )
     assert result.tokens == 3 * sum(len(row["input_ids"]) for row in rows)
-    assert result.seconds - result.training_seconds == pytest.approx(1.5, abs=0.4)
+    # The look before and after each of three evaluations is all that is left of their time.
+    assert result.seconds - result.training_seconds == pytest.approx(300, abs=6)
+    assert 0 < result.training_seconds < 100
     assert result.tokens_per_second == pytest.approx(result.tokens / result.training_seconds)
 
 
