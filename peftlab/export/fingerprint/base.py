@@ -15,7 +15,7 @@ from peftlab.model.checkpoint import read_checkpoint_config
 from peftlab.model.quantized import SCALES
 from peftlab_kernels.int8_linear import Int8Linear
 
-Asked = Literal["source", "codes"]
+Compared = Literal["source", "codes"]
 """What a base is held to: its tensors as they are stored, or the 8-bit codes that they come to."""
 
 _WRAPPED = "base_model.model."
@@ -47,11 +47,11 @@ def differing(
     revision: str | None,
     *,
     trust_remote_code: bool,
-    asked: Asked = "source",
+    compare: Compared = "source",
 ) -> tuple[str, ...] | None:
     """Sentences on what a checkpoint has otherwise than the fingerprint says.
 
-    Where the fingerprint has codes, those are compared if they are `asked` for, and for a layer
+    Where the fingerprint has codes, those are compared if `compare` is codes, and for a layer
     that this checkpoint keeps in 8 bits and the other did not, or the other way round. None where
     the checkpoint's files are not on this machine.
     """
@@ -63,7 +63,7 @@ def differing(
     was_8bit = any(key.endswith(SCALES) for key in recorded)
     is_8bit = any(key.endswith(SCALES) for key in base)
     other_form = was_8bit is not is_8bit and bool(coded["tensors"])
-    by_codes = [key for key in coded["tensors"] if asked == "codes" or other_form]
+    by_codes = [key for key in coded["tensors"] if compare == "codes" or other_form]
     as_stored = [
         key for key in recorded
         # What is kept beside codes may have been cast with them: only codes speak for that.
