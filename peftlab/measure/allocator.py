@@ -1,8 +1,8 @@
 """glibc's allocator, set to keep large buffers instead of returning them to the kernel.
 
 By default every temporary above 128 KiB is mapped when it is allocated and unmapped when it is
-freed, so a training step spends time on page faults: 17,000 per step for a small BERT, 5 to 18 % of the
-step.
+freed, so a training step spends time on page faults: 17,000 per step for a small BERT, 5 to 18 %
+of the step.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from peftlab.model.head_spec import CAUSAL, LANGUAGE_MODELS, check_architecture
 from peftlab.model.keys import check_keys, expected_fresh
 from peftlab.model.pooling import Pooling, choose_pooling
 from peftlab.model.precision import DType, Precision, choose_precision, training_device
-from peftlab.model.quiet import hushed
+from peftlab.model.quiet import quiet_loading
 from peftlab.model.structure import mark_fresh
 from peftlab.model.ties import untie_stored
 from peftlab.model.tokenizer import fit_to_model, load_tokenizer
@@ -217,7 +217,7 @@ def _sketch(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, .
 
 
 def _on_meta(source: _Source) -> nn.Module:
-    with torch.device("meta"), hushed():
+    with torch.device("meta"), quiet_loading():
         model: nn.Module = source.auto_class.from_config(
             copy.deepcopy(source.config),
             dtype=source.precision.at_rest,
@@ -240,7 +240,7 @@ def _load(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, ...
     if request.load_in_8bit or request.load_in_4bit:
         arguments["device_map"] = {"": "cpu" if training_device() == "cpu" else 0}
     try:
-        with hushed():
+        with quiet_loading():
             model, info = source.auto_class.from_pretrained(
                 checkpoint.folder or checkpoint.name,
                 revision=checkpoint.revision or "main",

@@ -137,7 +137,7 @@ def test_over_a_checkpoint_that_is_in_8_bits_auto_compares_the_forms_that_are_th
     assert "original " not in shown
     refused = cli("export", again.folder, "-o", tmp_path / "no", "--merge-base", "original")
     assert refused.code == 3
-    assert "rests in 8 bits" in refused.err
+    assert "is stored in 8 bits" in refused.err
     assert not (tmp_path / "no").exists()
 
 

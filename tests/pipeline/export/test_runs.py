@@ -163,8 +163,8 @@ TARGETS = {"target_modules": ["query", "value"]}
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        (COPIED, (), "was copied and reads back otherwise"),
-        (COPIED, ("--no-verify",), "was copied and reads back otherwise"),
+        (COPIED, (), "was copied and reads back differently"),
+        (COPIED, ("--no-verify",), "was copied and reads back differently"),
         (MERGED, (), "logits differ from the adapter's"),
     ],
 )
