@@ -97,7 +97,7 @@ def test_what_was_not_announced_is_not_written(tmp_path: Path) -> None:
         (lambda h: h["a"].update(shape=[-2, -3]), 0, "a size that does not match its shape"),
         (lambda h: h["b"].update(data_offsets=[2, 6]), 0, "overlap"),
         (lambda h: h["a"].pop("dtype"), 0, "dtype"),
-        (lambda h: h.update(a=3), 0, "not a whole safetensors file"),
+        (lambda h: h.update(a=3), 0, "not a complete safetensors file"),
     ],
 )
 def test_broken_headers(

@@ -80,7 +80,7 @@ def test_a_run_rests_in_16_bits_and_answers_in_fp32(
             configure("run", "text-classification", family, dtype, method=METHODS[method])
         )
     assert (run.record["model"]["at_rest"], run.record["model"]["compute"]) == (dtype, "float32")
-    assert f"frozen weights rest in {dtype}, arithmetic and activations are float32" in caplog.text
+    assert f"frozen weights stay in {dtype}, arithmetic and activations are float32" in caplog.text
     train = run.metrics["train"]
     share = train["peak_memory"]["weights"] / (4 * train["total_parameters"])
     assert share >= 0.99 if method == "full" else share < 0.9
