@@ -161,7 +161,7 @@ def finish_loading(model: Any, info: dict[str, Any]) -> tuple[str, ...]:
         if not name.startswith(tuple(f"{layer}." for layer in quantizer.layers)):
             raise CheckFailed(
                 f"{name} is {tuple(stored)} in the checkpoint and {tuple(expected)} here, which "
-                "this version of Transformers cannot replace in an 8-bit model; upgrade transformers."
+                "this version of Transformers cannot replace in 8 bits; upgrade transformers."
             )
     info["mismatched_keys"] = {*info["mismatched_keys"], *quantizer.mismatched, *unnoticed}
     if not quantizer.stored:
