@@ -100,7 +100,7 @@ BAD: dict[str, tuple[Change, int, str]] = {
     ),
     "too many blocks": (setting("method", {"name": "last_n", "n": 99}), 2, "has 2 blocks"),
     "max_length beyond the model": (setting("data.max_length", 100000), 3, "reads 64 tokens"),
-    "folder that is taken": (occupied, 2, "files that are no run"),
+    "folder that is taken": (occupied, 2, "not empty and not a run"),
     "missing data": (setting("data.source", "./nowhere.jsonl"), 3, "there is no such file"),
     "empty file": (data(""), 3, "is empty (0 bytes)"),
     "malformed line": (data(lines(POSITIVE, NEGATIVE) + '{"text": \n'), 3, ":41: malformed JSON"),

@@ -101,7 +101,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(
 
 
 def test_a_disk_that_fills_up_in_the_middle(tmp_path: Path) -> None:
-    """By the limit of the process: a real write fails with fewer bytes written than asked."""
+    """By the limit of the process: a real write fails with fewer bytes written than requested."""
     made = Made(tmp_path, "llama", target_modules=["q_proj"])
 
     def export() -> None:

@@ -83,9 +83,9 @@ def test_real_merges_are_pefts_to_the_bit(
         plain = loaded(base, task, width)(**inputs)[0].float()
     peft = adapted.merge_and_unload()
     merged = loaded(out, task, width)
-    expected, found = peft.state_dict(), merged.state_dict()
-    assert found.keys() == expected.keys()
-    assert [name for name, t in expected.items() if not torch.equal(found[name], t)] == []
+    expected, result = peft.state_dict(), merged.state_dict()
+    assert result.keys() == expected.keys()
+    assert [name for name, t in expected.items() if not torch.equal(result[name], t)] == []
     with torch.no_grad():
         answers = merged(**inputs)[0].float()
         assert torch.equal(answers, peft(**inputs)[0].float())

@@ -29,9 +29,9 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     def run(*words: object) -> Said:
         capfd.readouterr()
         code = main([str(word) for word in words])
-        found = Said(code, *capfd.readouterr())
-        assert "Traceback" not in found.err
-        return found
+        result = Said(code, *capfd.readouterr())
+        assert "Traceback" not in result.err
+        return result
 
     return run
 

@@ -86,13 +86,13 @@ def scale_adapter(run: Path, by: float = 1.5) -> None:
               metadata={"format": "pt"})  # fmt: skip
 
 
-def asked(run: pipeline.Run) -> Any:
+def predicted(run: pipeline.Run) -> Any:
     return run.predict(["a good film"])
 
 
 USES: dict[str, Callable[[pipeline.Run, Path], Any]] = {
     "eval": lambda run, _: run.evaluate("validation"),
-    "predict": lambda run, _: asked(run),
+    "predict": lambda run, _: predicted(run),
     "export": lambda run, out: run.export(out),
 }
 
@@ -109,7 +109,10 @@ def test_an_untouched_run_is_used(use: str, copied: tuple[Path, Path], tmp_path:
 @pytest.mark.parametrize(
     ("tamper", "said"),
     [
-        (swap_words, r"reads the golden example '.*' otherwise .*: input_ids at position \d+ was"),
+        (
+            swap_words,
+            r"encodes the golden example '.*' differently .*: input_ids at position \d+ was",
+        ),
         (change_settings, "its padding_side was 'right' and is 'left'"),
         (change_template, "its chat_template was None and is '"),
     ],
@@ -137,7 +140,9 @@ def test_the_bases_tokenizer_has_changed(use: str, copied: tuple[Path, Path]) ->
 def test_the_trained_part_has_changed(use: str, copied: tuple[Path, Path], tmp_path: Path) -> None:
     scale_adapter(copied[0])
     out = tmp_path / "out"
-    with pytest.raises(CheckFailed, match=r"answers the golden example '.*' otherwise .*: logit"):
+    with pytest.raises(
+        CheckFailed, match=r"computes the golden example '.*' differently .*: logit"
+    ):
         USES[use](pipeline.open_run(copied[0]), out)
     assert not out.exists()
 
@@ -146,13 +151,13 @@ def test_other_devices_round_otherwise(copied: tuple[Path, Path]) -> None:
     """What is drift where the run was trained is rounding where another device computes."""
     scale_adapter(copied[0], by=1.05)
     with pytest.raises(CheckFailed, match="otherwise than after training"):
-        asked(pipeline.open_run(copied[0]))
+        predicted(pipeline.open_run(copied[0]))
     file = copied[0] / "peftlab.json"
     record = json.loads(file.read_text())
     assert record["golden"]["computed"] == {"device": "cpu", "compute": "float32"}
     record["golden"]["computed"]["device"] = "cuda"
     file.write_text(json.dumps(record))
-    assert asked(pipeline.open_run(copied[0]))
+    assert predicted(pipeline.open_run(copied[0]))
 
 
 def test_the_command_line_says_so_and_stops(
@@ -185,7 +190,7 @@ def test_a_run_from_before_golden_examples_opens(copied: tuple[Path, Path]) -> N
     )
     assert f"\ntask: {name}\n" in config.read_text()
     run = pipeline.open_run(copied[0])
-    assert asked(run)
+    assert predicted(run)
     assert run.evaluate("validation")["loss"] == pytest.approx(
         run.metrics["validation"]["loss"], rel=1e-5
     )

@@ -50,10 +50,10 @@ def test_an_adapter_of_ours_and_whether_its_base_is_the_same(
     assert said.code == 0, said.err
     assert "kind: adapter" in said.out
     assert "fingerprint:\n  state: matches\n  tensors: 4" in said.out
-    found = json.loads(cli("inspect", adapter, "--json").out)
-    assert found["fingerprint"] == {"state": "matches", "tensors": 4}
-    assert all(name.endswith(".self.query") for name in found["target_modules"])
-    assert found["peft_type"] == "LORA"
+    described = json.loads(cli("inspect", adapter, "--json").out)
+    assert described["fingerprint"] == {"state": "matches", "tensors": 4}
+    assert all(name.endswith(".self.query") for name in described["target_modules"])
+    assert described["peft_type"] == "LORA"
 
     shutil.rmtree(base)
     gone = inspect(adapter)["fingerprint"]
@@ -84,11 +84,11 @@ def test_an_adapter_of_plain_peft_has_no_fingerprint(
         r=3, target_modules=["q_proj"], rank_pattern={"layers.1.self_attn.q_proj": 2}
     )
     get_peft_model(model, config).save_pretrained(tmp_path)
-    found = json.loads(cli("inspect", tmp_path, "--json").out)
-    assert found["kind"] == "adapter"
-    assert found["fingerprint"] == {"state": "none"}
-    assert found["rank_pattern"] == {"layers.1.self_attn.q_proj": 2}
-    assert found["tensors"]["count"] == 4
+    described = json.loads(cli("inspect", tmp_path, "--json").out)
+    assert described["kind"] == "adapter"
+    assert described["fingerprint"] == {"state": "none"}
+    assert described["rank_pattern"] == {"layers.1.self_attn.q_proj": 2}
+    assert described["tensors"]["count"] == 4
     assert "fingerprint:\n  state: none" in cli("inspect", tmp_path).out
 
 
@@ -107,11 +107,11 @@ def test_a_run_tells_the_state_of_its_base(
 ) -> None:
     run = run if method == "lora" else trained("bert", name="last_n", n=1)
     part = "adapter" if method == "lora" else "trained"
-    found = json.loads(cli("inspect", run.folder, "--json").out)
-    assert found["kind"] == "run"
-    assert found["fingerprint"]["state"] == "matches"
-    assert found["fingerprint"]["tensors"] == (4 if method == "lora" else 18)
-    assert part in found
+    described = json.loads(cli("inspect", run.folder, "--json").out)
+    assert described["kind"] == "run"
+    assert described["fingerprint"]["state"] == "matches"
+    assert described["fingerprint"]["tensors"] == (4 if method == "lora" else 18)
+    assert part in described
 
     copy = shutil.copytree(run.folder, tmp_path / "run")
     (copy / part / "peftlab.json").unlink()
@@ -129,17 +129,17 @@ def test_a_merged_model_shows_how_it_was_merged_and_proved(
     out = tmp_path / "out"
     assert cli("export", run.folder, "-o", out, "--max-shard-size", "40KB").code == 0
     report = json.loads((out / "merge_report.json").read_text())
-    found = json.loads(cli("inspect", out, "--json").out)
-    assert found["kind"] == "merged model"
-    assert found["architectures"] == ["BertForSequenceClassification"]
-    merge = found["merge"]
+    described = json.loads(cli("inspect", out, "--json").out)
+    assert described["kind"] == "merged model"
+    assert described["architectures"] == ["BertForSequenceClassification"]
+    merge = described["merge"]
     assert merge["counts"] == report["counts"]
     assert merge["counts"]["merged"] == 2
     assert merge["counts"]["replaced"] == 2
     assert merge["verified"]["logits"] == report["verified"]["logits"]
     assert set(merge["peak_anonymous_bytes"]) == {"merge", "verify"}
     assert set(merge["seconds"]) == {"merge", "verify"}
-    assert found["as_reported"] is True
+    assert described["as_reported"] is True
     shown = cli("inspect", out).out
     for line in ("kind: merged model", "  merged: 2", "tolerance: ", "peak_anonymous_bytes:"):
         assert line in shown

@@ -39,8 +39,8 @@ def configured(checkpoint: Path, folder: Path, name: str = "run", **method: Any)
 
 @pytest.fixture
 def checkpoint(tiny_checkpoint: Any) -> Path:
-    found: Path = tiny_checkpoint("llama", "causal", dtype="float32")
-    return found
+    saved: Path = tiny_checkpoint("llama", "causal", dtype="float32")
+    return saved
 
 
 def test_verdicts_are_saved_shown_and_replayed(checkpoint: Path, tmp_path: Path) -> None:

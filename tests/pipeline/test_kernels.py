@@ -15,7 +15,7 @@ from peftlab import pipeline
 from peftlab.config import config_from_mapping
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.fusion import backend
-from peftlab.pipeline.fusing import by_choices_of, keeping_choices
+from peftlab.pipeline.fusing import by_choices_of, recorded_choices
 from peftlab.pipeline.plan import plan
 from peftlab_kernels import backends
 from peftlab_kernels.eager import cpu_arithmetic
@@ -72,15 +72,15 @@ def test_training_is_the_same_with_and_without(family: str, configure: Configure
 
 
 def test_plan_tells_what_will_be_fused(configure: Configure) -> None:
-    found = plan(configure("auto", "bert")).fusion
-    assert found is not None
-    assert found.fused
+    result = plan(configure("auto", "bert")).fusion
+    assert result is not None
+    assert result.fused
     assert plan(configure("off", "bert")).fusion is None
     dora = {"name": "lora", "r": 4, "use_dora": True}
-    found = plan(configure("auto", "bert", method=dora)).fusion
-    assert found is not None
-    assert not found.fused
-    assert all("DoraLinearVariant" in layer.reason for layer in found.not_fused)
+    result = plan(configure("auto", "bert", method=dora)).fusion
+    assert result is not None
+    assert not result.fused
+    assert all("DoraLinearVariant" in layer.reason for layer in result.not_fused)
 
 
 def test_a_run_is_computed_by_its_own_choices(
@@ -134,12 +134,12 @@ def read(folder: Path) -> Any:
 def test_a_run_keeps_what_it_chose_itself_and_at_once(tmp_path: Path) -> None:
     """Not what the process chose before; and a kill leaves what has been chosen by then."""
     ask()
-    with keeping_choices(tmp_path, None):
+    with recorded_choices(tmp_path, None):
         assert read(tmp_path) == {}
-        found = ask()
+        result = ask()
         assert read(tmp_path) == {
-            "bfloat16 x @ W.T": found.forward_arithmetic,
-            "bfloat16 dy @ W": found.backward_arithmetic,
+            "bfloat16 x @ W.T": result.forward_arithmetic,
+            "bfloat16 dy @ W": result.backward_arithmetic,
         }
 
 
@@ -147,10 +147,10 @@ def test_a_resumed_run_goes_on_by_its_choices_however_early_it_fails(tmp_path: P
     default = ask().forward_arithmetic
     other = "native" if default == "fp32" else "fp32"
     (tmp_path / "kernel_choices.json").write_text(json.dumps({"bfloat16 x @ W.T": other}))
-    with pytest.raises(KeyError), keeping_choices(tmp_path, None):
+    with pytest.raises(KeyError), recorded_choices(tmp_path, None):
         raise KeyError
     assert read(tmp_path) == {"bfloat16 x @ W.T": other}
-    with keeping_choices(tmp_path, None):
+    with recorded_choices(tmp_path, None):
         assert ask().forward_arithmetic == other
 
 
@@ -200,7 +200,7 @@ def test_loss_curves_of_real_runs_are_the_same(
     classifies = data == "sst2"
     model = minilm if classifies else shared_data / "model_tinystories656k"
     columns = {} if classifies else {"prompt": "input", "completion": "output"}
-    found = []
+    result = []
     for kernels in ("auto", "off"):
         config = config_from_mapping(
             {
@@ -220,6 +220,6 @@ def test_loss_curves_of_real_runs_are_the_same(
                 "output": {"dir": str(tmp_path / kernels), "plots": False},
             }
         )  # fmt: skip
-        found.append(losses(pipeline.train(config)))
-    assert len(found[0]) == 40
-    assert found[0] == pytest.approx(found[1], rel=1e-4)
+        result.append(losses(pipeline.train(config)))
+    assert len(result[0]) == 40
+    assert result[0] == pytest.approx(result[1], rel=1e-4)

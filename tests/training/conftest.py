@@ -106,7 +106,7 @@ def make_rows() -> Callable[..., list[dict[str, Any]]]:
                 labels: Any = [-100] * masked + ids[masked:]
             else:
                 ids[-1] = END
-                # Learnable: the label is told by the first id.
+                # Learnable: the first id determines the label.
                 labels = (ids[0] if seed == 1 else index) % LABELS
             rows.append({"input_ids": ids, "labels": labels})
         return rows

@@ -103,13 +103,13 @@ def test_a_metric_nobody_reports(make_model: Any, make_rows: Any, run: Any) -> N
 
 
 def test_same_seed_same_bits(make_model: Any, make_rows: Any, run: Any) -> None:
-    found = []
+    results = []
     for seed in (7, 7, 8):
         model = make_model(HEAD, lora=True, dropout=0.2)
         run(model, make_rows(HEAD, 20), global_batch_size=4, num_train_epochs=2, seed=seed)
-        found.append(parameters(model))
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
-    assert any(not torch.equal(found[0][name], found[2][name]) for name in found[0])
+        results.append(parameters(model))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    assert any(not torch.equal(results[0][name], results[2][name]) for name in results[0])
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(
@@ -164,7 +164,7 @@ def test_gradient_checkpointing_changes_nothing(
     By plain gradient descent: Adam divides by the gradient's size, and so blows the rounding of the
     smallest gradients up to whole steps.
     """
-    found = []
+    results = []
     for checkpointing in (False, True):
         model = make_model(head, lora=lora)
         before = model.config.use_cache if hasattr(model.config, "use_cache") else None
@@ -176,9 +176,9 @@ def test_gradient_checkpointing_changes_nothing(
         assert not any(
             getattr(module, "gradient_checkpointing", False) for module in model.modules()
         )
-        found.append(parameters(model))
-    for name, tensor in found[0].items():
-        torch.testing.assert_close(found[1][name], tensor, rtol=1e-5, atol=1e-6)
+        results.append(parameters(model))
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(results[1][name], tensor, rtol=1e-5, atol=1e-6)
 
 
 class OverFeatures(nn.Module):

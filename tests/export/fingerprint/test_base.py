@@ -57,8 +57,8 @@ def test_shapes_dtypes_and_absence_are_told(tmp_path: Path) -> None:
     other["a.weight"] = other["a.weight"][:32].clone()
     other["b.weight"] = other["b.weight"].half()
     del other["c.bias"]
-    told = differences(known, stored(tmp_path / "two", other))  # type: ignore[arg-type]
-    assert told == (
+    sentences = differences(known, stored(tmp_path / "two", other))  # type: ignore[arg-type]
+    assert sentences == (
         "a.weight is [32, 7], and was [33, 7]",
         "b.weight is F16, and was F32",
         "c.bias is missing",

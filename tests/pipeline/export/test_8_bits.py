@@ -41,17 +41,17 @@ def test_an_8_bit_run_is_merged_into_each_form_of_its_base(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    found: dict[str, float] = {}
+    divergences: dict[str, float] = {}
     states: dict[str, Any] = {}
     for form in ("original", "dequant", "requant"):
         out = tmp_path / form
         said = cli("export", eight_bits.folder, "-o", out, "--merge-base", form)
         assert said.code == 0, said.err
         model = AutoModelForCausalLM.from_pretrained(out)
-        found[form] = divergence(model, eight_bits)
+        divergences[form] = divergence(model, eight_bits)
         states[form] = load_file(out / "model.safetensors")
-        assert found[form] < 5e-3
-    assert 0 < found["dequant"] < found["original"]
+        assert divergences[form] < 5e-3
+    assert 0 < divergences["dequant"] < divergences["original"]
 
     name = "model.layers.0.self_attn.q_proj.weight"
     base = load_file(Path(eight_bits.record["model"]["name"]) / "model.safetensors")
@@ -137,7 +137,7 @@ def test_over_a_checkpoint_that_is_in_8_bits_auto_compares_the_forms_that_are_th
     assert "original " not in shown
     refused = cli("export", again.folder, "-o", tmp_path / "no", "--merge-base", "original")
     assert refused.code == 3
-    assert "rests in 8 bits" in refused.err
+    assert "is stored in 8 bits" in refused.err
     assert not (tmp_path / "no").exists()
 
 

@@ -24,8 +24,8 @@ here = Path(__file__).parent
 merged = Path(sys.argv[1])
 names = sorted(p.name for p in merged.iterdir())
 config = json.loads((merged / "config.json").read_text())
-told = {"arguments": sys.argv[1:], "files": names, "config": config}
-(here / "told.json").write_text(json.dumps(told))
+seen = {"arguments": sys.argv[1:], "files": names, "config": config}
+(here / "seen.json").write_text(json.dumps(seen))
 out = Path(sys.argv[sys.argv.index("--outfile") + 1])
 
 
@@ -75,15 +75,15 @@ def test_the_converter_is_given_the_merged_model(
         "export", run.folder, "-o", out, "--to", "gguf", "--llama-cpp", there, "--json", *words
     )
     assert said.code == 0, said.err
-    told = json.loads((there / "told.json").read_text())
-    merged, *rest = told["arguments"]
+    seen = json.loads((there / "seen.json").read_text())
+    merged, *rest = seen["arguments"]
     assert rest[0::2] == ["--outfile", "--outtype"]
     assert rest[3] == outtype
     # Beside the file that it becomes, so that its rename stays on one disk; gone by now.
     assert Path(merged).parent == Path(rest[1]).parent
     assert Path(merged).parent.parent == out.parent
-    assert {"model.safetensors", "tokenizer.json", "config.json"} <= set(told["files"])
-    assert told["config"]["architectures"] == ["LlamaForCausalLM"]
+    assert {"model.safetensors", "tokenizer.json", "config.json"} <= set(seen["files"])
+    assert seen["config"]["architectures"] == ["LlamaForCausalLM"]
     assert out.read_bytes()[:4] == b"GGUF"
     assert [p.name for p in out.parent.iterdir()] == ["model.gguf"]
     report = json.loads(said.out)
@@ -96,9 +96,9 @@ FAILING: dict[str, tuple[str, int, str]] = {
     "refuses": ("sys.exit('ERROR: Model Foo is not supported')", 3, "Model Foo is not supported"),
     "raises": ("raise NotImplementedError('BPE pre-tokenizer')", 3, "NotImplementedError: BPE"),
     "writes nothing": ("print('done')", 3, "refused the merged model: done"),
-    "is silent": ("", 3, "it said nothing"),
-    "half": ("out.write_bytes(model(2)[:40]); sys.exit(1)", 3, "it said nothing"),
-    "another format": ("out.write_bytes(b'GGML' + bytes(60))", 4, "is no GGUF file"),
+    "is silent": ("", 3, "it printed nothing"),
+    "half": ("out.write_bytes(model(2)[:40]); sys.exit(1)", 3, "it printed nothing"),
+    "another format": ("out.write_bytes(b'GGML' + bytes(60))", 4, "is not a GGUF file"),
 }
 
 

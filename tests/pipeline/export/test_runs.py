@@ -52,8 +52,8 @@ def test_a_run_of_any_method_is_exported_and_answers_alike_in_plain_transformers
     assert said.code == 0, said.err
     assert "Load it: transformers.AutoModelForSequenceClassification" in said.out
     expected = [[p["probabilities"][w] for w in ("bad", "good")] for p in run.predict(TEXTS)]
-    for found, wanted in zip(probabilities(out), expected, strict=True):
-        assert found == pytest.approx(wanted, abs=1e-5)
+    for row_probabilities, wanted in zip(probabilities(out), expected, strict=True):
+        assert row_probabilities == pytest.approx(wanted, abs=1e-5)
     config = json.loads((out / "config.json").read_text())
     assert set(config["label2id"]) == set(WORDS)
 
@@ -86,8 +86,8 @@ def test_dtypes_and_shards_are_as_asked(trained: Train, cli: Cli, tmp_path: Path
     tensors = [t for name in report["files"] for t in load_file(out / name).values()]
     assert {t.dtype for t in tensors} == {torch.bfloat16}
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
-    for found, wanted in zip(probabilities(out), run.predict(TEXTS), strict=True):
-        assert max(found) == pytest.approx(wanted["probability"], abs=2e-2)
+    for row_probabilities, wanted in zip(probabilities(out), run.predict(TEXTS), strict=True):
+        assert max(row_probabilities) == pytest.approx(wanted["probability"], abs=2e-2)
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
@@ -163,8 +163,8 @@ TARGETS = {"target_modules": ["query", "value"]}
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        (COPIED, (), "was copied and reads back otherwise"),
-        (COPIED, ("--no-verify",), "was copied and reads back otherwise"),
+        (COPIED, (), "was copied and reads back differently"),
+        (COPIED, ("--no-verify",), "was copied and reads back differently"),
         (MERGED, (), "logits differ from the adapter's"),
     ],
 )
