@@ -126,18 +126,18 @@ class TestEncoding:
             TASK.encode(rows_of([("a", "b<unk>")]), tokenizer, max_length=64)
         assert "1 of 3 target tokens are <unk>" in caplog.text
 
-    def test_texts_that_will_end_too_early_are_spoken_of(
+    def test_texts_that_end_too_early_are_warned_of(
         self, tokenizer: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
-        for most, said in ((64, False), (5, True)):
+        for most, message in ((64, False), (5, True)):
             caplog.clear()
             task = TASK.with_settings(loss="auto", generation=GREEDY | {"max_new_tokens": most})
             with caplog.at_level(logging.WARNING, "peftlab"):
                 task.encode(rows_of(PAIRS), tokenizer, max_length=64)
-            assert ("max_new_tokens=5 ends what is measured" in caplog.text) == said
+            assert ("max_new_tokens=5; raise it" in caplog.text) == message
 
     def test_refusals(self, tokenizer: Any) -> None:
-        with pytest.raises(ConfigError, match="max_length is 1, and 1 of"):
+        with pytest.raises(ConfigError, match="max_length is 1, but special tokens take 1"):
             TASK.encode(rows_of(PAIRS), tokenizer, max_length=1)
         with pytest.raises(ConfigError, match=r"data\.packing"):
             TASK.encode(rows_of(PAIRS), tokenizer, max_length=9, packing=True)
@@ -174,7 +174,7 @@ class TestBatches:
         assert TASK.attach(tokenizer, model).start == 7
 
     def test_without_a_model_there_are_no_batches(self, tokenizer: Any) -> None:
-        with pytest.raises(RuntimeError, match="attached to no model"):
+        with pytest.raises(RuntimeError, match="attach the task to a model first"):
             TASK.as_from_splits().collator(tokenizer)
 
     def test_positions_of_the_decoder(self, tokenizer: Any) -> None:
@@ -222,9 +222,9 @@ class TestLoss:
         model, batch = model_of("t5", len(tokenizer), **fields), batch_of(tokenizer)
         assert model.config.scale_decoder_outputs == scaled
         task = TASK.with_settings(loss=mode, generation=None)
-        found = task.loss_sum(model, batch)
+        result = task.loss_sum(model, batch)
         expected = reference_loss(model, batch).detach()
-        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(result.double(), expected, rtol=1e-6, atol=0)
         scores = replace(task, measured=TextMetrics(())).score(model, batch)
         assert scores["loss"].sum() == pytest.approx(float(expected), rel=1e-6)
 
@@ -242,14 +242,14 @@ class TestLoss:
             ))  # fmt: skip
         batch = batch_of(tokenizer, TASK.attach(tokenizer, model))
         inputs = {**TASK.model_inputs(batch), "labels": batch["labels"]}
-        found = []
+        result = []
         for loss in (CausalLoss("chunked").loss_sum(model, inputs), plain_loss_sum(model, inputs)):
             model.zero_grad()
             loss.backward()
             gradients = {n: p.grad.clone() for n, p in model.named_parameters()
                          if p.grad is not None}  # fmt: skip
-            found.append((loss.detach(), gradients))
-        (chunked, got), (plain, expected) = found
+            result.append((loss.detach(), gradients))
+        (chunked, got), (plain, expected) = result
         torch.testing.assert_close(chunked, plain, rtol=1e-6, atol=0)
         assert got.keys() == expected.keys()
         for name, gradient in expected.items():
@@ -342,11 +342,11 @@ class TestGeneration:
         targets = [answer["text"] or "nothing" for answer in answers[:1]] + ["b", "c", "d"]
         rows = rows_of(PAIRS, references=[[t] for t in targets])
         encoded = task.encode(rows, tokenizer, max_length=64)
-        found = task.metrics(task.score(model, task.collator(tokenizer)(list(encoded.rows))))
+        result = task.metrics(task.score(model, task.collator(tokenizer)(list(encoded.rows))))
         texts = [answer["text"] for answer in answers]
-        assert found["bleu"] == sacrebleu.corpus_bleu(texts, [targets]).score
-        assert found["chrf"] == sacrebleu.corpus_chrf(texts, [targets]).score
-        assert set(found) == set(task.greater_is_better)
+        assert result["bleu"] == sacrebleu.corpus_bleu(texts, [targets]).score
+        assert result["chrf"] == sacrebleu.corpus_chrf(texts, [targets]).score
+        assert set(result) == set(task.greater_is_better)
 
     def test_nothing_is_generated_where_no_text_is_measured(
         self, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
@@ -404,7 +404,7 @@ def test_a_pair_as_people_read_it(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "task", "head", "said"),
+    ("family", "task", "head", "message"),
     [
         ("bert", "classification", "AutoModelForSeq2SeqLM", "an encoder alone.*task=causal-lm"),
         ("gpt2", "causal", "AutoModelForSeq2SeqLM", "a decoder alone.*task=causal-lm"),
@@ -412,11 +412,11 @@ def test_a_pair_as_people_read_it(tokenizer: Any) -> None:
     ],
 )
 def test_models_of_another_kind(
-    family: str, task: str, head: str, said: str, tiny_checkpoint: Any
+    family: str, task: str, head: str, message: str, tiny_checkpoint: Any
 ) -> None:
     from peftlab.model.head_spec import HeadSpec
     from peftlab.model.loading import load_model
 
     for weights in (True, False):
-        with pytest.raises(CheckFailed, match=said):
+        with pytest.raises(CheckFailed, match=message):
             load_model(str(tiny_checkpoint(family, task)), HeadSpec(head), weights=weights)
