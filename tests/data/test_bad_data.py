@@ -180,7 +180,7 @@ def test_splits_that_contradict(tmp_path: Path) -> None:
     refused(source, "subset='en'", kind=ConfigError, subset="en")
 
 
-def test_columns_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_columns(tmp_path: Path) -> None:
     source = write(tmp_path, train_jsonl=GOOD)
     refused(source, "no column 'labl'", "did you mean label?", columns={"label": "labl"})
     refused(source, "columns.txt", "text", kind=ConfigError, columns={"txt": "text"})
@@ -227,7 +227,9 @@ def test_parquet_cut_short(tmp_path: Path) -> None:
     refused(str(tmp_path), "train.parquet", "not a readable parquet")
 
 
-def test_hub_data_set_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_data_set_that_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
 
     def offline(*_: object) -> None:

@@ -107,7 +107,7 @@ def test_tags_that_a_class_label_names(tmp_path: Path) -> None:
     assert splits.train["tags"] == [["B-x", "O"], ["O"]]
 
 
-def test_a_tag_that_train_lacks_is_known_all_the_same(tmp_path: Path) -> None:
+def test_a_tag_that_train_lacks_is_known(tmp_path: Path) -> None:
     write(tmp_path, {"tokens": ["a"], "tags": ["O"]}, {"tokens": ["b"], "tags": ["O"]})
     write(tmp_path, {"tokens": ["C"], "tags": ["B-y"]}, name="test.jsonl")
     assert load(str(tmp_path), "tokens-tags").label_names == ("B-y", "O")
@@ -303,7 +303,7 @@ def test_columns_of_no_format(tmp_path: Path) -> None:
         load(source, "squad", "relation")
 
 
-def test_rows_to_predict_lack_what_is_to_be_predicted() -> None:
+def test_rows_to_predict_may_lack_targets() -> None:
     marked = FORMATS["relation"].input_row({"text": "<e1>a</e1> of <e2>b</e2>"})
     assert (marked["text"], marked["tail"]) == ("a of b", {"start": 5, "end": 6})
     question = FORMATS["squad"].input_row({"question": "Who?", "context": "Ann."})

@@ -22,7 +22,7 @@ READS: dict[str, Any] = {"formats": ("pair", "text-label"), "roles": ("text", "l
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of temporary files of the test's own."""
+    """A folder of temporary files for this test."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -58,7 +58,7 @@ def test_a_stream_of_everything_is_everything(
     assert list(temporary.iterdir()) == []
 
 
-def test_what_is_not_needed_is_not_read(tmp_path: Path) -> None:
+def test_rows_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
     source = write(tmp_path / "rows", 500, broken_at=120)
     with pytest.raises(DataError, match=r"train.jsonl:121: malformed JSON"):
         load_splits(source, **READS, max_train_samples=90)

@@ -87,7 +87,7 @@ SPOILT = 7
 
 @dataclass(frozen=True)
 class Mistake:
-    """What is wrong with one row, or with the configuration, and what the message must say."""
+    """A bad row or configuration, and the expected message."""
 
     task: str
     says: tuple[str, ...]

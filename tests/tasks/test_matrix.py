@@ -25,7 +25,7 @@ NAMES = ("dog", "cat", "girl", "phone", "movie", "book", "story", "battery")
 
 @dataclass(frozen=True)
 class Case:
-    """A task with eight rows to learn by heart, and what to ask afterwards.
+    """A task with eight rows to overfit, and inputs to predict afterwards.
 
     `families` maps an architecture to the kind of checkpoint that the task starts from.
     """

@@ -1,4 +1,4 @@
-"""A task is a line that names it and files of its own: nothing else knows one by its name."""
+"""A task is an entry of the table and its own files: nothing else decides by its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several labels a row, and numbers: losses, metrics and intervals against other definitions."""
+"""Multi-label and regression: losses, metrics and intervals against other definitions."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_correlations_are_scipys(truth: list[float], guess: list[float]) -> None
     np.testing.assert_array_equal(ranks(y), stats.rankdata(y))
 
 
-def test_what_does_not_vary_follows_nothing() -> None:
+def test_constant_values_have_no_correlation() -> None:
     flat, varied = np.full(4, 0.1), np.arange(4.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -198,7 +198,7 @@ def test_a_weighted_loss_is_the_sum_over_weighted_rows() -> None:
     torch.testing.assert_close(own[0].double(), by_hand, rtol=1e-5, atol=1e-6)
 
 
-def test_problems_as_the_data_has_them(tmp_path: Path) -> None:
+def test_problems_follow_the_data(tmp_path: Path) -> None:
     rows = [{"text": "x", "label": ["a", "b"]}, {"text": "y", "label": []},
             {"text": "z", "label": ["b", "b"]}]  # fmt: skip
     splits, options = splits_of(tmp_path, *rows, class_weights="balanced")

@@ -1,4 +1,4 @@
-"""Relations: where markers stand, what is cut, which F1 is reported, against definitions."""
+"""Relations: positions of markers, truncation, and F1 against its definitions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABELS = ("Other", "Cause(e1,e2)", "Cause(e2,e1)", "Part(e1,e2)", "Part(e2,e1)",
 
 
 class Vocabulary:
-    """As much of a tokenizer as markers are chosen by."""
+    """The part of a tokenizer that the choice of markers needs."""
 
     name_or_path = "made"
     unk_token_id = 0
@@ -94,7 +94,7 @@ def test_no_markers_are_an_error() -> None:
         ("abcdefgh", (0, 1), (7, 8), 6, "<a>{h}"),
     ],
 )  # fmt: skip
-def test_markers_stand_around_entities_however_little_room_there_is(
+def test_markers_enclose_entities_in_any_room(
     text: str, head: Any, tail: Any, room: int, expected: str
 ) -> None:
     row, starts = SPARE.around(*by_letters(text), (head, tail), room)
@@ -103,7 +103,7 @@ def test_markers_stand_around_entities_however_little_room_there_is(
     assert [row[at] for at in starts] == [1, 3]
 
 
-def test_a_token_of_both_entities_bears_both_markers() -> None:
+def test_a_token_of_both_entities_gets_both_markers() -> None:
     row, starts = SPARE.around([7, 8, 9], [(0, 3), (3, 9), (9, 12)], ((3, 5), (6, 8)), 20)
     assert sorted(row[1:4]) == [1, 3, 8]
     assert [row[at] for at in starts] == [1, 3]

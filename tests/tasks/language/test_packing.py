@@ -141,7 +141,7 @@ def test_gradients_of_packed_rows_are_those_of_the_rows() -> None:
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-def test_a_leak_is_found() -> None:
+def test_a_leak_is_detected() -> None:
     rows, given = ROWS["chats"]
     tokenizer, model = tokenizer_of("chatml"), model_of("bloom")
     data = datasets.Dataset.from_list(given)

@@ -1,4 +1,4 @@
-"""Encoder-decoders: rows as they read and write them, the loss, texts that are generated."""
+"""Encoder-decoders: encoded rows, the loss, generated texts."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class TestEncoding:
         (row,) = task.encode(rows_of(PAIRS[:1]), tokenizer, max_length=64).rows
         assert tokenizer.decode(row["input_ids"][:-1]) == f"translate: {PAIRS[0][0]}"
 
-    def test_what_is_cut_is_counted(self, tokenizer: Any) -> None:
+    def test_truncated_rows_are_counted(self, tokenizer: Any) -> None:
         task = replace(TASK, max_target_length=6)
         encoded = task.encode(rows_of(PAIRS), tokenizer, max_length=10)
         whole = TASK.encode(rows_of(PAIRS), tokenizer, max_length=64)
@@ -98,7 +98,7 @@ class TestEncoding:
         assert encoded.target_limit == 6
         assert encoded.statistics.longest == whole.statistics.longest
 
-    def test_an_end_that_is_there_is_not_doubled(self, tokenizer: Any) -> None:
+    def test_an_end_token_in_the_text_is_not_doubled(self, tokenizer: Any) -> None:
         (row,) = TASK.encode(rows_of([("a", "b</s>")]), tokenizer, max_length=64).rows
         assert row["labels"].count(EOS) == 2  # As text and as the tokenizer's mark.
         bare = transformers.PreTrainedTokenizerFast(
@@ -119,7 +119,7 @@ class TestEncoding:
         encoded = TASK.encode(rows, tokenizer, max_length=64)
         assert encoded.rows["references"][:] == [["x", "y"], ["z"]]
 
-    def test_tokens_that_are_unknown_are_spoken_of(
+    def test_unknown_tokens_are_warned_of(
         self, tokenizer: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.WARNING, "peftlab"):
@@ -166,7 +166,7 @@ class TestBatches:
             "input_ids", "attention_mask", "decoder_input_ids"
         }  # fmt: skip
 
-    def test_a_model_that_does_not_say_where_to_start(self, tokenizer: Any) -> None:
+    def test_a_model_without_a_start_token(self, tokenizer: Any) -> None:
         model = model_of("t5", len(tokenizer), decoder_start_token_id=None)
         with pytest.raises(CheckFailed, match="has no start token of its decoder"):
             TASK.attach(tokenizer, model)
@@ -270,7 +270,7 @@ class TestLoss:
         with pytest.raises(CheckFailed, match=r"Set train\.loss to auto or plain"):
             TASK.with_settings(loss="chunked", generation=None).loss_sum(model, batch)
 
-    def test_padding_and_company_change_nothing(self, tokenizer: Any) -> None:
+    def test_padding_and_other_rows_change_nothing(self, tokenizer: Any) -> None:
         model = model_of("t5", len(tokenizer))
         whole = TASK.loss_sum(model, batch_of(tokenizer))
         alone = sum(TASK.loss_sum(model, batch_of(tokenizer, pairs=[pair])) for pair in PAIRS)
@@ -315,7 +315,7 @@ class TestGeneration:
         assert answer["text"] == tokenizer.decode(given[1:], skip_special_tokens=True)
         assert answer["finished"] == (given[-1] == EOS)
 
-    def test_what_is_asked_is_cut_and_said_so(
+    def test_long_sources_are_cut_with_a_warning(
         self, tokenizer: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         model = model_of("t5", len(tokenizer))
@@ -384,7 +384,7 @@ def test_options_and_state(tmp_path: Path) -> None:
         Seq2Seq.options(name="seq2seq", text_metrics=["bleu", "bleu"])
 
 
-def test_metrics_of_drawn_texts_are_refused() -> None:
+def test_metrics_of_sampled_texts_are_refused() -> None:
     drawn = GREEDY | {"do_sample": True}
     with pytest.raises(ConfigError, match="do_sample is true"):
         TASK.with_settings(loss="auto", generation=drawn)
@@ -392,7 +392,7 @@ def test_metrics_of_drawn_texts_are_refused() -> None:
     assert silent.with_settings(loss="auto", generation=drawn).generation == drawn
 
 
-def test_a_pair_as_people_read_it(tokenizer: Any) -> None:
+def test_preview_of_a_pair(tokenizer: Any) -> None:
     row = TASK.encode(rows_of(PAIRS[:1]), tokenizer, max_length=64).rows[0]
     shown = TASK.preview(row, tokenizer)
     assert shown["text"] == f"{PAIRS[0][0]}</s>"

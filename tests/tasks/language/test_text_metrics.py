@@ -43,13 +43,13 @@ CASES: dict[str, tuple[list[str], list[list[str]]]] = {
 
 
 def streams(references: list[list[str]]) -> list[list[Any]]:
-    """As sacreBLEU wants them: all first references, all second, ..."""
+    """References as sacreBLEU takes them: all first ones, all second ones, ..."""
     most = max(map(len, references))
     return [[row[i] if i < len(row) else None for row in references] for i in range(most)]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_as_the_libraries_have_it(case: str) -> None:
+def test_values_equal_those_of_the_libraries(case: str) -> None:
     from rouge_score.rouge_scorer import RougeScorer
 
     predictions, references = CASES[case]
@@ -75,7 +75,7 @@ def test_bleu_by_each_tokenizer(tokenizer: str) -> None:
     assert result == {"bleu": direct.score}
 
 
-def test_stems_are_compared_where_asked() -> None:
+def test_the_stemmer_is_an_option() -> None:
     predictions, references = ["the dogs were running"], [["the dog was runs"]]
     plain, stems = (TextMetrics(("rouge",), rouge_stemmer=stemmer) for stemmer in (False, True))
     assert (

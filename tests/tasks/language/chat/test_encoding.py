@@ -51,7 +51,7 @@ def encoded(
 
 
 def trained(row: Any) -> list[list[int]]:
-    """The runs of ids that are trained."""
+    """The runs of trained ids."""
     runs = itertools.groupby(
         zip(row["input_ids"], row["labels"], strict=True), lambda pair: pair[1] != -100
     )
@@ -75,7 +75,7 @@ def test_every_answer_is_trained_with_its_end(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_asked_is_what_was_trained(family: str) -> None:
+def test_prompts_equal_those_of_training(family: str) -> None:
     tokenizer = tokenizer_of(family)
     talks = [TALK, *ODD]
     if family != "gemma":
@@ -87,7 +87,7 @@ def test_what_is_asked_is_what_was_trained(family: str) -> None:
 
 @pytest.mark.parametrize("model", REAL)
 @pytest.mark.parametrize("family", ["plain", "chatml", "llama3", "mistral"])
-def test_what_is_asked_is_what_was_trained_by_real_tokenizers(
+def test_prompts_equal_those_of_training_with_real_tokenizers(
     model: str, family: str, shared_data: Path
 ) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(shared_data / model)
@@ -241,7 +241,7 @@ def test_the_last_answer_is_cut_without_its_end(caplog: pytest.LogCaptureFixture
         task.rows.prompts([{"messages": talk}, {"messages": longer}], tokenizer, 20)
 
 
-def test_a_talk_goes_on() -> None:
+def test_a_conversation_continues() -> None:
     tokenizer = tokenizer_of("gemma")
     task, _ = encoded(Chats(), tokenizer, [TALK])
     first = task.input_row("What is two?")

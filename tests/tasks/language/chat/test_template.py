@@ -1,4 +1,4 @@
-"""Templates that are not there, that refuse, and that cannot be trained on."""
+"""Templates that are missing, that refuse a conversation, or that do not fit training."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_date_of_training_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.rows.prompts([question], tokenizer, 99) == then
 
 
-def test_thoughts_that_are_forgotten() -> None:
+def test_a_template_that_drops_reasoning() -> None:
     tokenizer = tokenizer_of("chatml")
     tokenizer.chat_template = FORGETFUL
     with pytest.raises(DataError) as caught:
@@ -90,7 +90,7 @@ def test_thoughts_that_are_forgotten() -> None:
     assert text.endswith("assistant\n<think>Well.</think>Four.<|im_end|>")
 
 
-def test_a_prompt_that_is_not_how_the_answer_begins() -> None:
+def test_a_prompt_that_the_conversation_does_not_start_with() -> None:
     tokenizer = tokenizer_of("chatml")
     tokenizer.chat_template = CHATML.replace(
         "assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"

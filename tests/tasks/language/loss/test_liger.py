@@ -75,7 +75,7 @@ def test_runs_in_the_models_arithmetic(kind: str, reduced: bool, liger: Calls) -
         assert off < (0.02 if reduced else 1e-5), name
 
 
-def test_is_not_used_where_it_proves_wrong(liger: Calls) -> None:
+def test_is_not_used_where_the_check_fails(liger: Calls) -> None:
     liger.error = 0.01
     model, batch = MODELS["llama untied"](), batch_of()
     got = CausalLoss("chunked").loss_sum(model, batch)
