@@ -101,7 +101,7 @@ BAD: dict[str, tuple[Change, int, str]] = {
     "too many blocks": (setting("method", {"name": "last_n", "n": 99}), 2, "has 2 blocks"),
     "max_length beyond the model": (setting("data.max_length", 100000), 3, "reads 64 tokens"),
     "folder that is taken": (occupied, 2, "not empty and not a run"),
-    "missing data": (setting("data.source", "./nowhere.jsonl"), 3, "there is no such file"),
+    "missing data": (setting("data.source", "./nowhere.jsonl"), 3, "no such file or folder"),
     "empty file": (data(""), 3, "is empty (0 bytes)"),
     "malformed line": (data(lines(POSITIVE, NEGATIVE) + '{"text": \n'), 3, ":41: malformed JSON"),
     "binary file": (data(bytes(range(256)) * 8), 3, "NUL bytes: the file is binary"),
@@ -113,7 +113,7 @@ BAD: dict[str, tuple[Change, int, str]] = {
     "mixed types": (
         data(lines(POSITIVE, NEGATIVE, {"text": "x", "label": "one"})), 3, "mixes types",
     ),
-    "one class": (data(lines(POSITIVE)), 3, "every training row has the one label"),
+    "one class": (data(lines(POSITIVE)), 3, "every training row has the label"),
     "one row": (data(lines(POSITIVE, times=1)), 3, "has one row"),
     "unknown file type": (data("hello", "rows.docx"), 3, "does not read '.docx'"),
     "column that is not there": (

@@ -1,9 +1,9 @@
 """The dtypes of a model at rest and of its arithmetic: one rule for every method.
 
-Trainable tensors are fp32. Frozen ones rest in the checkpoint's dtype. Activations are bf16 where
-the device has units for it, else fp32. A CPU without bf16 units multiplies 16-bit matrices a
-hundred times slower than fp32 ones: there a 16-bit checkpoint rests as it is and computes in fp32,
-which takes a model whose layers widen their weights (`fusion.fuse` with fp32 activations).
+Trainable tensors are fp32. Frozen ones are stored in the checkpoint's dtype. Activations are bf16
+where the device has units for it, else fp32. A CPU without bf16 units multiplies 16-bit matrices
+a hundred times slower than fp32 ones: there a 16-bit checkpoint stays in its dtype and computes in
+fp32, by layers that widen their weights (`fusion.fuse` with fp32 activations).
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ def _automatic(checkpoint: torch.dtype, device: str, units: bool, fp32_at_rest: 
             return Precision(torch.float32, torch.float32)
         if device == "cpu" and not fp32_at_rest:
             note = (
-                f"the checkpoint is {name} and this cpu has no bf16 units: frozen weights rest "
+                f"the checkpoint is {name} and this CPU has no bf16 units: frozen weights stay "
                 f"in {name}, arithmetic and activations are float32"
             )
             return Precision(checkpoint, torch.float32, (note,))
         note = (
-            f"the checkpoint is {name} and this {device} has no bf16 units: it is loaded in "
-            "float32, which takes twice its size in memory"
+            f"the checkpoint is {name} and this {_called(device)} has no bf16 units: it is "
+            "loaded in float32, which takes twice its size in memory"
         )
         return Precision(torch.float32, torch.float32, (note,))
     if checkpoint is torch.float16 and device == "cpu":

@@ -102,7 +102,7 @@ class Run(OpenedRun):
         # Runs of versions without named formats have text in every column.
         form = FORMATS.get(self.record.get("data_format", ""))
         try:
-            return by_role if form is None else form.asked(by_role)
+            return by_role if form is None else form.input_row(by_role)
         except DataError as error:
             raise DataError(f"row {number} to predict: {error}") from None
 

@@ -76,7 +76,7 @@ def test_every_failure_has_its_code_and_message(
     assert message in done.err
 
 
-def test_torch_says_what_is_known_as_out_of_memory(cli: Cli, calls: Any, config: str) -> None:
+def test_torchs_out_of_memory_error_is_recognised(cli: Cli, calls: Any, config: str) -> None:
     torch = pytest.importorskip("torch")
     calls.answers["train"] = lambda *args, **kwargs: torch.empty(1 << 50, dtype=torch.uint8)
     done = cli("train", config)
@@ -210,7 +210,7 @@ def test_help_and_config_import_nothing_heavy(config: str) -> None:
     assert last_line("plan", config, "--print-config") == "0 [] True"
 
 
-def test_a_reader_that_has_enough(config: str) -> None:
+def test_a_closed_pipe(config: str) -> None:
     done = subprocess.run(
         f'"{sys.executable}" -m peftlab init --schema | head -n 1; echo "${{PIPESTATUS[0]}}"',
         shell=True, executable="/bin/bash", cwd=REPOSITORY,

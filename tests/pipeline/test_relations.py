@@ -160,7 +160,7 @@ def test_decoders_are_not_read_at_entity_starts(
     file = tmp_path / "run.yaml"
     file.write_text(json.dumps(made | {"method": "lora"}))
     assert main(["train", str(file)]) == 2
-    assert "reads from left to right" in capfd.readouterr().err
+    assert "is a decoder: at an entity" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
