@@ -69,7 +69,8 @@ def int8_engine(product: str) -> Engine:
 def cpu_answer(question: str) -> str:
     """This machine's answer to one of `QUESTIONS`."""
     dtype, _, product = question.partition(" ")
-    return int8_engine(product) if dtype == "int8" else cpu_arithmetic(dtype, product)
+    answer: str = int8_engine(product) if dtype == "int8" else cpu_arithmetic(dtype, product)
+    return answer
 
 
 def has_int8_units() -> bool:
