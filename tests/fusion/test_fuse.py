@@ -309,8 +309,8 @@ def test_a_layer_whose_forward_was_replaced_is_not_touched(calls: Any) -> None:
     own = layer.forward
     layer.forward = lambda x: own(x) + 1
     expected = outcome(model)
-    (layer,) = fuse(model).not_fused
-    assert "its forward is replaced on the instance" in layer.reason
+    (entry,) = fuse(model).not_fused
+    assert "its forward is replaced on the instance" in entry.reason
     assert type(layer) is lora.Linear
     assert_same(outcome(model), expected, 0)
     assert calls.take() == 0
