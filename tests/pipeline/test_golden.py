@@ -51,7 +51,7 @@ def trained(
 
 @pytest.fixture
 def copied(trained: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
-    """A copy of both to tamper with; the run knows its base by the copy's path."""
+    """A copy of both to tamper with; the run's base is the copy's path."""
     run, base = (shutil.copytree(folder, tmp_path / folder.name) for folder in trained)
     for name in ("peftlab.json", "config.yaml", "adapter/adapter_config.json"):
         file = run / name

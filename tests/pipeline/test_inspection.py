@@ -1,4 +1,4 @@
-"""What `peftlab inspect` tells of adapters, runs and merged models, and of their bases."""
+"""`peftlab inspect` on adapters, runs and merged models, and their bases."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_broken_fingerprint_is_an_error(run: Any, cli: Cli, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("method", ["lora", "last_n"])
-def test_a_run_tells_the_state_of_its_base(
+def test_a_run_shows_the_state_of_its_base(
     method: str, trained: Train, run: Any, cli: Cli, tmp_path: Path
 ) -> None:
     run = run if method == "lora" else trained("bert", name="last_n", n=1)

@@ -216,7 +216,7 @@ def test_real_data_to_text_with_several_references(
     assert test["chrf"] == pytest.approx(direct.score)
 
 
-def test_a_run_that_was_cut_short_goes_on(source: Path, model_of: Any, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_resumed(source: Path, model_of: Any, tmp_path: Path) -> None:
     whole = peftlab.train(config_of(model_of("t5"), source, tmp_path / "whole"))
     from peftlab.training import checkpoint
 

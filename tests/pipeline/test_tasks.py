@@ -24,7 +24,7 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def rows_of(kind: str, count: int, start: int = 0) -> list[dict[str, Any]]:
-    """Labels that the text tells: of one word, of two words, or a number."""
+    """Labels that the text determines: of one word, of two words, or a number."""
     result: list[dict[str, Any]] = []
     for i in range(start, start + count):
         first, second = WORDS[i % 3], WORDS[(i // 3) % 3]
