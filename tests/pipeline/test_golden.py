@@ -107,7 +107,7 @@ def test_an_untouched_run_is_used(use: str, copied: tuple[Path, Path], tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("tamper", "said"),
+    ("tamper", "message"),
     [
         (
             swap_words,
@@ -119,11 +119,11 @@ def test_an_untouched_run_is_used(use: str, copied: tuple[Path, Path], tmp_path:
 )
 @pytest.mark.parametrize("use", USES)
 def test_the_runs_tokenizer_has_changed(
-    use: str, tamper: Any, said: str, copied: tuple[Path, Path], tmp_path: Path
+    use: str, tamper: Any, message: str, copied: tuple[Path, Path], tmp_path: Path
 ) -> None:
     tamper(copied[0] / "tokenizer")
     out = tmp_path / "out"
-    with pytest.raises(CheckFailed, match=rf"the tokenizer in .*tokenizer .*{said}") as refused:
+    with pytest.raises(CheckFailed, match=rf"the tokenizer in .*tokenizer .*{message}") as refused:
         USES[use](pipeline.open_run(copied[0]), out)
     assert refused.value.exit_code == 3
     assert not out.exists()
@@ -167,10 +167,10 @@ def test_the_command_line_says_so_and_stops(
 
     scale_adapter(copied[0])
     assert main(["predict", str(copied[0]), "a film"]) == 3
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert "otherwise than after training" in said.err
-    assert "Traceback" not in said.err
+    message = capfd.readouterr()
+    assert message.out == ""
+    assert "otherwise than after training" in message.err
+    assert "Traceback" not in message.err
 
 
 def test_a_run_from_before_golden_examples_opens(copied: tuple[Path, Path]) -> None:

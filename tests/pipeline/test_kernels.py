@@ -158,8 +158,8 @@ def test_a_resumed_run_keeps_its_choices_however_early_it_fails(tmp_path: Path) 
 def test_damaged_choices_are_reported_with_the_way_out(tmp_path: Path, content: str) -> None:
     file = tmp_path / "kernel_choices.json"
     file.write_text(content)
-    said = r"kernel_choices.json .*; remove it to compute by"
-    with pytest.raises(CheckFailed, match=said), by_choices_of(tmp_path):
+    ran = r"kernel_choices.json .*; remove it to compute by"
+    with pytest.raises(CheckFailed, match=ran), by_choices_of(tmp_path):
         pass
     file.unlink()
     with by_choices_of(tmp_path):

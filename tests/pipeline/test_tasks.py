@@ -127,13 +127,13 @@ def test_rows_as_a_language_model_reads_them(tiny_checkpoint: Any, tmp_path: Pat
 
 
 def test_metrics_of_another_problem_are_refused(data: Any, tiny_checkpoint: Any) -> None:
-    said = [
+    ran = [
         f"model.name={tiny_checkpoint('bert')}", "task=text-classification", "method=head",
         f"data.source={data('one')}",
     ]  # fmt: skip
     for key in ("eval.best=pearson", "eval.metrics=[f1_macro, pearson]"):
         with pytest.raises(ConfigError, match=r"'pearson'; text-classification, as it is"):
-            pipeline.plan(load_config(None, [*said, key]).config)
+            pipeline.plan(load_config(None, [*ran, key]).config)
 
 
 def test_a_bench_of_a_regression(data: Any, tiny_checkpoint: Any, tmp_path: Path) -> None:
