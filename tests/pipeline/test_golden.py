@@ -132,7 +132,7 @@ def test_the_runs_tokenizer_has_changed(
 @pytest.mark.parametrize("use", ["eval", "predict"])
 def test_the_bases_tokenizer_has_changed(use: str, copied: tuple[Path, Path]) -> None:
     swap_words(copied[1])
-    with pytest.raises(CheckFailed, match=rf"the tokenizer of {copied[1]} reads the golden"):
+    with pytest.raises(CheckFailed, match=rf"the tokenizer of {copied[1]} encodes the golden"):
         USES[use](pipeline.open_run(copied[0]), Path())
 
 
@@ -150,7 +150,7 @@ def test_the_trained_part_has_changed(use: str, copied: tuple[Path, Path], tmp_p
 def test_other_devices_round_otherwise(copied: tuple[Path, Path]) -> None:
     """What is drift where the run was trained is rounding where another device computes."""
     scale_adapter(copied[0], by=1.05)
-    with pytest.raises(CheckFailed, match="otherwise than after training"):
+    with pytest.raises(CheckFailed, match="differently than after training"):
         predicted(pipeline.open_run(copied[0]))
     file = copied[0] / "peftlab.json"
     record = json.loads(file.read_text())
@@ -169,7 +169,7 @@ def test_the_command_line_says_so_and_stops(
     assert main(["predict", str(copied[0]), "a film"]) == 3
     message = capfd.readouterr()
     assert message.out == ""
-    assert "otherwise than after training" in message.err
+    assert "differently than after training" in message.err
     assert "Traceback" not in message.err
 
 

@@ -165,7 +165,7 @@ def test_outputs_and_bases_that_are_no_gguf_are_refused(
     there = checkout()
     (tmp_path / "taken.gguf").write_text("x")
     to = ("--to", "gguf", "--llama-cpp", there)
-    for out, message in (("model", "something.gguf"), ("taken.gguf", "exists")):
+    for out, message in (("model", "NAME.gguf"), ("taken.gguf", "exists")):
         ran = cli("export", run.folder, "-o", tmp_path / out, *to)
         assert ran.code == 2
         assert message in ran.err
