@@ -148,7 +148,7 @@ def test_the_trained_part_has_changed(use: str, copied: tuple[Path, Path], tmp_p
 
 
 def test_other_devices_round_otherwise(copied: tuple[Path, Path]) -> None:
-    """What is drift where the run was trained is rounding where another device computes."""
+    """A difference that is an error on the training device is rounding on another one."""
     scale_adapter(copied[0], by=1.05)
     with pytest.raises(CheckFailed, match="differently than after training"):
         predicted(pipeline.open_run(copied[0]))
@@ -160,7 +160,7 @@ def test_other_devices_round_otherwise(copied: tuple[Path, Path]) -> None:
     assert predicted(pipeline.open_run(copied[0]))
 
 
-def test_the_command_line_says_so_and_stops(
+def test_the_command_line_reports_it_and_stops(
     copied: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     from peftlab.cli import main
