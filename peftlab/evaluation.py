@@ -78,10 +78,10 @@ def _joined(parts: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
     """The batches' arrays as one; an array of objects where batches differ in width."""
     if len({part.shape[1:] for part in parts}) == 1:
         return np.concatenate(parts)
-    whole = np.empty(sum(map(len, parts)), dtype=object)
+    joined = np.empty(sum(map(len, parts)), dtype=object)
     for index, row in enumerate(row for part in parts for row in part):
-        whole[index] = row
-    return whole
+        joined[index] = row
+    return joined
 
 
 def _longest_first(rows: datasets.Dataset | Sequence[Batch]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Evaluation: the same scores whatever the batches, in the rows' order, leaving nothing behind."""
+"""Evaluation: the same scores for any batches, in the rows' order, with no side effects."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_modes_and_random_state_stay(rows: datasets.Dataset) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "t5", "llama"])
-def test_training_goes_on_after_evaluation(family: str, rows: datasets.Dataset) -> None:
+def test_training_continues_after_evaluation(family: str, rows: datasets.Dataset) -> None:
     """Nothing that a model keeps from inference mode gets in the way of the next backward."""
     makers: dict[str, Callable[[], nn.Module]] = {
         "bert": lambda: classifier(0.0),

@@ -83,8 +83,9 @@ class Int8Quantizer(HfQuantizer):
         return part == "weight" and not self.stored and name in self.layers
 
     def param_element_size(self, model: Any, param_name: str, param: Tensor) -> float:
-        whole = param.element_size()
-        return 1 if self.param_needs_quantization(model, param_name) else whole
+        if self.param_needs_quantization(model, param_name):
+            return 1
+        return param.element_size()
 
     def get_quantize_ops(self) -> ConversionOps:
         return _ToRows(self)
@@ -152,7 +153,7 @@ def finish_loading(model: Any, info: dict[str, Any]) -> tuple[str, ...]:
     quantizer.remove_quantization_config(model)  # type: ignore[no-untyped-call]
     keep = (*quantizer.kept, *quantizer.unquantised)
     if quantizer.stored:
-        # As the checkpoint says it; only layers of one model's kind can be named by what is kept.
+        # The stored 8-bit layers are Int8Linear here: all plain linears are kept.
         linears = {n for n, m in model.named_modules() if type(m) is nn.Linear}
         keep = tuple(sorted(linears))
     model.config.quantization_config = eight_bit_config(keep)

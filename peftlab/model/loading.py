@@ -107,7 +107,7 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """All that building needs, found out before a weight is read."""
+    """Everything that building the model needs, known before a weight is read."""
 
     checkpoint: Checkpoint
     precision: Precision
@@ -199,9 +199,9 @@ def _has_optional_pooler(mapping: Any, config: Any) -> bool:
 
 
 def _sketch(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model on meta, its quantised layers and fresh parameters as loading would leave them.
+    """The model on meta, with the quantised layers and new parameters that loading gives.
 
-    A layer that loading would find not to fit into 8 bits is in 8 bits here: its weight tells.
+    A layer that loading cannot quantise is in 8 bits here: only its weights would show it.
     """
     model = _on_meta(source)
     untie_stored(model, source.checkpoint.files)

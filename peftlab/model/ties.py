@@ -1,6 +1,6 @@
 """Parameters that a model class ties and a checkpoint does not.
 
-Transformers ties T5's head to its embeddings whatever the configuration says, and unties them while
+Transformers ties T5's head to its embeddings regardless of its configuration, and unties them while
 loading where the checkpoint (T5 1.1, FLAN-T5) has two different tensors. A model that is built
 without weights must be the same.
 """

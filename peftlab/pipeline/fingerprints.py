@@ -45,7 +45,7 @@ def begin_on_base(
                 loaded.revision,
                 trust_remote_code=config.model.trust_remote_code,
                 what=f"{begun} was begun on",
-                way_out="restore the base and resume, or start anew with output.overwrite=true "
+                way_out="restore the base and resume, or start again with output.overwrite=true "
                 "--resume never",
             )
             return
@@ -88,7 +88,7 @@ def check_base(
     *,
     trust_remote_code: bool,
     what: str | None = None,
-    way_out: str = "give the base it was trained on, or train anew on this one",
+    way_out: str = "give the base it was trained on, or train again on this one",
     compare: Compared = "source",
 ) -> bool:
     """Check a base against the fingerprint in the folder of a trained part.

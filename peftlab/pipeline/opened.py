@@ -83,7 +83,7 @@ class OpenedRun:
         compared = self._check_base()
         arguments = preparation.base_arguments(self.config) | {"revision": recorded["revision"]}
         base = load_model(recorded["name"], self.task.head(), **arguments)
-        if not compared:  # The base has been downloaded meanwhile.
+        if not compared:  # load_model has downloaded the base.
             self._check_base()
         self.task.attach(base.tokenizer, base.model)
         applied = load_trained(

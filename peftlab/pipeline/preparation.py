@@ -219,7 +219,7 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     loaded = load_model(
         config.model.name, checked.task.head(), weights=weights, **base_arguments(config)
     )
-    if not compared:  # The base has been downloaded meanwhile.
+    if not compared:  # load_model has downloaded the base.
         check_start(config)
     for note in loaded.notes:
         logger.info("%s: %s", config.model.name, note)

@@ -42,8 +42,8 @@ class Run(OpenedRun):
         checked = replace(checked, task=checked.task.attach(ready.tokenizer, None))
         if checked.task.state() != self.task.as_from_splits().state():
             raise CheckFailed(
-                f"{self.config.data.source} has changed since the run was trained: the run knows "
-                f"{self.task.state()}, the data says {checked.task.state()}."
+                f"{self.config.data.source} has changed since the run was trained: the run has "
+                f"{self.task.state()}, the data {checked.task.state()}."
             )
         encoded = preparation.encode(
             checked, ready.tokenizer, int(self.record["max_length"]), (split,)

@@ -74,7 +74,7 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "message"),
     [
         (setting("layer_replication", [[0, 2]]), "layers are repeated"),
         (setting("target_parameters", ["a.b"]), "adapts parameters, not layers"),
@@ -84,10 +84,10 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
         (tensors(lambda t: {}), "holds no tensor"),
     ],
 )
-def test_what_cannot_be_merged_is_refused_by_name(edit: Any, said: str, tmp_path: Path) -> None:
+def test_what_cannot_be_merged_is_refused_by_name(edit: Any, message: str, tmp_path: Path) -> None:
     made = Made(tmp_path, "llama", target_modules=["q_proj"])
     edit(made)
-    with pytest.raises(CheckFailed, match=said):
+    with pytest.raises(CheckFailed, match=message):
         read(made)
 
 

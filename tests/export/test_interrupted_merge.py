@@ -49,7 +49,7 @@ def calls_of(run: Callable[[], object], limit: int = 0) -> int:
 
 
 def test_thirty_kills_never_leave_half_a_model(tmp_path: Path) -> None:
-    """At random calls: no clock says how far an export has come."""
+    """At random calls: no clock decides how far an export has come."""
     made = Made(tmp_path, "llama", shards="20KB", target_modules="all-linear")
     out = made.out
 

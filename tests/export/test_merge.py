@@ -185,7 +185,7 @@ def test_other_bases_and_adapters_are_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("layer_replication", [[0, 2], [1, 2]], "layers are repeated"),
         ("alora_invocation_tokens", [1, 2], "aLoRA"),
@@ -193,12 +193,14 @@ def test_other_bases_and_adapters_are_refused_by_name(tmp_path: Path) -> None:
         ("peft_type", "IA3", "only LORA can be merged"),
     ],
 )
-def test_what_cannot_be_merged_is_refused(key: str, value: Any, said: str, tmp_path: Path) -> None:
+def test_what_cannot_be_merged_is_refused(
+    key: str, value: Any, message: str, tmp_path: Path
+) -> None:
     made = Made(tmp_path, "llama", target_modules=["q_proj"])
     file = made.adapter / "adapter_config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {key: value}))
-    with pytest.raises(CheckFailed, match=said):
+    with pytest.raises(CheckFailed, match=message):
         merge(made.adapter, made.out, base=str(made.base))
 
 

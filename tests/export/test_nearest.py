@@ -1,4 +1,4 @@
-"""The nearest of several merged models: by divergence, the base at hand where it is as near."""
+"""The nearest of several merged models: by divergence, the first one where several are equal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_least_divergence_wins_and_hardly_more_is_as_good(
     assert table(**divergence).best == best
 
 
-def test_the_table_is_told_to_people_and_to_machines() -> None:
+def test_the_table_as_text_and_as_json() -> None:
     compared = table(original=3e-3, dequant=2e-3)
     first, *rows = compared.lines()
     assert "has accuracy 0.5 on these rows" in first

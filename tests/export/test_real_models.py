@@ -30,7 +30,7 @@ TEXT = "Once upon a time there was a little girl who had a red ball."
 
 @pytest.fixture(params=MODELS)
 def real(request: pytest.FixtureRequest) -> tuple[Path, str]:
-    """A real model's folder, and its task in PEFT's words."""
+    """A real model's folder, and its task in PEFT's terms."""
     if request.param == "minilm":
         return request.getfixturevalue("minilm"), MODELS[request.param]
     folder = request.getfixturevalue("shared_data") / request.param

@@ -87,7 +87,7 @@ def test_what_was_not_announced_is_not_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "cut", "said"),
+    ("change", "cut", "message"),
     [
         (lambda h: None, 1, "is beyond its end"),
         (lambda h: h["a"].update(data_offsets=[0, 99]), 0, "is beyond its end"),
@@ -101,12 +101,12 @@ def test_what_was_not_announced_is_not_written(tmp_path: Path) -> None:
     ],
 )
 def test_broken_headers(
-    change: Callable[[dict[str, Any]], object], cut: int, said: str, tmp_path: Path
+    change: Callable[[dict[str, Any]], object], cut: int, message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "x.safetensors"
     save_file(STATE, file)
     with_header(file, change, cut)
-    with pytest.raises(CheckFailed, match=said):
+    with pytest.raises(CheckFailed, match=message):
         stored_tensors(file)
 
 

@@ -47,7 +47,7 @@ def test_a_bare_base_below_a_head_is_found_by_its_own_names(tiny_checkpoint: Any
     assert built.unread == ("left.over",)
 
 
-def test_tied_names_are_told_by_each_of_them(tiny_checkpoint: Any) -> None:
+def test_tied_names_are_listed_by_each_of_them(tiny_checkpoint: Any) -> None:
     folder = tiny_checkpoint("gpt2", "causal")
     built = skeleton(
         read_checkpoint_config(str(folder)), keys_of(folder), auto_class=None, updates={}

@@ -50,7 +50,7 @@ def test_files_as_announced_pass(merged: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"model__norm__weight": None}, "model.norm.weight is missing"),
         ({"mine": lambda t: t}, "mine is unexpected"),
@@ -59,10 +59,10 @@ def test_files_as_announced_pass(merged: Any) -> None:
         ({"model__norm__weight": lambda t: t + 1e-6}, "was copied and reads back differently"),
     ],
 )
-def test_what_differs_is_named(changes: Any, said: str, merged: Any) -> None:
+def test_what_differs_is_named(changes: Any, message: str, merged: Any) -> None:
     _, outputs, copied, file = merged
     rewrite(file, **changes)
-    with pytest.raises(VerificationError, match=said):
+    with pytest.raises(VerificationError, match=message):
         check_files([file], outputs, copied)
 
 

@@ -19,7 +19,7 @@ LAYERS = 14
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What the first process of `two_processes.py` says of each kind of training."""
+    """The output of the first process of `two_processes.py` for each kind of training."""
     store = tmp_path_factory.mktemp("distributed") / "store"
     script = REPOSITORY / "tests" / "fusion" / "two_processes.py"
     environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'kernels'}"}

@@ -1,4 +1,4 @@
-"""The environment is JSON and says what is usable and why not."""
+"""The environment is JSON and lists what is usable and why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peak memory sees what is allocated and touched, remembers it, and tells its parts apart."""
+"""Peak memory counts what is allocated and touched, keeps the maximum, and splits it by part."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_it_sees_an_allocation_and_remembers_it() -> None:
 
 @linux
 def test_it_sees_a_buffer_that_lives_between_two_looks(looks: list[int]) -> None:
-    """Only the sampling thread can: nobody asks while the buffer is there."""
+    """Only the sampling thread can: `peak` is not read while the buffer is alive."""
     with PeakMemory() as memory:
         before = looks[-1]
         buffer = touched(200 * MB)

@@ -294,7 +294,7 @@ def test_a_tokenizer_beyond_the_embeddings(tmp_path: Path) -> None:
 
 
 def test_a_copied_checkpoint_loads_the_same(tiny_checkpoint: Tiny, tmp_path: Path) -> None:
-    """Nothing but the folder's files decides: not where it lies, a space in the path included."""
+    """Only the folder's files matter: not its location, a space in the path included."""
     folder = tiny_checkpoint("llama", "causal")
     copy = shutil.copytree(folder, tmp_path / "a copy")
     first, second = (load_model(str(p), CAUSAL, dtype="float32") for p in (folder, copy))

@@ -69,7 +69,7 @@ def test_what_the_device_cannot_do_is_refused(
 
 
 @pytest.mark.parametrize("checkpoint", ["bfloat16", "float16"])
-def test_what_a_16bit_checkpoint_rests_in_is_said_aloud(
+def test_the_dtype_of_a_16bit_checkpoint_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str
 ) -> None:
     folder = str(write_checkpoint(tmp_path / checkpoint, "llama", "causal", dtype=checkpoint))

@@ -208,9 +208,9 @@ def test_8bit_checkpoints_go_both_ways(
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     loaded.model.save_pretrained(ours)
     loaded.tokenizer.save_pretrained(ours)
-    said = json.loads((ours / "config.json").read_text())["quantization_config"]
-    assert said["load_in_8bit"] is True
-    assert said["quant_method"] == "bitsandbytes"
+    written_config = json.loads((ours / "config.json").read_text())["quantization_config"]
+    assert written_config["load_in_8bit"] is True
+    assert written_config["quant_method"] == "bitsandbytes"
 
     kind = getattr(transformers, spec(task).auto_class)
     read = kind.from_pretrained(ours, device_map={"": "cpu"})
@@ -360,9 +360,9 @@ def test_8_bit_rows_are_known_without_the_configuration(
     loaded = load(tiny_checkpoint("llama", "causal"), "causal")
     loaded.model.save_pretrained(tmp_path)
     loaded.tokenizer.save_pretrained(tmp_path)
-    said = json.loads((tmp_path / "config.json").read_text())
-    del said["quantization_config"]
-    (tmp_path / "config.json").write_text(json.dumps(said))
+    written_config = json.loads((tmp_path / "config.json").read_text())
+    del written_config["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(written_config))
     assert_same_state(load(tmp_path, "causal").model, loaded.model)
     with pytest.raises(CheckFailed, match="in 8 bits"):
         load(tmp_path, "causal", load_in_8bit=False)

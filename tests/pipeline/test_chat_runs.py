@@ -75,7 +75,7 @@ def config_of(model: Path, source: Path, out: Path, **changes: Any) -> dict[str,
 
 @pytest.fixture(scope="session")
 def speaking(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Random models of 256 positions, with a tokenizer that knows every character."""
+    """Random models of 256 positions, with a tokenizer for every character."""
     made: dict[str, Path] = {}
 
     def make(family: str) -> Path:

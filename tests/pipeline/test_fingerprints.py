@@ -1,4 +1,4 @@
-"""A run goes on, and an adapter is taken up, only on the base that it was trained on."""
+"""A run resumes, and an adapter is continued, only on the base that it was trained on."""
 
 from __future__ import annotations
 

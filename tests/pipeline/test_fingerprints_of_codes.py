@@ -159,7 +159,7 @@ def test_a_base_that_moved_and_was_cut_otherwise_is_the_same(
 def test_what_was_trained_on_codes_is_merged_into_what_they_were_made_of(
     train: Train, base: Path, tmp_path: Path
 ) -> None:
-    """And into no other 16-bit checkpoint, though the fingerprint knows no 16-bit tensor."""
+    """And into no other 16-bit checkpoint, though the fingerprint has no 16-bit tensor."""
     train("first").export(tmp_path / "codes", merge_base="requant")
     stored = load_file(tmp_path / "codes" / "model.safetensors")
     # As if the codes had been made of this one.

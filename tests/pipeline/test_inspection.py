@@ -1,4 +1,4 @@
-"""What `peftlab inspect` tells of adapters, runs and merged models, and of their bases."""
+"""`peftlab inspect` on adapters, runs and merged models, and their bases."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def test_an_adapter_of_ours_and_whether_its_base_is_the_same(
     run: Any, cli: Cli, tmp_path: Path
 ) -> None:
     adapter, base = moved(run, tmp_path)
-    said = cli("inspect", adapter)
-    assert said.code == 0, said.err
-    assert "kind: adapter" in said.out
-    assert "fingerprint:\n  state: matches\n  tensors: 4" in said.out
+    ran = cli("inspect", adapter)
+    assert ran.code == 0, ran.err
+    assert "kind: adapter" in ran.out
+    assert "fingerprint:\n  state: matches\n  tensors: 4" in ran.out
     described = json.loads(cli("inspect", adapter, "--json").out)
     assert described["fingerprint"] == {"state": "matches", "tensors": 4}
     assert all(name.endswith(".self.query") for name in described["target_modules"])
@@ -63,9 +63,9 @@ def test_an_adapter_of_ours_and_whether_its_base_is_the_same(
 
 def test_what_differs_is_named(run: Any, cli: Cli, tmp_path: Path) -> None:
     adapter, _ = moved(run, tmp_path, changed=(0, 1))
-    said = cli("inspect", adapter, "--json")
-    assert said.code == 0, said.err
-    assert json.loads(said.out)["fingerprint"] == {
+    ran = cli("inspect", adapter, "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["fingerprint"] == {
         "state": "differs",
         "tensors": 4,
         "differences": [f"{QUERY.format(layer)} has other values" for layer in (0, 1)],
@@ -96,13 +96,13 @@ def test_a_broken_fingerprint_is_an_error(run: Any, cli: Cli, tmp_path: Path) ->
     adapter, _ = moved(run, tmp_path)
     for text in ("{", "[]", '{"format": 1}'):
         (adapter / "peftlab.json").write_text(text)
-        said = cli("inspect", adapter)
-        assert said.code == 3
-        assert str(adapter / "peftlab.json") in said.err
+        ran = cli("inspect", adapter)
+        assert ran.code == 3
+        assert str(adapter / "peftlab.json") in ran.err
 
 
 @pytest.mark.parametrize("method", ["lora", "last_n"])
-def test_a_run_tells_the_state_of_its_base(
+def test_a_run_shows_the_state_of_its_base(
     method: str, trained: Train, run: Any, cli: Cli, tmp_path: Path
 ) -> None:
     run = run if method == "lora" else trained("bert", name="last_n", n=1)

@@ -71,7 +71,7 @@ def test_training_is_the_same_with_and_without(family: str, configure: Configure
     assert plain.record["fusion"] is None
 
 
-def test_plan_tells_what_will_be_fused(configure: Configure) -> None:
+def test_plan_shows_what_will_be_fused(configure: Configure) -> None:
     result = plan(configure("auto", "bert")).fusion
     assert result is not None
     assert result.fused
@@ -89,7 +89,7 @@ def test_a_run_is_computed_by_its_own_choices(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """On a machine where another arithmetic is faster it answers as trained, and says so."""
+    """On a machine where another arithmetic is faster it computes as trained, and logs it."""
     monkeypatch.setenv("PEFTLAB_KERNEL_CHOICES", str(tmp_path / "choices.json"))
     monkeypatch.setattr("peftlab.model.precision.cpu_has_bf16_units", lambda: True)
     used: list[EagerKernels] = []
@@ -143,7 +143,7 @@ def test_a_run_keeps_what_it_chose_itself_and_at_once(tmp_path: Path) -> None:
         }
 
 
-def test_a_resumed_run_goes_on_by_its_choices_however_early_it_fails(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_choices_however_early_it_fails(tmp_path: Path) -> None:
     default = ask().forward_arithmetic
     other = "native" if default == "fp32" else "fp32"
     (tmp_path / "kernel_choices.json").write_text(json.dumps({"bfloat16 x @ W.T": other}))
@@ -155,11 +155,11 @@ def test_a_resumed_run_goes_on_by_its_choices_however_early_it_fails(tmp_path: P
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"bfloat16 x @ W.T": 3}'])
-def test_damaged_choices_are_told_with_the_way_out(tmp_path: Path, content: str) -> None:
+def test_damaged_choices_are_reported_with_the_way_out(tmp_path: Path, content: str) -> None:
     file = tmp_path / "kernel_choices.json"
     file.write_text(content)
-    said = r"kernel_choices.json .*; remove it to compute by"
-    with pytest.raises(CheckFailed, match=said), by_choices_of(tmp_path):
+    ran = r"kernel_choices.json .*; remove it to compute by"
+    with pytest.raises(CheckFailed, match=ran), by_choices_of(tmp_path):
         pass
     file.unlink()
     with by_choices_of(tmp_path):

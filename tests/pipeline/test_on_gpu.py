@@ -81,7 +81,7 @@ def test_language(
 
 
 def answers_again(run: Any, metric: str) -> None:
-    """The run's folder, opened anew, measures and answers as the run did."""
+    """The run's folder, opened again, evaluates and predicts as the run did."""
     again = pipeline.open_run(run.folder)
     value = again.evaluate("validation")[metric]
     assert value == pytest.approx(run.metrics["validation"][metric], rel=2e-2, abs=2e-3)

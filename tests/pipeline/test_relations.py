@@ -19,7 +19,7 @@ ANIMALS, FOODS = ("dog", "cat", "girl"), ("food", "book", "phone")
 
 
 def made_rows(start: int, count: int) -> list[dict[str, Any]]:
-    """Who loves what: only the positions of the markers tell."""
+    """Who loves what: only the positions of the markers decide."""
     rows = []
     for i in range(start, start + count):
         who, what = ANIMALS[i % 3], FOODS[(i // 3) % 3]

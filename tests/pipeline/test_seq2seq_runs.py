@@ -216,7 +216,7 @@ def test_real_data_to_text_with_several_references(
     assert test["chrf"] == pytest.approx(direct.score)
 
 
-def test_a_run_that_was_cut_short_goes_on(source: Path, model_of: Any, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_resumed(source: Path, model_of: Any, tmp_path: Path) -> None:
     whole = peftlab.train(config_of(model_of("t5"), source, tmp_path / "whole"))
     from peftlab.training import checkpoint
 
@@ -242,30 +242,30 @@ def test_through_the_command_line(
     file = tmp_path / "run.yaml"
     file.write_text(json.dumps(config_of(model_of("t5"), source, tmp_path / "run")))
 
-    def said(*words: str) -> str:
+    def output_of(*words: str) -> str:
         assert main(list(words)) == 0
         return capfd.readouterr().out
 
-    shown = said("data", str(file), "-n", "1")
+    shown = output_of("data", str(file), "-n", "1")
     assert f"translate: {pairs[0]['input']}</s>" in shown
     assert f"target: ⟦{pairs[0]['output']}</s>⟧" in shown
     assert "train targets" in shown
-    plan = json.loads(said("plan", str(file), "--json"))
+    plan = json.loads(output_of("plan", str(file), "--json"))
     assert plan["data"]["train targets"]["rows"] == 64
     assert plan["data"]["train targets"]["truncated"] == 0
-    shown = said("train", str(file))
+    shown = output_of("train", str(file))
     assert "bleu" in shown
     run = str(tmp_path / "run")
-    assert "bleu" in said("eval", run, "--split", "validation")
+    assert "bleu" in output_of("eval", run, "--split", "validation")
     first, second = (row["input"] for row in pairs[:2])
-    result = json.loads(said("predict", run, first, second, "--json"))
+    result = json.loads(output_of("predict", run, first, second, "--json"))
     assert [answer["input"] for answer in result] == [first, second]
     assert {"text", "finished"} < result[0].keys()
-    assert result[1]["text"] in said("predict", run, second)
+    assert result[1]["text"] in output_of("predict", run, second)
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{first}\n{second}\n"))
-    talk = said("predict", run, "-i")
+    talk = output_of("predict", run, "-i")
     assert talk.splitlines()[-1].strip() == result[1]["text"].strip().splitlines()[-1]
-    assert "merged" in said("export", run, "-o", str(tmp_path / "merged"))
+    assert "merged" in output_of("export", run, "-o", str(tmp_path / "merged"))
 
 
 def test_the_model_before_training(source: Path, model_of: Any, tmp_path: Path) -> None:

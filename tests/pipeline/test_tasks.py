@@ -24,7 +24,7 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def rows_of(kind: str, count: int, start: int = 0) -> list[dict[str, Any]]:
-    """Labels that the text tells: of one word, of two words, or a number."""
+    """Labels that the text determines: of one word, of two words, or a number."""
     result: list[dict[str, Any]] = []
     for i in range(start, start + count):
         first, second = WORDS[i % 3], WORDS[(i // 3) % 3]
@@ -127,13 +127,13 @@ def test_rows_as_a_language_model_reads_them(tiny_checkpoint: Any, tmp_path: Pat
 
 
 def test_metrics_of_another_problem_are_refused(data: Any, tiny_checkpoint: Any) -> None:
-    said = [
+    ran = [
         f"model.name={tiny_checkpoint('bert')}", "task=text-classification", "method=head",
         f"data.source={data('one')}",
     ]  # fmt: skip
     for key in ("eval.best=pearson", "eval.metrics=[f1_macro, pearson]"):
         with pytest.raises(ConfigError, match=r"'pearson'; text-classification, as it is"):
-            pipeline.plan(load_config(None, [*said, key]).config)
+            pipeline.plan(load_config(None, [*ran, key]).config)
 
 
 def test_a_bench_of_a_regression(data: Any, tiny_checkpoint: Any, tmp_path: Path) -> None:

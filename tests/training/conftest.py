@@ -137,7 +137,7 @@ def collator() -> PaddingCollator:
 
 @pytest.fixture
 def run(tmp_path: Path, make_task: Any, collator: PaddingCollator) -> Callable[..., TrainResult]:
-    """Train with few words: settings by keyword, a fresh staging folder unless given."""
+    """Train briefly: settings by keyword, a new staging folder unless given."""
     count = 0
 
     def call(

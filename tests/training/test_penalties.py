@@ -1,4 +1,4 @@
-"""Penalties join an optimizer step once, whatever it is cut into: against float64 by hand."""
+"""Penalties are applied once per optimizer step, for any accumulation: against float64 by hand."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_bf16_activations_leave_the_penalty_exact(
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_exact_zeros_and_the_sparsity_told(
+def test_exact_zeros_and_the_reported_sparsity(
     lora: bool, make_model: Any, make_rows: Any, run: Any
 ) -> None:
     model = make_model(HEAD, lora=lora)
@@ -220,7 +220,7 @@ def test_an_adapter_is_drawn_to_no_change(make_model: Any, make_rows: Any, run: 
 def test_resumed_to_the_same_bits(
     lora: bool, batch: int, saved: int, make_model: Any, make_rows: Any, run: Any, tmp_path: Path
 ) -> None:
-    """The start that L2-SP draws to is the checkpoint's, not where training was taken up."""
+    """The start that L2-SP pulls towards is the checkpoint's, not that of the resumed training."""
     rows = make_rows(RESUMED, 18)
 
     def train(model: nn.Module, **around: Any) -> Any:

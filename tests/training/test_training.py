@@ -309,7 +309,7 @@ def test_tensorboard_writes_into_the_run(
     assert "TENSORBOARD_LOGGING_DIR" not in os.environ
 
 
-def test_validation_is_said_aloud(
+def test_validation_is_logged(
     make_model: Any, make_rows: Any, run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="peftlab"):
