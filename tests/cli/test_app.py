@@ -140,6 +140,18 @@ def test_every_command_runs_and_has_help_that_names_its_flags(cli: Cli) -> None:
         assert max(map(len, shown.out.splitlines())) <= 100
 
 
+def test_details_are_logged_under_v(cli: Cli, calls: Any, config: str) -> None:
+    run = calls.answers["train"]
+
+    def detailed(*args: Any, **kwargs: Any) -> Any:
+        logging.getLogger("peftlab").debug("36 of 36 adapted layers fused")
+        return run
+
+    calls.answers["train"] = detailed
+    assert "36 of 36" not in cli("train", config).err
+    assert "36 of 36" in cli("train", config, "-v").err
+
+
 def test_no_command_or_an_unknown_one(cli: Cli) -> None:
     assert cli().code == 2
     assert "usage: peftlab COMMAND" in cli().err

@@ -52,5 +52,5 @@ def test_names_lead_to_both_classes(name: str) -> None:
 
 
 def test_a_name_that_is_none() -> None:
-    with pytest.raises(ConfigError, match="'causal_lm' is none of"):
+    with pytest.raises(ConfigError, match="'causal_lm' is unknown"):
         task_class("causal_lm")

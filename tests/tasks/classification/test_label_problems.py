@@ -180,7 +180,9 @@ def test_weights_are_scikit_learns() -> None:
     assert class_weights({"b": 2}, NAMES, np.bincount(labels)) == (1.0, 2.0, 1.0)
     assert class_weights(None, NAMES, np.bincount(labels)) is None
     assert positive_weights("balanced", NAMES, np.array([1, 4, 0]), 4) == (3.0, 1.0, 1.0)
-    with pytest.raises(ConfigError, match=r"'bb', which is no label; did you mean b\? labels are"):
+    with pytest.raises(
+        ConfigError, match=r"'bb', which is not a label; did you mean b\? labels are"
+    ):
         class_weights({"bb": 1.0}, NAMES, np.bincount(labels))
 
 

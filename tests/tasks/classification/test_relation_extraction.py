@@ -189,7 +189,7 @@ def test_the_label_of_no_relation() -> None:
     assert none_of("auto", ("x", "y")) is None
     assert none_of(None, LABELS) is None
     assert none_of("Near", LABELS) == "Near"
-    with pytest.raises(ConfigError, match="'Far', which is no label"):
+    with pytest.raises(ConfigError, match="'Far', which is not a label"):
         none_of("Far", LABELS)
 
 
