@@ -121,6 +121,18 @@ def frozen_heap() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def unhashed_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hash of a data set in memory is drawn, as where it cannot be pickled.
+
+    `datasets` names cached files by it and nothing here reads it; it is made of the pickled rows
+    whenever a few rows are encoded, which took a twentieth of every run.
+    """
+    if data_sets := sys.modules.get("datasets"):
+        draw = data_sets.fingerprint.generate_random_fingerprint
+        monkeypatch.setattr(data_sets.arrow_dataset, "generate_fingerprint", lambda _: draw())
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_compile_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Torch's cache of compiled code is this run's own, here and in processes that tests start.
