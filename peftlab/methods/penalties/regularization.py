@@ -142,9 +142,9 @@ class Regularizer:
 
     def describe(self) -> str:
         """A sentence for people: what is penalised, and how strongly."""
-        settings, told = self.settings, []
+        settings, phrases = self.settings, []
         scalars = sum(p.numel() for p in self.matrices)
-        told += [
+        phrases += [
             f"{name} {strength:g} on {scalars:,} weights"
             for name, strength in (("l1", settings.l1), ("l2", settings.l2))
             if strength
@@ -157,8 +157,8 @@ class Regularizer:
                 f"{to_zero:,} new ones towards zero" * bool(to_zero),
                 f"{len(self.changes)} adapted layers towards no change" * bool(self.changes),
             ]
-            told.append(f"l2_sp {settings.l2_sp:g} on {', '.join(part for part in parts if part)}")
-        return f"penalised: {'; '.join(told)}"
+            phrases.append(f"l2_sp {settings.l2_sp:g} on {', '.join(part for part in parts if part)}")
+        return f"penalised: {'; '.join(phrases)}"
 
     def _absolutes(self) -> Iterator[torch.Tensor]:
         for parameter in self.matrices if self.settings.l1 else ():
