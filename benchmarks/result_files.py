@@ -1,4 +1,4 @@
-"""Results as files: `<case>--<machine>.json`, each with all that it was measured on."""
+"""Results as files: `<case>--<machine>.json`, each with the environment it was measured in."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _SOURCES = ("kernels", "peftlab", "benchmarks")
 
 
 def cpu_kind() -> str:
-    """The processor in a file's name, by what it can compute: `xeon-avx512-bf16-vnni`.
+    """The processor in a file's name, with its arithmetic: `xeon-avx512-bf16-vnni`.
 
-    `xeon-as-avx2` where torch was told to leave the rest unused (ATEN_CPU_CAPABILITY=avx2).
+    `xeon-as-avx2` where torch is limited to AVX2 (ATEN_CPU_CAPABILITY=avx2).
     """
     cpu = describe_environment()["cpu"]
     arithmetic = _slug(cpu["arithmetic"].removesuffix(" only"))
@@ -32,13 +32,13 @@ def cpu_kind() -> str:
 
 
 def gpu_kind() -> str:
-    """The GPU in a file's name: `h100-80gb-hbm3`; the processor where there is none."""
+    """The GPU in a file's name: `h100-80gb-hbm3`; the processor without a GPU."""
     if not torch.cuda.is_available():
         return cpu_kind()
     return _slug(torch.cuda.get_device_name().removeprefix("NVIDIA "))
 
 
-def has_16bit_units() -> bool:
+def has_bf16_units() -> bool:
     """Whether torch multiplies bf16 matrices faster than fp32 on this processor."""
     return "BF16" in describe_environment()["cpu"]["arithmetic"] and _capability() != "AVX2"
 
@@ -48,7 +48,7 @@ def _capability() -> str:
 
 
 @cache
-def surroundings() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Device, versions, threads, command and commit, in JSON values."""
     return {
         "command": " ".join(Path(word).name if "/" in word else word for word in sys.argv),
@@ -59,14 +59,14 @@ def surroundings() -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """The commit and whether the sources are as committed; unknown outside a git checkout."""
+    """The commit and whether the sources are unchanged; unknown outside a git checkout."""
     head = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--", *(f"{folder}/*.py" for folder in _SOURCES))
     return {"id": head or "unknown", "clean": None if head is None else not changed}
 
 
 def sources_digest() -> str:
-    """Changes with every Python source, also where git is not at hand."""
+    """A digest of every Python source, which works without git too."""
     digest = hashlib.sha256()
     for folder in _SOURCES:
         for path in sorted((REPOSITORY / folder).rglob("*.py")):
@@ -75,9 +75,9 @@ def sources_digest() -> str:
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """The result with its surroundings; the file is whole or not there."""
+    """Write the result with its environment, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result | {"environment": surroundings()}, indent=1)
+    text = json.dumps(result | {"environment": environment()}, indent=1)
     part = path.with_suffix(".part")
     part.write_text(text + "\n", encoding="utf-8")
     part.replace(path)
@@ -93,7 +93,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def _model(name: str) -> str:
-    """The family in a processor's name: `AMD EPYC 7763 64-Core Processor` is an epyc."""
+    """The family in a processor's name: `AMD EPYC 7763 64-Core Processor` is an EPYC."""
     plain = re.sub(r"\((R|TM)\)|@.*", " ", name, flags=re.IGNORECASE)
     noise = {"amd", "intel", "cpu", "processor", "with"}
     words = [word for word in plain.split() if word.lower() not in noise]

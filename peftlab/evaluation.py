@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """`metrics` of a split, and the `scores` they come from: arrays whose first axis is the rows,
-    in the rows' order; where batches were of different width, an array of arrays."""
+    in the rows' order; where batches differ in width, an array of arrays."""
 
     metrics: dict[str, float]
     scores: RowScores
@@ -42,21 +42,21 @@ def evaluate(
 ) -> Evaluation:
     """Score all rows without dropout or gradient, and reduce the scores to metrics.
 
-    Rows are batched by length, longest first: the least padding, and what does not fit fails at
-    once. The model's modules go back to the mode they were in. `device` is by default where the
-    model lies. Draws no random numbers. Raises `DataError` without rows.
+    Rows are batched by length, longest first: padding is least, and a batch that exceeds memory
+    fails at once. The modules' modes are restored. `device` is the model's by default. Draws no
+    random numbers. Raises `DataError` without rows.
     """
     count = len(rows)
     if not count:
-        raise DataError("There are no rows to evaluate on; give a split that has some.")
-    place = device or next(model.parameters()).device
+        raise DataError("There are no rows to evaluate; give a split that has some.")
+    target = device or next(model.parameters()).device
     order = _longest_first(rows)
     parts: list[RowScores] = []
     starts = range(0, count, batch_size)
     with (
         evaluating(model),
         torch.inference_mode(),
-        torch.autocast(place.type, dtype=torch.bfloat16, enabled=compute_dtype == torch.bfloat16),
+        torch.autocast(target.type, dtype=torch.bfloat16, enabled=compute_dtype == torch.bfloat16),
     ):
         for start in tqdm(
             starts,
@@ -68,24 +68,24 @@ def evaluate(
         ):
             batch = collator(_take(rows, order[start : start + batch_size]))
             batch.pop("tokens", None)
-            parts.append(task.score(model, _move(batch, place)))
+            parts.append(task.score(model, _move(batch, target)))
     back = np.argsort(np.asarray(order))
     scores = {name: _joined([part[name] for part in parts])[back] for name in parts[0]}
     return Evaluation(metrics=task.metrics(scores), scores=scores)
 
 
 def _joined(parts: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """The batches' arrays as one; of rows of objects where batches differ in width."""
+    """The batches' arrays as one; an array of objects where batches differ in width."""
     if len({part.shape[1:] for part in parts}) == 1:
         return np.concatenate(parts)
-    whole = np.empty(sum(map(len, parts)), dtype=object)
+    joined = np.empty(sum(map(len, parts)), dtype=object)
     for index, row in enumerate(row for part in parts for row in part):
-        whole[index] = row
-    return whole
+        joined[index] = row
+    return joined
 
 
 def _longest_first(rows: datasets.Dataset | Sequence[Batch]) -> list[int]:
-    """Row numbers by falling length; as they are where rows have no tokens (cached features)."""
+    """Row numbers by decreasing length; in order where rows have no tokens (cached features)."""
     if isinstance(rows, Sequence):
         if not isinstance(rows[0], Mapping) or "input_ids" not in rows[0]:
             return list(range(len(rows)))
@@ -102,8 +102,8 @@ def _longest_first(rows: datasets.Dataset | Sequence[Batch]) -> list[int]:
 def _take(rows: datasets.Dataset | Sequence[Batch], numbers: Sequence[int]) -> list[Batch]:
     fetch = getattr(rows, "__getitems__", None)
     if fetch is not None:
-        found: list[Batch] = fetch(list(numbers))
-        return found
+        batch: list[Batch] = fetch(list(numbers))
+        return batch
     return [rows[number] for number in numbers]
 
 

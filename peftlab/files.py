@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and JSON written that way."""
+"""Files and folders that appear complete or not at all, and JSON written that way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNFINISHED = ".unfinished-"
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object, its keys in their order; whole or not at all."""
+    """Write a JSON object, its keys in their order; the file is complete or does not appear."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -40,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A sibling to write to, which replaces `path` in one rename when the block ends well.
+    """A sibling to write to, which replaces `path` in one rename when the block succeeds.
 
     Hard links to the file that was there before keep its content. One process at a time.
     """
@@ -78,7 +78,7 @@ def fsync_tree(folder: Path) -> None:
 
 
 def check_new_folder(final: Path) -> None:
-    """Refuse a folder that is taken, or cannot be created. Raises `ConfigError`."""
+    """Refuse a folder that is in use, or cannot be created. Raises `ConfigError`."""
     if final.exists() and not final.is_dir():
         raise ConfigError(f"{final} is a file; name a folder that is new or empty.")
     if final.is_dir() and any(final.iterdir()):
@@ -92,7 +92,7 @@ def check_new_folder(final: Path) -> None:
 
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
-    """A temporary sibling folder, which becomes `final` in one rename when the block ends well.
+    """A temporary sibling folder, which becomes `final` in one rename when the block succeeds.
 
     All its files are on the disk by then. A failure leaves nothing behind; a kill leaves the
     sibling, which the next call for `final` removes. Raises `ConfigError` as `check_new_folder`

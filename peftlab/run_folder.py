@@ -1,13 +1,13 @@
-"""A run's folder on disk: built under another name, given its own when it is whole.
+"""A run's folder on disk: built under another name, renamed when it is complete.
 
 RUN/                     the finished run; appears in one rename
-  config.yaml            the resolved configuration, which can be run again
-  peftlab.json           what peftlab must know to load the run: task state, base model, method
+  config.yaml            the resolved configuration, ready to run again
+  peftlab.json           the record for opening the run: task state, base model, method
   metrics.json           {"train": ..., "validation": ..., "test": ...}
   environment.json       versions and device
   adapter/ | trained/    the trained part (plain PEFT, or safetensors)
   tokenizer/  plots/  log.csv
-RUN.unfinished/          the same while training; holds checkpoints to resume from
+RUN.unfinished/          the same during training, with checkpoints to resume from
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ ENVIRONMENT = "environment.json"
 
 
 def staging_folder(final: Path) -> Path:
-    """Where a run lives until it is whole."""
+    """The folder of a run until it is complete."""
     return final.with_name(f"{final.name}.unfinished")
 
 
 def newest_checkpoint(staging: Path) -> Path | None:
     """The checkpoint of the highest step in an unfinished run, or None."""
-    found = [p for p in staging.glob("checkpoint-*") if p.name.split("-")[-1].isdecimal()]
-    return max(found, key=lambda p: int(p.name.split("-")[-1]), default=None)
+    checkpoints = [p for p in staging.glob("checkpoint-*") if p.name.split("-")[-1].isdecimal()]
+    return max(checkpoints, key=lambda p: int(p.name.split("-")[-1]), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """A run in the making. `resume` is the checkpoint to go on from, if any."""
+    """A run during training. `resume` is the checkpoint to resume from, if any."""
 
     final: Path
     folder: Path
@@ -51,21 +51,21 @@ class Staging:
 
 
 def check_free(final: Path, *, overwrite: bool, resume: str | Path) -> Path | None:
-    """Refuse an output folder that is taken; return the checkpoint that `resume` names.
+    """Refuse an output folder that is in use; return the checkpoint that `resume` names.
 
-    Raises `ConfigError` where the folder holds something else, or an unfinished run that the user
+    Raises `ConfigError` where the folder holds other files, or an unfinished run that the user
     neither resumes nor overwrites, or where the named checkpoint does not exist.
     """
     staging = staging_folder(final)
     if not final.exists() and _replaced(final).is_dir():
-        # A kill between the two renames of an overwrite: the earlier run is still the run.
+        # Killed between the two renames of an overwrite: the earlier run is restored.
         _replaced(final).rename(final)
     if final.exists() and not final.is_dir():
         raise ConfigError(f"output.dir is {final}, which is a file; choose another folder.")
     if final.is_dir() and any(final.iterdir()):
         if not (final / RECORD).is_file():
             raise ConfigError(
-                f"output.dir is {final}, which holds files that are no run; choose another folder."
+                f"output.dir is {final}, which is not empty and not a run; choose another folder."
             )
         if not overwrite:
             raise ConfigError(
@@ -89,28 +89,28 @@ def check_free(final: Path, *, overwrite: bool, resume: str | Path) -> Path | No
         chosen = named if named.name.startswith("checkpoint-") else newest_checkpoint(named)
         if chosen is None or not chosen.is_dir():
             raise ConfigError(
-                f"--resume {named}: there is no checkpoint; --resume auto finds the newest."
+                f"--resume {named}: no checkpoint there; --resume auto takes the newest."
             )
         if chosen.resolve().parent != staging.resolve():
             raise ConfigError(
-                f"--resume {named}: belongs to another run than output.dir={final}, "
-                f"whose checkpoints lie in {staging}."
+                f"--resume {named}: it belongs to another run than output.dir={final}, "
+                f"whose checkpoints are in {staging}."
             )
         return chosen
     if checkpoint is not None and resume == "never" and not overwrite:
         raise ConfigError(
-            f"{staging} holds an unfinished run, at {checkpoint.name}; go on with --resume auto, "
-            "or set output.overwrite=true to start anew."
+            f"{staging} holds an unfinished run, at {checkpoint.name}; resume with --resume auto, "
+            "or set output.overwrite=true to start again."
         )
     return checkpoint if resume == "auto" else None
 
 
 @contextlib.contextmanager
 def stage(final: Path, *, overwrite: bool, resume: str | Path) -> Iterator[Staging]:
-    """Build a run in `RUN.unfinished`, and rename it to RUN when the block ends well.
+    """Build a run in `RUN.unfinished`, and rename it to RUN when the block succeeds.
 
-    When the block raises, nothing bears the final name; the unfinished folder stays only where it
-    holds a checkpoint to resume from. Raises `ConfigError` as `check_free` does, and where another
+    When the block raises, RUN does not appear; the unfinished folder is kept only where it holds a
+    checkpoint to resume from. Raises `ConfigError` as `check_free` does, and where another
     process is training into the same folder.
     """
     checkpoint = check_free(final, overwrite=overwrite, resume=resume)
@@ -135,9 +135,7 @@ def stage(final: Path, *, overwrite: bool, resume: str | Path) -> Iterator[Stagi
             if kept is None:
                 shutil.rmtree(folder, ignore_errors=True)
             elif isinstance(error, Interrupted):
-                raise Interrupted(
-                    f"{error} Go on with --resume auto; it starts from {kept}."
-                ) from None
+                raise Interrupted(f"{error} Resume with --resume auto, from {kept}.") from None
             raise
         _publish(folder, final)
     finally:
@@ -148,7 +146,7 @@ def stage(final: Path, *, overwrite: bool, resume: str | Path) -> Iterator[Stagi
 
 
 def _publish(folder: Path, final: Path) -> None:
-    """Give a whole run its name. Killed at any moment, the next start finds a run to go on from."""
+    """Rename a complete run. After a kill at any moment, a run to resume from is left."""
     fsync_tree(folder)
     if final.exists():
         old = _replaced(final)
@@ -159,13 +157,13 @@ def _publish(folder: Path, final: Path) -> None:
     else:
         folder.rename(final)
     fsync(final.parent)
-    # Last: until the run had its name, they were what it could be resumed from.
+    # Last: until the rename, the run could be resumed from them.
     for checkpoint in final.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
 
 
 def _replaced(final: Path) -> Path:
-    """Where an earlier run waits while the new one takes its name."""
+    """Where an earlier run is kept while the new one replaces it."""
     return final.with_name(f"{final.name}.replaced")
 
 

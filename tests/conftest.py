@@ -12,6 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # What is fastest here must not decide which code a test runs.
 os.environ["PEFTLAB_KERNEL_CHOICES"] = "off"
 
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -19,10 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
-pytest_plugins = ["tests.checkpoints"]
+pytest_plugins = ["tests.checkpoints", "tests.cost"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Property tests draw the same examples in every run; `make slow` draws new and many more ones
+# (`--hypothesis-profile random`). No deadline: seconds say nothing on a busy machine.
+settings.register_profile("fixed", max_examples=50, derandomize=True, deadline=None, database=None)
+settings.register_profile("random", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile("fixed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,6 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
     asked = str(config.getoption("markexpr", ""))
     if "gpu" not in asked or "not gpu" in asked:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Property tests bear the marker `property`, by which `make slow` selects them."""
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("property")
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +108,29 @@ def poisoned_empty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     for name in ("empty", "empty_like"):
         monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_heap() -> None:
+    """What is imported and alive before a file's tests is left out of garbage collection.
+
+    Every run collects garbage before it measures memory. Torch, Transformers and all test modules
+    are more than a million objects: to look at them each time took a quarter of the suite.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def unhashed_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hash of a data set in memory is drawn, as where it cannot be pickled.
+
+    `datasets` names cached files by it and nothing here reads it; it is made of the pickled rows
+    whenever a few rows are encoded, which took a twentieth of every run.
+    """
+    if data_sets := sys.modules.get("datasets"):
+        draw = data_sets.fingerprint.generate_random_fingerprint
+        monkeypatch.setattr(data_sets.arrow_dataset, "generate_fingerprint", lambda _: draw())
 
 
 @pytest.fixture(autouse=True, scope="session")

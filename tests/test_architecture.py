@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -58,11 +59,17 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_modules(path: Path, *, lazy: bool = True) -> Iterator[tuple[int, str]]:
+@cache
+def imported_modules(path: Path, *, lazy: bool = True) -> Sequence[tuple[int, str]]:
     """Every module that a file imports, inside functions and under TYPE_CHECKING too.
 
-    `lazy=False` leaves out what a module's `__getattr__` imports.
+    `lazy=False` leaves out what a module's `__getattr__` imports. Several tests read each file:
+    it is parsed once.
     """
+    return tuple(_read_imports(path, lazy))
+
+
+def _read_imports(path: Path, lazy: bool) -> Iterator[tuple[int, str]]:
     package = module_name(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]

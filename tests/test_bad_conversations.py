@@ -40,18 +40,18 @@ BAD: dict[str, tuple[str, list[Any], dict[str, Any], int, str]] = {
                                  "turn 2 of column 'messages' is not an object with role and"),
     "no turn": ("chatml", [talk(ASK, SAY), talk()], {}, 3, "17 more: the conversation has no"),
     "the assistant begins": ("chatml", [talk(SAY, ASK, SAY)], {}, 3,
-                             "begins with the assistant, which nothing was asked"),
+                             "begins with an assistant turn; add a user turn"),
     "the assistant begins behind a system turn": (
         "chatml", [talk(turn("system", "Be brief."), SAY, ASK, SAY)], {}, 3,
-        "begins with the assistant"),
-    "no answer": ("chatml", [talk(ASK, ASK)], {}, 3, "no turn of the assistant to learn from"),
+        "begins with an assistant turn"),
+    "no answer": ("chatml", [talk(ASK, ASK)], {}, 3, "no assistant turn to train on"),
     "a late system turn": ("chatml", [talk(ASK, turn("system", "Be brief."), SAY)], {}, 3,
-                           "a system turn stands after the first turn"),
+                           "a system turn follows the first turn"),
     "tool calls": ("chatml", [talk(ASK, turn("assistant", "a", tool_calls=[1]))], {}, 3,
-                   "has tool_calls, which is not read here"),
+                   "has tool_calls, which is not supported"),
     "a completion without an answer": (
         "chatml", [{"prompt": [ASK, SAY], "completion": [ASK]}], {}, 3,
-        "there is no turn of the assistant to learn"),
+        "it has no assistant turn to train on"),
     "a template without system turns": (
         "gemma", [talk(turn("system", "Be brief."), ASK, SAY)], {}, 3,
         "refuses turns of system, user, assistant: System role not supported"),
@@ -163,8 +163,8 @@ def test_a_run_that_talks(
     assert bare["text"].strip() in call("name")
     assert "user: name\nassistant: a dog\n" in call("--file", str(question))
     for bad, words in (
-        (talk(SAY), "begins with the assistant"),
-        (talk(turn("system", "Be brief.")), "the conversation asks the assistant nothing"),
+        (talk(SAY), "begins with an assistant turn"),
+        (talk(turn("system", "Be brief.")), "the conversation has no turn to answer"),
         (talk(ASK, turn("user", " ")), "turn 2 of column 'messages' is empty"),
         (talk(LONG), "row 1 to predict: its last question takes"),
         ({"text": "name"}, "row 1 to predict has no 'messages'"),

@@ -1,4 +1,4 @@
-"""Evaluation: the same scores whatever the batches, in the rows' order, leaving nothing behind."""
+"""Evaluation: the same scores for any batches, in the rows' order, with no side effects."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ def rows() -> datasets.Dataset:
 
 def test_scores_are_those_of_each_row_alone(rows: datasets.Dataset) -> None:
     model = classifier()
-    found = evaluate(model, task(), rows, COLLATE, batch_size=7)
+    result = evaluate(model, task(), rows, COLLATE, batch_size=7)
     model.eval()
     for index, row in enumerate(rows):
         with torch.no_grad():
             logits = model(torch.tensor([row["input_ids"]])).logits[0]
-        assert found.scores["prediction"][index] == logits.argmax()
+        assert result.scores["prediction"][index] == logits.argmax()
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor(row["labels"])).item()
-        assert found.scores["loss"][index] == pytest.approx(loss, rel=1e-5)
-    assert found.scores["label"].tolist() == rows["labels"]
-    assert found.metrics["loss"] == pytest.approx(found.scores["loss"].mean())
+        assert result.scores["loss"][index] == pytest.approx(loss, rel=1e-5)
+    assert result.scores["label"].tolist() == rows["labels"]
+    assert result.metrics["loss"] == pytest.approx(result.scores["loss"].mean())
 
 
 def test_batches_do_not_matter_and_neither_does_the_container(rows: datasets.Dataset) -> None:
@@ -105,7 +105,7 @@ def test_modes_and_random_state_stay(rows: datasets.Dataset) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "t5", "llama"])
-def test_training_goes_on_after_evaluation(family: str, rows: datasets.Dataset) -> None:
+def test_training_continues_after_evaluation(family: str, rows: datasets.Dataset) -> None:
     """Nothing that a model keeps from inference mode gets in the way of the next backward."""
     makers: dict[str, Callable[[], nn.Module]] = {
         "bert": lambda: classifier(0.0),
@@ -162,8 +162,8 @@ def test_cached_features_and_bf16() -> None:
         return {name: torch.tensor([row[name] for row in part]) for name in part[0]}
 
     for dtype in (torch.float32, torch.bfloat16):
-        found = evaluate(Head(), task(), rows, collate, batch_size=2, compute_dtype=dtype)
-        assert found.scores["label"].tolist() == [0, 1, 2, 0, 1]
+        result = evaluate(Head(), task(), rows, collate, batch_size=2, compute_dtype=dtype)
+        assert result.scores["label"].tolist() == [0, 1, 2, 0, 1]
     assert seen == [torch.float32] * 3 + [torch.bfloat16] * 3
 
 
@@ -210,13 +210,13 @@ def test_scores_may_be_texts_and_rows_of_any_width() -> None:
         )  # fmt: skip
     rows = gathered.encoded().rows
     assert rows["notes"][3:5] == [[], ["a"]]
-    found = evaluate(
+    result = evaluate(
         classifier(), Reader(SingleLabel(("a", "b"))), rows, COLLATE, batch_size=3
     ).scores
-    assert found["answer"].tolist() == [f"row {n}!" for n in range(12)]
-    assert found["offsets"].tolist() == [n // 4 for n in range(12)]
-    assert found["logits"].dtype == object
-    for n, row in enumerate(found["logits"]):
+    assert result["answer"].tolist() == [f"row {n}!" for n in range(12)]
+    assert result["offsets"].tolist() == [n // 4 for n in range(12)]
+    assert result["logits"].dtype == object
+    for n, row in enumerate(result["logits"]):
         assert row.sum() == 7 * (1 + (5 * n) % 9)
 
 

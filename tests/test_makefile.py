@@ -1,4 +1,4 @@
-"""What `make` does with words that mean something to it or to a shell."""
+"""What `make` does with words that mean something to it or to a shell; what `make test` runs."""
 
 from __future__ import annotations
 
@@ -48,3 +48,19 @@ def test_a_sentence_reaches_the_demo_as_it_was_typed(text: str, environment: Pat
 
 def test_without_a_sentence_there_is_no_flag(environment: Path) -> None:
     assert demo(environment) == ["-m", "peftlab", "demo"]
+
+
+def test_every_test_is_run_by_make_test() -> None:
+    """The suite, and with Triton's interpreter the folder that the suite leaves to it."""
+    done = subprocess.run(
+        ["make", "--no-print-directory", "--dry-run", "-o", "venv", "-o", "model", "test"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    runs = [line for line in done.stdout.splitlines() if "-m pytest" in line]
+    assert len(runs) == 2
+    suite, interpreter = runs
+    assert not suite.startswith("TRITON_INTERPRET")
+    assert "tests/" not in suite
+    assert "-m " not in suite.replace("-m pytest", "")
+    assert interpreter.startswith("TRITON_INTERPRET=1 ")
+    assert interpreter.endswith(" tests/kernels/triton")

@@ -53,7 +53,7 @@ def test_an_interrupted_run_keeps_its_checkpoint_and_is_resumed(tmp_path: Path) 
     assert not staging_folder(final).exists()
 
 
-def test_resume_auto_without_a_checkpoint_starts_anew(tmp_path: Path) -> None:
+def test_resume_auto_without_a_checkpoint_starts_again(tmp_path: Path) -> None:
     final = tmp_path / "one"
     staging_folder(final).mkdir()
     (staging_folder(final) / "junk").write_text("left by a kill")

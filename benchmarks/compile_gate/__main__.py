@@ -1,10 +1,10 @@
-"""Compile every Triton kernel in every configuration, with no GPU, and hold the result to account.
+"""Compile every Triton kernel in every configuration, without a GPU, and check the machine code.
 
     python -m benchmarks.compile_gate [--fresh] [--check] [--jobs N] [--only TEXT]
 
 Fails (exit code 1) where a kernel for sm_80, sm_86, sm_90 or sm_120 has a stack or local memory in
-its loop, wants more shared memory than a program may have, or multiplies 16-bit numbers without
-the target's tensor cores (HGMMA on sm_90, HMMA elsewhere). gfx942 is compiled and not judged.
+its loop, needs more shared memory than a program may have, or multiplies 16-bit numbers without
+the target's tensor cores (HGMMA on sm_90, HMMA elsewhere). gfx942 is compiled but not checked.
 
 The table goes to `benchmarks/results/compile_gate.json` and `.md`. Rows whose kernel source,
 arguments, configuration and target have not changed since are taken from there, unless `--fresh`.
@@ -40,12 +40,12 @@ def jobs() -> dict[str, tuple[Case, Launch]]:
     """Every distinct compilation, by the digest of all that it depends on."""
     if triton.knobs.runtime.interpret:
         raise SystemExit("TRITON_INTERPRET is set, so that nothing would be compiled; unset it")
-    found: dict[str, tuple[Case, Launch]] = {}
+    compilations: dict[str, tuple[Case, Launch]] = {}
     for case in all_cases():
         # Sums of parts follow many a kernel; they have a case of their own.
         launch = launches_of(case.call)[0]
-        found.setdefault(launch.digest(case.target), (case, launch))
-    return found
+        compilations.setdefault(launch.digest(case.target), (case, launch))
+    return compilations
 
 
 def row_of(digest: str) -> Row:
@@ -62,12 +62,12 @@ def row_of(digest: str) -> Row:
 
 
 def judged(row: Row, case: Case) -> Row:
-    """The row with what the gate's rules of today hold against it."""
+    """The row with its failures by the gate's present rules."""
     return row | {"failures": failures(row) if case.gated or "error" in row else []}
 
 
 def described(digest: str) -> Row:
-    """What names a row; no part of what its digest is taken of."""
+    """The names of a row, which are not part of its digest."""
     case, _ = jobs()[digest]
     return {
         "target": case.target, "operator": case.operator, "dtype": case.dtype,
@@ -76,24 +76,24 @@ def described(digest: str) -> Row:
 
 
 def failures(row: Row) -> list[str]:
-    """What the gate holds against a row, in words."""
+    """The failures of a row, in words."""
     if "error" in row:
         return [row["error"]]
-    found = []
+    problems = []
     if row["stack"]:
-        found.append(f"a stack of {row['stack']} bytes")
+        problems.append(f"a stack of {row['stack']} bytes")
     if row["loop_local"]:
-        found.append(f"{row['loop_local']} accesses to local memory in the loop")
+        problems.append(f"{row['loop_local']} accesses to local memory in the loop")
     if row["shared"] > (limit := PER_CTA[row["target"]] * 1024):
-        found.append(f"{row['shared']} bytes of shared memory, and a program may have {limit}")
+        problems.append(f"{row['shared']} bytes of shared memory, and a program may have {limit}")
     integer = row["operator"] == PRODUCT
     wanted = ("I" if integer else "H") + ("GMMA" if row["target"] == "sm_90" else "MMA")
     multiplies = integer or (row["dtype"] != "fp32" and row["operator"] not in WITHOUT_PRODUCTS)
     if integer and "ragged" not in row["variant"] and row["loop_shuffles"]:
-        found.append(f"{row['loop_shuffles']} byte shuffles in the loop")
+        problems.append(f"{row['loop_shuffles']} byte shuffles in the loop")
     if multiplies and not any(p.startswith(wanted) for p in row["products"]):
-        found.append(f"no {wanted}")
-    return found
+        problems.append(f"no {wanted}")
+    return problems
 
 
 def committed() -> dict[str, Row]:

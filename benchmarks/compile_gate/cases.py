@@ -1,4 +1,4 @@
-"""Everything the compile gate compiles: every kernel with every entry of the tables, per target."""
+"""The compile gate's cases: every kernel with every entry of the tables, per target."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def all_cases() -> Iterator[Case]:
 
 def _of_dtype(target: Target, dtype: torch.dtype) -> Iterator[Case]:
     table = configurations(target, dtype)
-    for number, tile in enumerate(dict.fromkeys(table.product + table.product_turned)):
+    for number, tile in enumerate(dict.fromkeys(table.product + table.product_transposed)):
         if dtype is torch.float16 and number:
             continue
         yield from _products(target, dtype, tile, whole=dtype is torch.bfloat16)
@@ -176,7 +176,7 @@ def _side_passes(
 
 
 def _amd() -> Iterator[Case]:
-    """An A100's first entries on AMD: to know that they compile, no more."""
+    """An A100's first entries on AMD, only to check that they compile."""
     bf16 = torch.bfloat16
     target = Target("sm_80", 304)
     table = configurations(target, bf16)

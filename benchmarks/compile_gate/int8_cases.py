@@ -1,4 +1,4 @@
-"""What the compile gate compiles of the kernels over 8-bit operands, per target and width of y."""
+"""The compile gate's cases of the kernels over 8-bit operands, per target and width of y."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from peftlab_kernels.triton.philox import NO_DROPOUT
 from peftlab_kernels.triton.quantize import quantize_rows
 
 PRODUCT = "int8 product"
-"""The operator that must be of integer tensor cores, with no byte shuffles in its loop."""
+"""The operator that must use integer tensor cores, without byte shuffles in its loop."""
 
 WITHOUT_PRODUCTS = frozenset(
     {"quantize", "transpose", "dequantize", "sum of parts", "two sums of parts"}

@@ -1,7 +1,7 @@
-"""Compiling Triton kernels with no GPU, and reading what came out.
+"""Compiling Triton kernels without a GPU, and reading the machine code.
 
-The launch code itself runs, on meta tensors under a driver that only knows its target: what is
-compiled is what a launch would compile, to the divisibility of each argument. The machine code is
+The launch code itself runs, on meta tensors under a driver that only has a target: the kernel is
+compiled as a launch would compile it, to the divisibility of each argument. The machine code is
 then read with the disassembler that comes with Triton.
 """
 
@@ -28,7 +28,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 PER_CTA = {"sm_80": 163, "sm_86": 99, "sm_90": 227, "sm_120": 99}
-"""KiB of shared memory that a program may have."""
+"""The limit of shared memory per program, in KiB."""
 
 PROCESSOR = {
     "sm_80": (64, 32, 164),
@@ -55,14 +55,14 @@ class Launch:
     options: dict[str, int]
 
     def specialization(self) -> dict[str, str]:
-        """What of the arguments the compiler sees."""
+        """The properties of the arguments that the compiler specialises on."""
         return {
             parameter.name: _seen(self.arguments[parameter.name], parameter)
             for parameter in self.kernel.params
         }
 
     def digest(self, target: str) -> str:
-        """Changes with everything that the machine code depends on but Triton's version."""
+        """A digest of everything that the machine code depends on but Triton's version."""
         text = repr((
             sorted(_sources(self.kernel).items()), sorted(self.specialization().items()),
             sorted(self.options.items()), target,
@@ -72,24 +72,24 @@ class Launch:
 
 def launches_of(call: Callable[[], object]) -> list[Launch]:
     """The kernels that `call` launches; none of them runs."""
-    found: list[Launch] = []
+    noted: list[Launch] = []
 
     def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         options = {k: kwargs.pop(k) for k in ("num_warps", "num_stages") if k in kwargs}
         bound = inspect.signature(kernel.fn).bind(*args, **kwargs)
-        found.append(Launch(kernel, dict(bound.arguments), options))
+        noted.append(Launch(kernel, dict(bound.arguments), options))
 
     with (
         mock.patch.object(triton.runtime.driver, "_active", mock.Mock()),
         mock.patch.object(JITFunction, "run", note),
     ):
         call()
-    return found
+    return noted
 
 
 @contextmanager
 def compiling_for(target: str) -> Iterator[None]:
-    """Make Triton believe in a GPU of this kind, and compile all anew."""
+    """Make Triton compile for a GPU of this kind, with an empty cache."""
     driver = mock.Mock()
     driver.get_current_target.return_value = gpu_target(target)
     driver.get_current_device.return_value = target
@@ -103,17 +103,17 @@ def compiling_for(target: str) -> Iterator[None]:
 
 
 def compile_launch(launch: Launch, target: str) -> dict[str, Any]:
-    """What the launch compiles to; raises what Triton raises."""
+    """The figures of the compiled launch; raises what Triton raises."""
     with compiling_for(target):
         compiled = launch.kernel.run(**launch.arguments, **launch.options, grid=(1,), warmup=True)
     shared = int(compiled.metadata.shared)
     if target.startswith("gfx"):
         return {"shared": shared} | _read_amd(compiled.asm["amdgcn"])
-    found = {"shared": shared} | _read_nvidia(compiled.asm["cubin"])
-    found["occupancy"] = _occupancy(
-        target, found["registers"], shared, launch.options.get("num_warps", 4)
+    figures = {"shared": shared} | _read_nvidia(compiled.asm["cubin"])
+    figures["occupancy"] = _occupancy(
+        target, figures["registers"], shared, launch.options.get("num_warps", 4)
     )
-    return found
+    return figures
 
 
 def _seen(value: Any, parameter: Any) -> str:
@@ -132,22 +132,22 @@ def _seen(value: Any, parameter: Any) -> str:
 
 def _sources(kernel: Any) -> dict[str, str]:
     """The kernel's code and that of our functions it calls, free of comments and docstrings."""
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     waiting = [kernel]
     while waiting:
         function = waiting.pop()
-        if function.__name__ in found or function.fn.__module__.startswith("triton."):
+        if function.__name__ in sources or function.fn.__module__.startswith("triton."):
             continue
         tree = ast.parse(inspect.cleandoc("\n" + function.src))
         definition = tree.body[0]
         assert isinstance(definition, ast.FunctionDef)
         if ast.get_docstring(definition) is not None:
             definition.body = definition.body[1:]
-        found[function.__name__] = ast.unparse(definition)
+        sources[function.__name__] = ast.unparse(definition)
         named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         around = function.fn.__globals__
         waiting += [around[n] for n in named if isinstance(around.get(n), JITFunction)]
-    return found
+    return sources
 
 
 def _read_nvidia(cubin: bytes) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def _read_amd(assembly: str) -> dict[str, Any]:
 
 
 def _occupancy(target: str, registers: int, shared: int, warps: int) -> int:
-    """Programs that a processor holds at a time."""
+    """The number of programs that a processor holds at a time."""
     most_warps, most_programs, kibibytes = PROCESSOR[target]
     of_a_warp = -(-registers * 32 // 256) * 256
     return min(
@@ -223,8 +223,8 @@ def _tool(name: str, *arguments: str) -> str:
 
 
 def _number(pattern: str, text: str) -> str:
-    found = re.search(pattern, text)
-    return found[1] if found else "0"
+    match = re.search(pattern, text)
+    return match[1] if match else "0"
 
 
 def _count(lines: list[str], pattern: str) -> int:

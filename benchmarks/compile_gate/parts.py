@@ -1,4 +1,4 @@
-"""What the compile gate's cases have in common: sizes, the case itself, tensors without memory."""
+"""Shared by the compile gate's cases: sizes, the case itself, tensors without memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftlab_kernels.triton.philox import Dropout
 
 M, IN, OUT = 8192, 4096, 14336
 TAIL = (4112, 14352)
-"""No multiples of any tile, but of 16."""
+"""Multiples of 16, but not of any tile."""
 RAGGED = (4099, 14341)
 DROPOUT = Dropout(123456789, 987654321, 3277, 1.05)
 SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -21,7 +21,7 @@ SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One call that launches the kernels to be compiled, and how the table calls it."""
+    """One call that launches the kernels to be compiled, and its names in the table."""
 
     target: str
     operator: str

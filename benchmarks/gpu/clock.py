@@ -1,4 +1,4 @@
-"""Times on a GPU by its own events, and a budget of wall time for a whole suite."""
+"""Timing on a GPU by CUDA events, and a budget of wall time for a whole suite."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Clock:
         return self._stretch(run, self._calls[run])
 
     def forget(self) -> None:
-        """Let go of all that was timed."""
+        """Release everything that was timed."""
         self._calls.clear()
         self.host.clear()
 
@@ -62,16 +62,16 @@ class Clock:
 
 
 class Budget:
-    """Wall time for a suite: what does not fit any more is left out, and said to be."""
+    """The wall time of a suite; cases that no longer fit are left out and listed."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     @property
     def left(self) -> float:
-        """Seconds left, never fewer than none."""
+        """Seconds left, at least 0."""
         return max(0.0, self._end - time.monotonic())
 
     def allows(self, seconds: float) -> bool:
-        """Whether something that may take so long can still begin."""
+        """Whether a case that may take this long can still start."""
         return self.left >= seconds

@@ -1,4 +1,4 @@
-"""Whether our kernels compute LoRA's linear layer on this device, before anything is timed.
+"""Correctness of the kernels on this device, checked before anything is timed.
 
 Each base product, dtype and awkward size against float64, with every gradient, in memory that holds
 NaN until it is written, twice, for equal bits. The tests do more; this is what a benchmark needs.
@@ -50,7 +50,7 @@ def check_all(device: str, budget: Budget, dry: bool) -> dict[str, Any]:
             bound = max(BOUND[dtype], TIES) if row == "ours, w8a8" else BOUND[dtype]
             bad = {name: e for name, e in errors.items() if not e <= bound}
             failure = f"errors beyond {bound}: {bad}" if bad else None
-        except Exception as error:  # whatever a compiler or a launch throws is the finding
+        except Exception as error:  # any error of a compiler or a launch is recorded
             errors, failure = {}, f"{type(error).__name__}: {error}"[:500]
         checks.append({**described, "errors": errors, "failure": failure})
     release()
@@ -75,15 +75,16 @@ def check(
     row: str, shape: Shape, dtype: torch.dtype, dropout: float, device: str
 ) -> dict[str, float]:
     """Relative errors of y and of each gradient; raises `ArithmeticError` if two runs differ."""
-    rows, features, outs, rank = shape
+    rows, in_features, out_features, rank = shape
     draw = torch.Generator().manual_seed(sum(shape))
 
     def random(*sizes: int, of: torch.dtype = dtype) -> Tensor:
         return (torch.randn(sizes, generator=draw, dtype=torch.float64) / 3).to(of).to(device)
 
-    x, weight, bias = random(rows, features), random(outs, features), random(outs)
-    a, b = (random(*s, of=torch.float32) for s in ((rank, features), (outs, rank)))
-    dy = random(rows, outs)
+    x, weight = random(rows, in_features), random(out_features, in_features)
+    bias = random(out_features)
+    a, b = (random(*s, of=torch.float32) for s in ((rank, in_features), (out_features, rank)))
+    dy = random(rows, out_features)
     leaves = [leaf.requires_grad_() for leaf in (x, a, b)]
     codes, scales = int8_quantize(weight)
     arithmetic: Any = OVER_8_BITS.get(row)
@@ -99,14 +100,14 @@ def check(
             return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
 
     with poisoned_memory():
-        found, again = run(), run()
-    keep = _kept(row, rows, features, dropout, device)
+        results, again = run(), run()
+    keep = _kept(row, rows, in_features, dropout, device)
     truths = _truths([t.detach().double() for t in (x, weight, a, b, bias, dy)], keep, arithmetic)
-    if not all(torch.equal(one, other) for one, other in zip(found, again, strict=True)):
+    if not all(torch.equal(one, other) for one, other in zip(results, again, strict=True)):
         raise ArithmeticError("two runs with one seed differ, or a result is not a number")
     return {
         name: float((got.double() - truth).norm() / truth.norm())
-        for got, (name, truth) in zip(found, truths.items(), strict=True)
+        for got, (name, truth) in zip(results, truths.items(), strict=True)
     }
 
 
@@ -116,19 +117,19 @@ def _truths(wide: list[Tensor], keep: Tensor | None, arithmetic: Any) -> dict[st
     of: dict[str, Any] = {"scaling": SCALING, "keep": keep}
     if arithmetic is None:
         y = reference.lora_linear(x, weight, a, b, bias=bias, **of)
-        found = reference.lora_linear_backward(dy, x, weight, a, b, **of)
+        backward = reference.lora_linear_backward(dy, x, weight, a, b, **of)
     else:
         codes, scales = int8_quantize(weight)
         of["arithmetic"] = arithmetic
         layer = (x, codes, scales.double(), a, b)
         y = reference.int8_lora_linear(*layer, bias=bias, **of)
-        found = reference.int8_lora_linear_backward(dy, *layer, **of)
-    return {"y": y, **found._asdict()}
+        backward = reference.int8_lora_linear_backward(dy, *layer, **of)
+    return {"y": y, **backward._asdict()}
 
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Fresh tensors hold NaN: what is read before it is written shows."""
+    """Fill fresh tensors with NaN, so that reads before writes show."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about operators that have no deterministic form
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -138,7 +139,7 @@ def poisoned_memory() -> Iterator[None]:
             torch.use_deterministic_algorithms(False)
 
 
-def _kept(row: str, rows: int, features: int, dropout: float, device: str) -> Tensor | None:
+def _kept(row: str, rows: int, in_features: int, dropout: float, device: str) -> Tensor | None:
     """The mask that the seed of `check` draws, divided by 1 - p."""
     if not dropout:
         return None
@@ -147,12 +148,12 @@ def _kept(row: str, rows: int, features: int, dropout: float, device: str) -> Te
         from peftlab_kernels.triton.philox import draw_seed, dropout_of, write_mask
 
         drop = dropout_of(draw_seed(), dropout)
-        mask = write_mask(drop, rows, features, torch.device(device))
+        mask = write_mask(drop, rows, in_features, torch.device(device))
         return mask.double() * drop.scale
     from peftlab_kernels.eager.dropout_mask import draw_rows, empty_mask, scale_of_kept
 
-    mask = empty_mask(torch.empty(rows, features, device=device))
-    keep = torch.zeros(rows, features, dtype=torch.float64, device=device)
-    for some, kept in draw_rows(mask, features, dropout):
+    mask = empty_mask(torch.empty(rows, in_features, device=device))
+    keep = torch.zeros(rows, in_features, dtype=torch.float64, device=device)
+    for some, kept in draw_rows(mask, in_features, dropout):
         keep[some] = kept.double() * scale_of_kept(dropout)
     return keep

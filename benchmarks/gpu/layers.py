@@ -1,4 +1,4 @@
-"""Adapted layers on a GPU: the shapes of Llama-3.1-8B, our arithmetic each way, and the peers."""
+"""Adapted layers on a GPU in shapes of Llama-3.1-8B: our variants, and the peers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ OURS = (*OURS_IN_TRITON, "ours, torch")
 ROWS = (
     "frozen base", *OURS, "plain addmm_", "PEFT, 16-bit adapters", "PEFT", "PEFT, autocast",
 )  # fmt: skip
-"""The frozen base comes first: it is the row that runs twice, and the one that others add to."""
+"""The frozen base comes first: it runs twice per round, and the others add to its work."""
 FEWER = ("frozen base", *OURS_IN_TRITON, "plain addmm_", "PEFT, 16-bit adapters", "PEFT")
-"""For sizes beside the one that counts most."""
+"""For the sizes other than the main one."""
 COMPILED = ("frozen base", "PEFT, compiled", "ours, epilogue", "ours, cublas")
 INT8 = ("frozen base", *OVER_8_BITS, "bnb+PEFT", "bnb+PEFT, threshold 0", "PEFT, 16-bit adapters")
 """Over a weight in 8 bits, beside the base and the fastest peer over 16."""
@@ -86,14 +86,14 @@ def triton_kernels(base: Any) -> Iterator[None]:
 
 def layer_case(shape: str, rows: int, rank: int, dropout: float, device: str, dry: bool) -> Case:
     """A layer of `SHAPES`; a dry run's is tiny."""
-    features, outs, _ = SHAPES[shape]
+    in_features, out_features, _ = SHAPES[shape]
     if dry:
-        rows, features, outs = 16, features // 128, outs // 128
-    return Case(rows, features, outs, rank, dropout, device=device)
+        rows, in_features, out_features = 16, in_features // 128, out_features // 128
+    return Case(rows, in_features, out_features, rank, dropout, device=device)
 
 
 def around(row: str) -> AbstractContextManager[object]:
-    """What must be in force while a row runs."""
+    """The context in which a row runs."""
     if row in OURS_IN_TRITON:
         return triton_kernels(OURS_IN_TRITON[row])
     if row in OVER_8_BITS:
@@ -135,7 +135,7 @@ def without_bitsandbytes(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def sets_of_inputs(case: Case) -> int:
-    """How many sets of x and dy it takes so that none is left in the L2 when its turn comes."""
+    """The number of sets of x and dy for which none is left in the L2 when it is used again."""
     if case.device == "cpu":
         return 2
     cache = torch.cuda.get_device_properties(torch.device(case.device)).L2_cache_size
@@ -159,10 +159,12 @@ def measure(
             row = row_of(name, case, weights, inputs)
             _check(_first(row), expected, _bound(name, case))
             ready[name] = row
-        except Exception as error:  # whatever a row's library throws: the others still run
+        except Exception as error:  # any error of a row's library: the others still run
             failed[name] = f"{type(error).__name__}: {error}"[:500]
-    with torch.autograd.set_multithreading_enabled(False):  # as in `gpu_steps`, for every row
-        seconds = take_turns(ready, rounds, warm_up=1, clock=clock)
+    with torch.autograd.set_multithreading_enabled(False):  # as in `steps.py`, for every row
+        # In the interpreter nothing warms up, and every row ran once already.
+        warm_up = int(case.device != "cpu")
+        seconds = take_turns(ready, rounds, warm_up=warm_up, clock=clock)
     base = next(iter(ready))
     limit = layer_limit(case, ceilings)
     medians = {name: statistics.median(all_) for name, all_ in seconds.items()}
@@ -175,7 +177,7 @@ def measure(
         "seconds": seconds,
         f"ratio_to_{base}": {name: asdict(ratio(seconds, name, base)) for name in ready},
         "limit_seconds": limit,
-        "ratio_to_limit": {name: found / limit for name, found in medians.items()},
+        "ratio_to_limit": {name: median / limit for name, median in medians.items()},
         "noise": asdict(noise(seconds)),
         "host_seconds": host,
         "bound_by_launches": [name for name in ready if host[name] >= 0.95 * medians[name]],
@@ -188,9 +190,9 @@ def measure(
 
 
 def _first(row: Row) -> tuple[Tensor, ...]:
-    found = row()
+    gradients = row()
     row.step.rewind()  # each row starts on the same inputs
-    return found
+    return gradients
 
 
 def _bound(name: str, case: Case) -> float:
@@ -200,14 +202,14 @@ def _bound(name: str, case: Case) -> float:
     return 4e-2 if name in OVER_8_BITS or name in INT8_PEERS else 2e-2
 
 
-def _check(found: Sequence[Tensor], expected: Sequence[Tensor], bound: float) -> None:
+def _check(gradients: Sequence[Tensor], expected: Sequence[Tensor], bound: float) -> None:
     """Gradients of x, and where it has an adapter of A and B, within the bound."""
-    for name, got, want in zip(("x", "lora_a", "lora_b"), found, expected, strict=False):
+    for name, got, want in zip(("x", "lora_a", "lora_b"), gradients, expected, strict=False):
         if not bool(got.isfinite().all()):
             raise ArithmeticError(f"the gradient of {name} is not finite")
         error = float((got.double() - want.double()).norm() / want.double().norm())
         # Without an adapter the same in size but not in value.
-        if error > (2.0 if len(found) == 1 else bound):
+        if error > (2.0 if len(gradients) == 1 else bound):
             raise ArithmeticError(f"the gradient of {name} is off by {error:.2e}")
 
 
@@ -215,18 +217,18 @@ def line(case: Case, result: Mapping[str, Any]) -> str:
     """A case in a line or two for the log: microseconds of each row."""
     rows = _micros(result["median_seconds"])
     text = f"{case}: limit {result['limit_seconds'] * 1e6:.0f}, {rows}"
-    if foretold := result["predicted_seconds"]:
-        seconds = {name: found for name, found in foretold.items() if name != "of"}
-        text += f"\n    predicted of an {foretold['of']}: {_micros(seconds)}"
+    if predicted := result["predicted_seconds"]:
+        seconds = {name: value for name, value in predicted.items() if name != "of"}
+        text += f"\n    predicted of an {predicted['of']}: {_micros(seconds)}"
     return text
 
 
 def _micros(seconds: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {found * 1e6:.0f}" for name, found in seconds.items())
+    return ", ".join(f"{name} {value * 1e6:.0f}" for name, value in seconds.items())
 
 
 def release() -> None:
-    """Give the GPU's memory back before the next case."""
+    """Free the GPU's memory before the next case."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""The least time a GPU could take, from two rates measured on it, and what was predicted.
+"""Lower limits of times on a GPU, from two rates measured on it, and predicted times.
 
 The limit of a pass is that of its matrix products, each bound by arithmetic or by its operands'
 bytes, plus every other byte that has to be read or written once.
@@ -29,7 +29,7 @@ class Ceilings:
 
 
 def measure_ceilings(clock: Clock, device: str, dry: bool) -> Ceilings:
-    """Of this device, on random data: products of zeros run faster than any real ones."""
+    """The rates of this device, on random data: products of zeros run faster than real ones."""
     side, elements = (64, 1 << 12) if dry else (8192, 1 << 31)
     a, b = (torch.randn(side, side, device=device).to(torch.bfloat16) for _ in range(2))
     product = _median(clock, lambda: a @ b)
@@ -98,12 +98,12 @@ _SAME_PROCESSOR = {"h200": "h100"}
 
 
 def predicted(case: Case, gpu: str) -> dict[str, float | str] | None:
-    """What was predicted for this layer and GPU, in seconds by row; None where nothing was."""
+    """The predicted seconds of this layer on this GPU by row; None without a prediction."""
     if (case.rows, case.rank, case.dropout) != (8192, 16, 0.0):
         return None
     for name, chips in ((n, _SAME_PROCESSOR.get(n, n)) for n in (*_PREDICTED, *_SAME_PROCESSOR)):
-        found = _PREDICTED[chips].get((case.in_features, case.out_features))
-        if name in gpu and found is not None:
-            seconds = (micros / 1e6 for micros in found)
+        row_micros = _PREDICTED[chips].get((case.in_features, case.out_features))
+        if name in gpu and row_micros is not None:
+            seconds = (micros / 1e6 for micros in row_micros)
             return {"of": chips, **dict(zip(_ROWS, seconds, strict=True))}
     return None

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu.steps --memory-of CASE --out FILE [--dry-run]
 
-is that process: it times nothing, and writes what each row's step takes after every row.
+is that process: it times nothing, and writes each row's memory as soon as it is known.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COMPILED = ("ours", "PEFT, compiled")
 INT8 = ("ours, w8a8", "ours", "bnb+PEFT")
 """Blocks in 8 bits by each; `ours` beside them over bf16."""
 LIMIT = 1.5
-"""A whole step is to take at most this times the least time there is."""
+"""The target for a whole step, in multiples of its lower limit."""
 
 
 def case_of(name: str, dropout: float, device: str, dry: bool) -> ModelCase:
@@ -52,7 +52,7 @@ def case_of(name: str, dropout: float, device: str, dry: bool) -> ModelCase:
 def measure(
     case: ModelCase, rows: Sequence[str], rounds: int, clock: Clock, ceilings: Ceilings
 ) -> dict[str, Any]:
-    """Seconds of each row's step, taking turns; ratios, limit, losses; rows that failed."""
+    """Seconds of each row's step, interleaved; ratios, limit, losses; rows that failed."""
     base = base_model(case)
     steps: dict[str, ModelStep] = {}
     losses, failed = {}, {}
@@ -78,11 +78,11 @@ def measure(
         "tokens": case.tokens,
         "rounds": rounds,
         "median_seconds": medians,
-        "tokens_per_second": {name: case.tokens / found for name, found in medians.items()},
+        "tokens_per_second": {name: case.tokens / median for name, median in medians.items()},
         "seconds": seconds,
         f"ratio_to_{first}": {name: asdict(ratio(seconds, name, first)) for name in steps},
         "limit_seconds": limit,
-        "ratio_to_limit": {name: found / limit for name, found in medians.items()},
+        "ratio_to_limit": {name: median / limit for name, median in medians.items()},
         "target": {"limit": LIMIT, "met": medians[first] <= LIMIT * limit},
         "noise": asdict(noise(seconds)),
         "first_loss": losses,
@@ -91,26 +91,26 @@ def measure(
 
 
 def write_memory(case: ModelCase, rows: Sequence[str], out: Path) -> None:
-    """What each row's second step takes: the allocator's peak; weights; bytes saved."""
+    """Memory of each row's second step: the allocator's peak; weights; bytes saved."""
     base = None
-    found: dict[str, Any] = {"tokens": case.tokens, "rows": {}}
+    result: dict[str, Any] = {"tokens": case.tokens, "rows": {}}
     for name in sorted(rows, key=lambda name: name not in INT8_ROWS):
         try:
-            # Rows over 8 bits come first: the base would only lie beside them.
+            # Rows over 8 bits come first, without the base in memory.
             if base is None and name not in INT8_ROWS:
                 base = base_model(case)
-            found["rows"][name] = _memory_of(ModelStep(name, case, base))
-        except Exception as error:  # out of memory is a finding too
-            found["rows"][name] = {"failed": f"{type(error).__name__}: {error}"[:500]}
+            result["rows"][name] = _memory_of(ModelStep(name, case, base))
+        except Exception as error:  # running out of memory is recorded too
+            result["rows"][name] = {"failed": f"{type(error).__name__}: {error}"[:500]}
         release()
-        out.write_text(json.dumps(found))
+        out.write_text(json.dumps(result))
 
 
 def _memory_of(step: ModelStep) -> dict[str, int]:
     step()
     layers, whole = step.saved()
     gc.collect()
-    found = {
+    figures = {
         "weight_bytes": weight_bytes(step.model),
         "saved_by_adapted_layers": layers,
         "saved_bytes": whole,
@@ -118,13 +118,13 @@ def _memory_of(step: ModelStep) -> dict[str, int]:
     if not torch.cuda.is_available():
         with Watch() as watch:
             step()
-        return found | {"peak_bytes": watch.peak_live_bytes}
+        return figures | {"peak_bytes": watch.peak_live_bytes}
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     step()
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated()
-    return found | {"peak_allocated_bytes": peak, "peak_bytes": peak - found["weight_bytes"]}
+    return figures | {"peak_allocated_bytes": peak, "peak_bytes": peak - figures["weight_bytes"]}
 
 
 def main() -> None:

@@ -1,15 +1,15 @@
-"""All that a GPU has to tell about the LoRA kernels, in one call of under ten minutes.
+"""All measurements of the LoRA kernels on a GPU, in one command of under ten minutes.
 
     PYTHONPATH=.:kernels python -m benchmarks.gpu.suite --out DIR [--minutes 9] [--dry-run]
 
-Needs torch, Triton, Transformers and PEFT, bitsandbytes for its rows, and nothing of peftlab
-installed. First whether the kernels are right, then layers of Llama-3.1-8B and whole steps, what
-matters most first; what the time does not suffice for is left out and named. Results are written
-after every case: `correctness--<gpu>.json`, `lora_linear--<gpu>.json`, `llama_step--<gpu>.json`,
+Needs torch, Triton, Transformers and PEFT, and bitsandbytes for its rows; peftlab need not be
+installed. First the correctness of the kernels, then layers of Llama-3.1-8B and whole steps, the
+most important first; cases that the time does not suffice for are listed. Results are written after
+every case: `correctness--<gpu>.json`, `lora_linear--<gpu>.json`, `llama_step--<gpu>.json`,
 `llama_memory--<gpu>.json`. Exit code 1 if a kernel is wrong or a case could not be measured.
 
-`--dry-run` goes the same way on a CPU with tiny shapes and Triton's interpreter
-(TRITON_INTERPRET=1): its numbers mean nothing, but it fails where the suite would.
+`--dry-run` runs the same code on a CPU with tiny shapes and Triton's interpreter
+(TRITON_INTERPRET=1): its times are meaningless, but it fails where the suite would.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks.gpu import steps as gpu_steps
 from benchmarks.gpu.clock import Budget, Clock
 from benchmarks.gpu.correctness import check_all
 from benchmarks.gpu.limits import Ceilings, measure_ceilings
-from benchmarks.gpu.targets import OVER_8_BITS, SHAPES, SIZES, seven_layers
+from benchmarks.gpu.targets import OVER_8_BITS, SHAPES, seven_layers, sizes
 from benchmarks.gpu.warm_up import compile_ahead
 from benchmarks.result_files import gpu_kind, write_result
 from peftlab_kernels import autotune
@@ -44,7 +44,7 @@ ROUNDS = 10
 
 @dataclass(slots=True)
 class Suite:
-    """One run: where it writes, the time it has, what went wrong so far."""
+    """One run: its folder, its time, its problems so far."""
 
     out: Path
     budget: Budget
@@ -75,7 +75,7 @@ class Suite:
             )
 
     def attempt(self, what: str, seconds: float, run: Callable[[], object]) -> None:
-        """Run a case if it can still end in time; whatever it throws, the next one has its turn."""
+        """Run a case if it can still end in time; after any error the next case still runs."""
         if not self.budget.allows(seconds):
             self.skipped.append(what)
             say(f"left out, {self.budget.left:.0f} s are left: {what}")
@@ -92,36 +92,36 @@ class Suite:
 
 def correctness(suite: Suite) -> None:
     """Check the kernels; every wrong one is a problem."""
-    # At most a third of the time, should compiling take longer than it ever did.
+    # At most a third of the time, in case compiling takes unusually long.
     share = Budget(suite.budget.left / 3)
-    found = check_all(suite.device, share, suite.dry)
-    suite.problems += found["failures"]
-    for failure in found["failures"]:
+    result = check_all(suite.device, share, suite.dry)
+    suite.problems += result["failures"]
+    for failure in result["failures"]:
         say(f"WRONG {failure}")
-    say(f"{len(found['checks'])} checks, {len(found['failures'])} failures")
-    suite.note("correctness", "correctness", found)
+    say(f"{len(result['checks'])} checks, {len(result['failures'])} failures")
+    suite.note("correctness", "correctness", result)
 
 
 def seven(
     suite: Suite, rows: int, rank: int, dropout: float, names: tuple[str, ...], rounds: int
 ) -> None:
-    """The seven layers at one size, each shape of them as it comes, and then their sum."""
-    found = {}
+    """The seven layers at one size, shape by shape, and their sum."""
+    shapes = {}
     for shape in SHAPES:
         case = gpu_layers.layer_case(shape, rows, rank, dropout, suite.device, suite.dry)
-        found[shape] = gpu_layers.measure(
+        shapes[shape] = gpu_layers.measure(
             case, names, rounds, suite.clock, suite.ceilings, gpu_kind()
         )
         gpu_layers.release()
-        say("  " + gpu_layers.line(case, found[shape]))
-        suite.note_failures(str(case), found[shape]["failed"])
+        say("  " + gpu_layers.line(case, shapes[shape]))
+        suite.note_failures(str(case), shapes[shape]["failed"])
         what = f"M={rows} r={rank} p={dropout:g}"
         if "PEFT, compiled" in names:
             what += " compiled"
         if names[1] in OVER_8_BITS:
             what += " over 8 bits"
-        whole = {"seven": seven_layers(found)} if len(found) == len(SHAPES) else {}
-        suite.note("lora_linear", what, {"shapes": found, **whole})
+        whole = {"seven": seven_layers(shapes)} if len(shapes) == len(SHAPES) else {}
+        suite.note("lora_linear", what, {"shapes": shapes, **whole})
     for target in whole["seven"]["targets"]:
         say(
             f"  seven layers: {target['row']} / {target['to']} = "
@@ -132,13 +132,13 @@ def seven(
 def step(suite: Suite, name: str, dropout: float, rows: tuple[str, ...], rounds: int) -> None:
     """A whole step of one Llama."""
     case = gpu_steps.case_of(name, dropout, suite.device, suite.dry)
-    found = gpu_steps.measure(case, rows, rounds, suite.clock, suite.ceilings)
-    suite.note_failures(f"step {name}", found["failed"])
+    result = gpu_steps.measure(case, rows, rounds, suite.clock, suite.ceilings)
+    suite.note_failures(f"step {name}", result["failed"])
     what = f"{name} p={dropout:g}{' compiled' if 'PEFT, compiled' in rows else ''}"
     what += " over 8 bits" * (rows[0] in OVER_8_BITS)
-    suite.note("llama_step", what, found)
-    shown = ", ".join(f"{row} {all_ * 1e3:.1f}" for row, all_ in found["median_seconds"].items())
-    say(f"  {what}, {case.tokens} tokens, ms: limit {found['limit_seconds'] * 1e3:.1f}, {shown}")
+    suite.note("llama_step", what, result)
+    shown = ", ".join(f"{row} {all_ * 1e3:.1f}" for row, all_ in result["median_seconds"].items())
+    say(f"  {what}, {case.tokens} tokens, ms: limit {result['limit_seconds'] * 1e3:.1f}, {shown}")
 
 
 def memory(suite: Suite, name: str) -> None:
@@ -158,19 +158,19 @@ def memory(suite: Suite, name: str) -> None:
     try:
         subprocess.run(command, check=True, timeout=max(20.0, suite.budget.left))
     finally:
-        if part.exists():  # also of a process that did not come to its end
+        if part.exists():  # also of a process that was stopped
             suite.note("llama_memory", name, json.loads(part.read_text()))
             part.unlink()
-            for row, found in suite.results["llama_memory"][name]["rows"].items():
-                peak = found.get("peak_bytes")
-                say(f"  {name}, {row}: " + (f"{peak / 2**30:.2f} GiB" if peak else str(found)))
+            for row, figures in suite.results["llama_memory"][name]["rows"].items():
+                peak = figures.get("peak_bytes")
+                say(f"  {name}, {row}: " + (f"{peak / 2**30:.2f} GiB" if peak else str(figures)))
 
 
 Entry = tuple[str, float, Callable[[], object]]
 
 
 def plan(suite: Suite) -> Iterator[Entry]:
-    """What is measured, in the order of its weight, each with the seconds it may take."""
+    """The cases, the most important first, each with the seconds it may take."""
 
     def layers(
         size: tuple[int, int, float], names: tuple[str, ...], rounds: int, seconds: float = 25
@@ -190,7 +190,7 @@ def plan(suite: Suite) -> Iterator[Entry]:
         words += " over 8 bits" * (names[0] in OVER_8_BITS)
         return words, seconds, lambda: step(suite, name, p, names, rounds)
 
-    first, second, *others = SIZES
+    first, second, *others = sizes(suite.dry)
     int8 = gpu_layers.without_bitsandbytes(gpu_layers.INT8)
     yield layers(first, gpu_layers.ROWS, ROUNDS)
     yield layers(first, int8, ROUNDS)
@@ -201,13 +201,15 @@ def plan(suite: Suite) -> Iterator[Entry]:
     for size in others[:5]:
         yield layers(size, gpu_layers.FEWER, 6)
     yield layers(first, gpu_layers.COMPILED, ROUNDS, 60)
-    yield whole("1B", 0.0, 30)
+    if not suite.dry:  # whose models are all of one size
+        yield whole("1B", 0.0, 30)
     yield whole("1B", 0.0, 40, gpu_layers.without_bitsandbytes(gpu_steps.INT8))
     for size in others[5:]:
         yield layers(size, gpu_layers.FEWER, 6)
     yield whole("8B", 0.05, 70)
-    yield "memory 1B", 30, lambda: memory(suite, "1B")
-    yield whole("3B", 0.0, 45)
+    if not suite.dry:
+        yield "memory 1B", 30, lambda: memory(suite, "1B")
+        yield whole("3B", 0.0, 45)
     yield whole("1B", 0.0, 120, gpu_steps.COMPILED)
 
 
@@ -223,7 +225,7 @@ def main() -> int:
     if given.dry_run and os.environ.get("TRITON_INTERPRET") != "1":
         parser.error("a dry run is for Triton's interpreter: set TRITON_INTERPRET=1")
     if not given.dry_run and not torch.cuda.is_available():
-        parser.error("there is no CUDA device; --dry-run goes without one")
+        parser.error("no CUDA device; use --dry-run to run without one")
     given.out.mkdir(parents=True, exist_ok=True)
     # What is fastest is measured here, and kept with the results.
     os.environ[autotune.VARIABLE] = str(given.out / "kernel_choices.json")
@@ -251,7 +253,7 @@ def main() -> int:
 
 
 def say(line: str) -> None:
-    """A line of the log."""
+    """Print a line of the log."""
     print(line, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What an H100 was to reach on the seven layers of Llama-3.1-8B's block, and whether it did."""
+"""The targets for an H100 on the seven layers of Llama-3.1-8B's block, and whether they are met."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ SHAPES: Mapping[str, tuple[int, int, int]] = {
     "down_proj": (14336, 4096, 1),
     "k_proj, v_proj": (4096, 1024, 2),
 }
-"""In features, out features and how many there are of each: seven."""
+"""in_features, out_features and the number of each: seven in all."""
 
 SIZES = (
     (8192, 16, 0.0), (8192, 16, 0.05), (4096, 16, 0.05), (1024, 16, 0.05), (16384, 16, 0.05),
     (8192, 64, 0.05), (8192, 8, 0.05), (4096, 16, 0.0), (1024, 16, 0.0), (2048, 16, 0.0),
     (16384, 16, 0.0), (8192, 64, 0.0), (8192, 8, 0.0),
 )  # fmt: skip
-"""M, r and p, what counts most first; the targets are for the first two."""
+"""M, r and p, the most important first; the targets are for the first two."""
+
+
+def sizes(dry: bool) -> tuple[tuple[int, int, float], ...]:
+    """`SIZES`; a dry run's layers are tiny at all of them: it takes one of each kind of case."""
+    return (*SIZES[:2], (8192, 64, 0.05)) if dry else SIZES
+
 
 OURS_IN_TRITON = {"ours, epilogue": "epilogue", "ours, cublas": "cublas"}
 """Rows by the base product they take."""
@@ -40,7 +46,7 @@ TARGETS = (
 
 
 def seven_layers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """All layers of a block together, from `gpu_layers.measure`'s result for each of `SHAPES`.
+    """All layers of a block together, from `layers.measure`'s result for each of `SHAPES`.
 
     `ours` is the faster of our two Triton rows, shape by shape, as the choice by measurement takes.
     """
@@ -57,14 +63,14 @@ def seven_layers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "median_seconds": medians,
         "limit_seconds": limit,
-        "ratio_to_limit": {name: found / limit for name, found in medians.items()},
+        "ratio_to_limit": {name: median / limit for name, median in medians.items()},
         "fusion_gain": fusion_gains(medians),
         "targets": [judged for bar in TARGETS if (judged := bar.judge(rounds)) is not None],
     }
 
 
 def fusion_gains(medians: Mapping[str, float]) -> dict[str, float]:
-    """By PEFT's rows: the share of what they add to the base that our best row takes away."""
+    """By PEFT's rows: the share of their time above the base that our best row saves."""
     ours = [medians[name] for name in OURS_IN_TRITON if name in medians]
     base = medians.get("frozen base")
     if not ours or base is None:

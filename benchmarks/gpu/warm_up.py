@@ -1,4 +1,4 @@
-"""Compiling on all cores what the GPU suite is about to run, into Triton's own cache.
+"""Compiling the GPU suite's kernels on all cores, into Triton's cache.
 
     python -m benchmarks.gpu.warm_up --part 0/8 [--dry-run]
 
@@ -29,19 +29,19 @@ Job = Callable[[], object]
 
 def groups(device: str, dry: bool) -> Iterator[list[Job]]:
     """All launches; groups have few kernels in common with one another."""
-    found: defaultdict[tuple[object, ...], list[Job]] = defaultdict(list)
+    jobs: defaultdict[tuple[object, ...], list[Job]] = defaultdict(list)
     for row, (rows, rank, dropout), shape in itertools.product(OURS_IN_TRITON, SIZES, SHAPES):
         case = layer_case(shape, rows, rank, dropout, device, dry)
-        found[row, rank, dropout > 0].append(partial(_launch, row, case))
+        jobs[row, rank, dropout > 0].append(partial(_launch, row, case))
     for row, (rows, rank, dropout), shape in itertools.product(OVER_8_BITS, SIZES[:2], SHAPES):
         case = layer_case(shape, rows, rank, dropout, device, dry)
-        found[row, dropout > 0].append(partial(_launch, row, case))
+        jobs[row, dropout > 0].append(partial(_launch, row, case))
     for row, sizes, dtype, dropout in cases(dry):
         if row in OURS_IN_TRITON or row in OVER_8_BITS:
             job = partial(check, row, sizes, dtype, dropout, device)
-            found[row, dtype, dropout].append(job)
-    # The longest first, so that no process begins them when the others are done.
-    yield from sorted(found.values(), key=len, reverse=True)
+            jobs[row, dtype, dropout].append(job)
+    # The longest first, so that no process starts one when the others are done.
+    yield from sorted(jobs.values(), key=len, reverse=True)
 
 
 def _launch(row: str, case: Case) -> None:
@@ -50,8 +50,8 @@ def _launch(row: str, case: Case) -> None:
 
 
 def compile_ahead(seconds: float, *, dry: bool) -> str:
-    """Run the processes for at most so long; how they ended, in words."""
-    number = 2 if dry else max(1, min(8, (os.cpu_count() or 2) // 2))
+    """Run the processes for at most this long; how they ended, in words."""
+    number = 1 if dry else max(1, min(8, (os.cpu_count() or 2) // 2))
     command = [sys.executable, "-m", "benchmarks.gpu.warm_up", *(["--dry-run"] * dry)]
     running = [
         subprocess.Popen([*command, "--part", f"{part}/{number}"], stderr=subprocess.DEVNULL)
@@ -77,8 +77,9 @@ def main() -> None:
     given = parser.parse_args()
     part, number = map(int, given.part.split("/"))
     device = "cpu" if given.dry_run else "cuda"
-    for group in list(groups(device, given.dry_run))[part::number]:
-        for job in group[: 1 if given.dry_run else None]:
+    some = 1 if given.dry_run else None  # nothing is compiled there
+    for group in list(groups(device, given.dry_run))[part::number][:some]:
+        for job in group[:some]:
             with contextlib.suppress(Exception):
                 job()
 

@@ -1,4 +1,4 @@
-"""Layers without a library around them: a Function of an afternoon, and integer products alone."""
+"""Baselines without a library: a plain autograd Function, and the integer products alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.layers.layer_case import SCALING, Case, Weights
 
 
 class PlainAddmm(torch.autograd.Function):
-    """What one writes in an afternoon: torch's products, the low-rank parts added in place.
+    """A straightforward implementation: torch's products, the low-rank parts added in place.
 
     Torch's own dropout, whose result and boolean mask are kept. A fair peer: no copy of x, no
     gradient of the weight.
@@ -67,7 +67,7 @@ class PlainLayer(nn.Module):
 
 
 class IntegerProducts(nn.Module):
-    """The two integer products of a w8a8 layer and nothing else: what it can hardly beat."""
+    """The two integer products of a w8a8 layer alone, a lower limit of its time."""
 
     def __init__(self, case: Case, weights: Weights) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class IntegerProducts(nn.Module):
         self.engines = int8_engine("x @ W.T"), int8_engine("dy @ W")
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[M, K] -> [M, N]`, of codes that have nothing to do with x."""
+        """`[M, K] -> [M, N]`, of codes that do not depend on x."""
         y: Tensor = _Products.apply(x, self.codes, self.engines)  # type: ignore[no-untyped-call]
         return y
 
@@ -98,7 +98,7 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, codes: Tensor, engines: Any) -> Tensor:
-        """One product; what it gives is dropped."""
+        """Forward's product, discarded."""
         from peftlab_kernels.eager.int8_products import multiplier
 
         ctx.codes, ctx.engine, ctx.shape = codes, engines[1], x.shape
@@ -107,7 +107,7 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """The other."""
+        """Backward's product, discarded."""
         from peftlab_kernels.eager.int8_products import multiplier
 
         multiplier(ctx.engine, ctx.codes, transposed=True)(_Products.rows(dy))

@@ -94,7 +94,7 @@ def step(compute: Callable[..., torch.Tensor], model: Any, batch: dict[str, torc
 
 
 def times(case: Case, repeats: int) -> dict[str, float]:
-    """Median seconds of a step, the losses taking turns."""
+    """Median seconds of a step, the losses interleaved."""
     model, batch = build(case)
     taken: dict[str, list[float]] = {name: [] for name in losses()}
     computed = losses()
@@ -107,24 +107,24 @@ def times(case: Case, repeats: int) -> dict[str, float]:
 
 
 def anonymous() -> int:
-    """Bytes of this process that no file backs."""
+    """Bytes of this process's anonymous memory."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * sum(int(x.split()[1]) for x in lines if x.startswith(("RssAnon", "RssShmem")))
 
 
 @contextmanager
 def peak() -> Iterator[list[int]]:
-    before, found, done = anonymous(), [0], threading.Event()
+    before, largest, done = anonymous(), [0], threading.Event()
 
     def watch() -> None:
         while not done.is_set():
-            found[0] = max(found[0], anonymous() - before)
+            largest[0] = max(largest[0], anonymous() - before)
             time.sleep(0.0005)
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield found
+        yield largest
     finally:
         done.set()
         thread.join()
@@ -136,14 +136,14 @@ def measure_peak(case: Case, name: str, answer: Any) -> None:
     compute = losses()[name]
     compute(model, {key: value[:1, :] for key, value in batch.items()}).backward()  # proof, set-up
     model.zero_grad()
-    with peak() as found:
+    with peak() as largest:
         compute(model, batch).backward()
-    answer.put(found[0])
+    answer.put(largest[0])
 
 
 @contextmanager
 def large_buffers_returned() -> Iterator[None]:
-    """Processes started meanwhile map every buffer above 1 MB, and unmap it when it is freed."""
+    """Child processes started inside map every buffer above 1 MB, and unmap it when it is freed."""
     key = "MALLOC_MMAP_THRESHOLD_"
     before = os.environ.get(key)
     os.environ[key] = "1000000"

@@ -1,10 +1,10 @@
-"""What a step costs that no clock is needed for: bytes saved, alive and moved, products, operators.
+"""Counts of a step: bytes saved, alive and moved, matrix products, operators.
 
-The counts are the same on every machine that takes the same path through the code, which is why
-continuous integration holds the code to them and never to a time.
+They are the same on every machine that takes the same path through the code, so that continuous
+integration can check them, unlike times.
 
-Seen is what torch dispatches. Work inside numpy, inside one of torch's own kernels, or inside code
-that torch.compile made is not; on CUDA the allocator's own peak is the better figure.
+Counted is what torch dispatches, but not work inside numpy, inside torch's own kernels, or inside
+code compiled by torch.compile; on CUDA the allocator's own peak is the better figure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 _PRODUCTS = flop_registry | {
-    # torch's own table leaves the in-place form out, which would flatter whoever uses it.
+    # torch's own table lacks the in-place form, which would then count as free.
     torch.ops.aten.addmm_: flop_registry[torch.ops.aten.addmm],
     torch.ops.aten.baddbmm_: flop_registry[torch.ops.aten.baddbmm],
 }
@@ -80,11 +80,11 @@ class Watch(TorchDispatchMode):
 
     @property
     def operators(self) -> int:
-        """How many operators were called that read or write elements."""
+        """The number of operators called that read or write elements."""
         return self.names.total()
 
     def counts(self, saved_bytes: int) -> Counts:
-        """All counts, with what `SavedBytes` found."""
+        """All counts, with those of `SavedBytes`."""
         return Counts(
             saved_bytes, self.peak_live_bytes, self.flops, self.operators, self.bytes_moved
         )
@@ -117,7 +117,7 @@ class Watch(TorchDispatchMode):
         return result
 
     def _know(self, tensor: Tensor, size: int) -> None:
-        """Take note of a storage; one that was there before the step counts 0 bytes."""
+        """Record a storage; one from before the step counts 0 bytes."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known:
@@ -132,7 +132,7 @@ class Watch(TorchDispatchMode):
 
 
 class SavedBytes:
-    """Context manager: what backward has been kept for it so far, and is still kept.
+    """Context manager: what is saved for backward at the moment.
 
     `weights` do not count. `bytes` is of everything; `bytes_of_layers` of what the forwards of
     `layers`, their children's included, saved.
@@ -186,7 +186,7 @@ class SavedBytes:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class _Kept:
-    """What autograd holds in a saved tensor's place: it dies when autograd lets go of it.
+    """What autograd holds in place of a saved tensor: it is freed when autograd releases it.
 
     The tensor is detached: one that knew its graph would keep itself alive.
     """

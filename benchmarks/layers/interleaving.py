@@ -1,9 +1,9 @@
-"""Times of rows that take turns, and what may be said of them.
+"""Interleaved timing of rows, and their comparison.
 
-A machine's speed drifts by more than what two rows differ in. So every round runs every row, every
-second round in reverse order, and rows are compared within rounds: the median of the ratios, with
-the least and the greatest beside it. The first row runs twice a round, at both ends of the order's
-choice: how much it differs from itself is the noise (A/A).
+A machine's speed drifts by more than the difference between two rows. Every round therefore runs
+every row, every second round in reverse order, and rows are compared within rounds: the median of
+the ratios, with the smallest and the largest. The first row runs twice per round, first and last:
+the ratio of its two times is the noise (A/A).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 AGAIN = " (again)"
-"""Ends the name of the row that runs twice."""
+"""The suffix of the second run of the first row."""
 
 Rows = Mapping[str, Callable[[], object]]
 Clock = Callable[[Callable[[], object]], float]
@@ -31,7 +31,7 @@ def wall_clock(run: Callable[[], object]) -> float:
 def take_turns(
     rows: Rows, rounds: int, *, warm_up: int = 2, clock: Clock = wall_clock
 ) -> dict[str, list[float]]:
-    """Seconds of every row in every round, rounds of warm-up left out; the first row twice."""
+    """Seconds of every row in every round, without warm-up rounds; the first row twice."""
     first = next(iter(rows))
     turns = [*rows.items(), (first + AGAIN, rows[first])]
     seconds: dict[str, list[float]] = {name: [] for name, _ in turns}
@@ -45,7 +45,7 @@ def take_turns(
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Of one row's time to another's, round by round."""
+    """The ratio of one row's time to another's over the rounds."""
 
     median: float
     least: float
@@ -57,8 +57,8 @@ class Ratio:
 
 def ratio(seconds: Mapping[str, Sequence[float]], row: str, to: str) -> Ratio:
     """`row`'s time over that of `to`."""
-    found = [a / b for a, b in zip(seconds[row], seconds[to], strict=True)]
-    return Ratio(statistics.median(found), min(found), max(found))
+    ratios = [a / b for a, b in zip(seconds[row], seconds[to], strict=True)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def noise(seconds: Mapping[str, Sequence[float]]) -> Ratio:
@@ -77,12 +77,12 @@ class Bar:
     at_most: bool = True
 
     def judge(self, seconds: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
-        """The bar with what was measured; None where a row of it did not run."""
+        """The bar with the measured ratio; None where one of its rows did not run."""
         if self.row not in seconds or self.to not in seconds:
             return None
-        found = ratio(seconds, self.row, self.to)
-        met = found.median <= self.limit if self.at_most else found.median >= self.limit
-        return asdict(self) | {"measured": asdict(found), "met": met}
+        result = ratio(seconds, self.row, self.to)
+        met = result.median <= self.limit if self.at_most else result.median >= self.limit
+        return asdict(self) | {"measured": asdict(result), "met": met}
 
 
 def summary(seconds: Mapping[str, Sequence[float]], bars: Sequence[Bar] = ()) -> dict[str, Any]:

@@ -13,17 +13,17 @@ import torch
 
 from benchmarks.layers.layer_case import Case, weights_of
 from benchmarks.layers.peers import PEERS, step_of
-from benchmarks.result_files import has_16bit_units
+from benchmarks.result_files import has_bf16_units
 
 HOPELESS_IN_BF16 = ("ours, 16-bit adapters", "PEFT, autocast", "PEFT, 16-bit adapters")
-"""Rows that are bf16 throughout: on a processor without bf16 they would run for minutes."""
+"""Rows in bf16 throughout: on a processor without bf16 they would run for minutes."""
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["p=0", "p=0.1"])
 @pytest.mark.parametrize("name", PEERS)
 def test_layer(benchmark: Any, name: str, dropout: float, small: bool) -> None:
     """Both passes; in bf16 where the processor multiplies it, else fp32 over bf16 and fp32."""
-    units = has_16bit_units()
+    units = has_bf16_units()
     if name in HOPELESS_IN_BF16 and not units:
         pytest.skip("this processor does not multiply bf16")
     rows, features = (256, 1024) if small else (2048, 4096) if units else (1024, 2048)

@@ -1,4 +1,4 @@
-"""`lora_linear`, the operator, beside the expression it stands for and a plain Function.
+"""The operator `lora_linear`, the plain expression, and a plain autograd Function.
 
 See `conftest.py` for how to run the suites.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.layers.bare_layers import PlainAddmm
 from benchmarks.layers.counting import count
 from benchmarks.layers.layer_case import SCALING, Case, weights_of
-from benchmarks.result_files import has_16bit_units
+from benchmarks.result_files import has_bf16_units
 from peftlab_kernels.functional import lora_linear
 
 Operator = Callable[..., Tensor]
@@ -49,18 +49,18 @@ OPERATORS: dict[str, Operator] = {
 
 @pytest.fixture(params=[0.0, 0.1], ids=["p=0", "p=0.1"])
 def case(request: pytest.FixtureRequest, small: bool) -> Case:
-    """The layer, by the issue's sizes for this kind of processor."""
-    dtype = torch.bfloat16 if has_16bit_units() else torch.float32
+    """The layer, in the sizes for this kind of processor."""
+    dtype = torch.bfloat16 if has_bf16_units() else torch.float32
     if small:
         return Case(256, 1024, 1024, dropout=request.param, dtype=dtype)
-    rows, features = (2048, 4096) if has_16bit_units() else (1024, 2048)
+    rows, features = (2048, 4096) if has_bf16_units() else (1024, 2048)
     return Case(rows, features, features, dropout=request.param, dtype=dtype)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("passes", ["forward", "forward_backward"])
 def test_lora_linear(benchmark: Any, passes: str, name: str, case: Case) -> None:
-    """Forward, with what it keeps for backward; or both passes."""
+    """Forward, with what it saves for backward; or both passes."""
     weight, a, b = weights_of(case)
     leaves = [torch.randn(case.rows, case.in_features).to(case.dtype), a, b]
     x, a, b = (leaf.requires_grad_() for leaf in leaves)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.result_files import has_16bit_units
+from benchmarks.result_files import has_bf16_units
 from benchmarks.runs.llama import ModelCase, ModelStep, Shape
 from peftlab.measure.memory import weight_bytes
 
@@ -23,7 +23,7 @@ ROWS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ROWS[has_16bit_units()])
+@pytest.mark.parametrize("name", ROWS[has_bf16_units()])
 def test_llama_step(benchmark: Any, name: str, small: bool) -> None:
     """Forward, loss, backward and AdamW."""
     shape = Shape(2, 256, 704, 4, 4, 1000) if small else Shape(4, 1024, 2816, 16, 16, 8000)

@@ -1,4 +1,4 @@
-"""A linear layer with an adapter as it is measured: its sizes, its weights, its inputs."""
+"""The measured layer: a linear layer with an adapter, its sizes, weights and inputs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Inputs = list[tuple[Tensor, Tensor]]
 
 
 def inputs_of(case: Case, dtype: torch.dtype, sets: int = 1) -> Inputs:
-    """Random inputs, the same for everybody; x requires a gradient, as inside a model."""
+    """Random inputs, the same for every row; x requires a gradient, as inside a model."""
     draw = torch.Generator(case.device).manual_seed(1)
 
     def normal(columns: int) -> Tensor:

@@ -1,11 +1,11 @@
-"""One LoRA layer, forward and backward, against its peers on a CPU, the rows taking turns.
+"""One LoRA layer, forward and backward, and its peers on a CPU, interleaved.
 
     python -m benchmarks.layers.lora_linear_pairs [--int8] [--case NAME ...] [--pairs 9] [--tiny]
 
 The cases are those of this CPU's kind unless they are named: `bf16`, `bf16-dropout` where the CPU
 multiplies bf16; `fp32`, `bf16-weights` and, once and small, `bf16-hopeless` where it does not.
-Printed are medians, ratios within rounds with their least and greatest, the noise, and the bars;
-OUT also has each row's counts. Nothing fails when a bar is missed: a clock is no gate.
+Printed are medians, ratios within rounds with their smallest and largest, the noise, and the bars;
+OUT also has each row's counts. The exit code does not depend on the bars, which are times.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from benchmarks.layers.counting import Counts
 from benchmarks.layers.interleaving import Bar, summary, table, take_turns
 from benchmarks.layers.layer_case import Case, weights_of
 from benchmarks.layers.peers import LayerStep, step_of
-from benchmarks.result_files import RESULTS, cpu_kind, has_16bit_units, write_result
+from benchmarks.result_files import RESULTS, cpu_kind, has_bf16_units, write_result
 from peftlab.measure.allocator import keep_large_buffers
 from peftlab_kernels import autotune
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A layer, the rows that take turns on it, and what is expected of their times."""
+    """A layer, the rows that are interleaved on it, and the expected ratios of their times."""
 
     case: Case
     rows: tuple[str, ...]
@@ -110,7 +110,7 @@ def tiny(comparison: Comparison) -> Comparison:
 
 
 def compare(comparison: Comparison, pairs: int) -> dict[str, Any]:
-    """Run one comparison: times, counts, and how the bars were met."""
+    """Run one comparison: times, counts, and whether the bars were met."""
     case = comparison.case
     weights = weights_of(case)
     steps, failed = {}, {}
@@ -136,7 +136,7 @@ def compare(comparison: Comparison, pairs: int) -> dict[str, Any]:
 
 
 def _counts(steps: Mapping[str, LayerStep]) -> dict[str, Counts]:
-    # Nothing is dispatched inside what torch.compile made.
+    # Compiled code dispatches nothing that could be counted.
     return {name: step.counts() for name, step in steps.items() if "compiled" not in name}
 
 
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_large_buffers()  # for every row alike
     results = {}
     of_kind = INT8_OF_KIND if given.int8 else OF_KIND
-    for name in given.case or of_kind[has_16bit_units()]:
+    for name in given.case or of_kind[has_bf16_units()]:
         comparison = tiny(known[name]) if given.tiny else known[name]
         results[name] = compare(comparison, given.pairs)
     what = "int8_linear" if given.int8 else "lora_linear"

@@ -1,4 +1,4 @@
-"""LoRA's linear layer by whom it is compared: ours, PEFT's in its ways, a plain Function, the base.
+"""The rows of comparisons: our layer, PEFT's variants, a plain autograd Function, the base.
 
 All peers of a case compute over the same weight, and train adapters of the same values. `ours` is
 PEFT's layer after `peftlab.fuse`; where a row says nothing else, adapters are fp32, as PEFT makes
@@ -71,13 +71,13 @@ def adapted(
         report = fuse_model(model, activations=fuse)  # type: ignore[arg-type]
         if report.not_fused:
             raise RuntimeError(str(report))
-    found: nn.Module = layer.train()
-    return found
+    module: nn.Module = layer.train()
+    return module
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """How a row's layer is made, and the dtype of its activations where it is not the case's."""
+    """How a row's layer is made, and the dtype of its activations if it is not the case's."""
 
     build: Callable[[Case, Weights], nn.Module]
     activations: torch.dtype | None = None
@@ -89,8 +89,8 @@ def _in_fp32(case: Case, weights: Weights) -> nn.Module:
 
 def _compiled(case: Case, weights: Weights) -> nn.Module:
     compiled: Any = torch.compile(adapted(case, weights), dynamic=False)
-    found: nn.Module = compiled
-    return found
+    module: nn.Module = compiled
+    return module
 
 
 def _over_8_bits(
@@ -130,8 +130,8 @@ def _over_8_bits(
         report = fuse_model(model, arithmetic=arithmetic)  # type: ignore[arg-type]
         if report.not_fused:
             raise RuntimeError(str(report))
-    found: nn.Module = layer.train()
-    return found
+    module: nn.Module = layer.train()
+    return module
 
 
 INT8_PEERS: Mapping[str, Peer] = {
@@ -187,9 +187,9 @@ class LayerStep:
     def __call__(self) -> tuple[Tensor, ...]:
         """Forward and backward: the gradients of x, A and B."""
         x, dy = self.inputs[self._calls % len(self.inputs)]
-        found = torch.autograd.grad(self.forward(), [x, *self.leaves], dy)
+        grads = torch.autograd.grad(self.forward(), [x, *self.leaves], dy)
         self._calls += 1
-        return found
+        return grads
 
     def counts(self) -> Counts:
         """The counts of one call."""

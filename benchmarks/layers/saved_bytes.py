@@ -1,4 +1,4 @@
-"""What LoRA layers keep for backward, and what that makes of a whole step: bytes, not times.
+"""The bytes that LoRA layers, and a whole step, save for backward.
 
     python -m benchmarks.layers.saved_bytes [--json OUT] [--tokens 512] [--layers 8]
 
@@ -25,7 +25,7 @@ BARS = (
     ("ours, w8a8", "bnb+PEFT", 0.20),
     ("ours, w8a8, fp32 activations", "bnb+PEFT, fp32 activations", 0.15),
 )
-"""A row's adapted layers keep at most this share of what a peer's do."""
+"""The largest share of a peer's bytes that a row's adapted layers may save."""
 
 ROWS = (
     "ours", "ours, fp32 activations", "PEFT", "PEFT, 16-bit adapters", "PEFT, fp32", *INT8_ROWS,
@@ -33,28 +33,28 @@ ROWS = (
 
 
 def llama(layers: int, tokens: int) -> ModelCase:
-    """The issue's model; the ratios depend on neither argument."""
+    """The measured model; the ratios depend on neither argument."""
     return ModelCase(Shape(layers, 1024, 2816, 16, 16, 8000), 1, tokens, dropout=0.05)
 
 
 def measure(case: ModelCase) -> dict[str, dict[str, int]]:
-    """Bytes kept by the adapted layers and by the whole step, by row."""
-    found = {}
+    """Bytes saved by the adapted layers and by the whole step, by row."""
+    saved = {}
     for name in ROWS:
         layers, step = ModelStep(name, case).saved()
-        found[name] = {"adapted_layers": layers, "whole_step": step}
-    return found
+        saved[name] = {"adapted_layers": layers, "whole_step": step}
+    return saved
 
 
 def judge(saved: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
-    """Each bar with the ratio that was found."""
-    found = []
+    """Each bar with the measured ratio."""
+    judged = []
     for row, peer, limit in BARS:
         ratio = saved[row]["adapted_layers"] / saved[peer]["adapted_layers"]
-        found.append(
+        judged.append(
             {"row": row, "to": peer, "limit": limit, "measured": ratio, "met": ratio <= limit}
         )
-    return found
+    return judged
 
 
 def main() -> int:
@@ -67,10 +67,10 @@ def main() -> int:
     case = llama(given.layers, given.tokens)
     saved = measure(case)
     bars = judge(saved)
-    for name, found in saved.items():
+    for name, kept in saved.items():
         print(
-            f"{name:24} adapted layers {found['adapted_layers'] / 2**20:8.1f} MiB"
-            f"   whole step {found['whole_step'] / 2**20:8.1f} MiB"
+            f"{name:24} adapted layers {kept['adapted_layers'] / 2**20:8.1f} MiB"
+            f"   whole step {kept['whole_step'] / 2**20:8.1f} MiB"
         )
     for bar in bars:
         print(

@@ -5,9 +5,9 @@
 
 A Llama of random weights in bf16 is written to a temporary folder; every side trains it from there
 in a process of its own, on the same packed blocks of FILE, with the same rank, layers, dropout,
-optimizer and rate, no gradient checkpointing. Sides take turns (A B C, C B A, ...). A step is timed
-from one optimizer step's end to the next, the first ones left out; memory is the highest of all
-steps, weights included.
+optimizer and learning rate, without gradient checkpointing. Sides alternate (A B C, C B A, ...). A
+step is timed from one optimizer step's end to the next, without the first ones; memory is the peak
+over all steps, weights included.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +29,8 @@ import torch
 
 from benchmarks.layers.interleaving import ratio
 from benchmarks.result_files import RESULTS, gpu_kind, write_result
-from benchmarks.runs.llama import TARGETS, Shape
-
-RANK, ALPHA, DROPOUT, RATE = 16, 32, 0.05, 1e-4
-FIRST = 5
-"""Steps not timed: compiling, choosing, filling caches."""
+from benchmarks.runs.causal_lm_sides import FIRST, NEEDS, SIDES, Case
+from benchmarks.runs.llama import Shape
 
 SIZES = {
     "3B": Shape(28, 3072, 8192, 24, 8, 128256, tied=True),
@@ -43,161 +38,6 @@ SIZES = {
     "20M": Shape(6, 384, 1024, 6, 3, 8192, tied=True),
 }
 """The first two are Llama-3.2's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What every side trains, and on what; `folder` holds `model`, and `data` with the rows."""
-
-    folder: str
-    length: int
-    batch: int
-    steps: int
-
-
-@dataclass(slots=True)
-class Steps:
-    """When each optimizer step ended, in seconds, and the highest memory until then, in bytes."""
-
-    ends: list[float] = field(default_factory=list)
-    memory: int = 0
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Note every step that accelerate's optimizer takes inside, as both sides use it."""
-        from accelerate.optimizer import AcceleratedOptimizer
-
-        from peftlab.measure.memory import anonymous_memory
-
-        inner = AcceleratedOptimizer.step
-
-        def step(optimizer: Any, closure: Any = None) -> None:
-            inner(optimizer, closure)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-                self.memory = max(self.memory, torch.cuda.max_memory_allocated())
-            else:
-                self.memory = max(self.memory, anonymous_memory())
-            self.ends.append(time.perf_counter())
-
-        AcceleratedOptimizer.step = step
-        try:
-            yield
-        finally:
-            AcceleratedOptimizer.step = inner
-
-    def result(self, case: Case, loss: float) -> dict[str, float]:
-        """Median seconds of a step, tokens a second by it, the highest memory, the loss."""
-        taken = [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)][FIRST:]
-        middle = statistics.median(taken)
-        return {
-            "step_seconds": middle,
-            "tokens_per_second": case.batch * case.length / middle,
-            "peak_memory": self.memory,
-            "loss": loss,
-        }
-
-
-def run_trl(case: Case, *, liger: bool = False, bits: int | None = None) -> dict[str, float]:
-    """The script a user of TRL would write."""
-    import datasets
-    import peft
-    import transformers
-    import trl
-
-    where = Path(case.folder)
-    datasets.disable_progress_bars()
-    more = {}
-    if bits == 8:
-        more["quantization_config"] = transformers.BitsAndBytesConfig(load_in_8bit=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        where / "model",
-        dtype=torch.bfloat16,
-        device_map={"": 0 if torch.cuda.is_available() else "cpu"} if bits else None,
-        **more,
-    )
-    rows = datasets.load_dataset(
-        "json", data_files=str(where / "data" / "train.jsonl"), split="train",
-        cache_dir=str(where / "cache"),
-    )  # fmt: skip
-    trainer = trl.SFTTrainer(
-        model=model,
-        args=trl.SFTConfig(
-            output_dir=str(where / "trl"),
-            max_steps=case.steps,
-            per_device_train_batch_size=case.batch,
-            max_length=case.length,
-            packing=True,
-            packing_strategy="wrapped",
-            learning_rate=RATE,
-            gradient_checkpointing=False,
-            use_liger_kernel=liger,
-            bf16=True,
-            use_cpu=not torch.cuda.is_available(),
-            logging_steps=10,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-        ),
-        train_dataset=rows,
-        processing_class=transformers.AutoTokenizer.from_pretrained(where / "model"),
-        peft_config=peft.LoraConfig(
-            task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT,
-            target_modules=list(TARGETS),
-        ),
-    )  # fmt: skip
-    steps = Steps()
-    with steps.watched():
-        done = trainer.train()
-    return steps.result(case, done.training_loss)
-
-
-def run_peftlab(case: Case, *, method: str = "lora") -> dict[str, float]:
-    """The same run through peftlab."""
-    from peftlab import pipeline
-    from peftlab.config import config_from_mapping
-
-    where = Path(case.folder)
-    config = config_from_mapping(
-        {
-            "model": {"name": str(where / "model")},
-            "task": "causal-lm",
-            "data": {
-                "source": str(where / "data"),
-                "max_length": case.length,
-                "packing": True,
-                "splits": {"validation": "validation", "test": None},
-            },
-            "method": {
-                "name": method, "r": RANK, "alpha": ALPHA, "dropout": DROPOUT,
-                "target_modules": list(TARGETS),
-            },
-            "train": {
-                "max_steps": case.steps,
-                "global_batch_size": case.batch,
-                "micro_batch_size": case.batch,
-                "learning_rate": RATE,
-                "gradient_checkpointing": False,
-                "save_every": "never",
-            },
-            "eval": {"every": "never"},
-            "output": {"dir": str(where / "run"), "overwrite": True, "plots": False},
-        }
-    )  # fmt: skip
-    steps = Steps()
-    with steps.watched():
-        run = pipeline.train(config)
-    return steps.result(case, run.metrics["train"]["loss"])
-
-
-SIDES: dict[str, Callable[[Case], dict[str, float]]] = {
-    "trl": run_trl,
-    "trl, liger": lambda case: run_trl(case, liger=True),
-    "peftlab": run_peftlab,
-    "trl, 8-bit": lambda case: run_trl(case, bits=8),
-    "peftlab, 8-bit": lambda case: run_peftlab(case, method="qlora"),
-}
-NEEDS = {"trl, liger": "liger_kernel", "trl, 8-bit": "bitsandbytes"}
 
 
 def write_case(folder: Path, size: str, text: Path, tokenizer: str) -> None:
@@ -230,7 +70,7 @@ def write_case(folder: Path, size: str, text: Path, tokenizer: str) -> None:
 
 
 def in_a_process(side: str, case: Case) -> dict[str, float]:
-    """One side's figures; RuntimeError with the end of what it said if it fails."""
+    """One side's figures; RuntimeError with the end of its error output if it fails."""
     command = [sys.executable, "-m", "benchmarks.runs.causal_lm_runs", "--side", side]
     environment = dict(os.environ, HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     done = subprocess.run(
@@ -247,7 +87,7 @@ def summed_up(
     given: argparse.Namespace, runs: dict[str, list[dict[str, float]]], problems: list[str]
 ) -> dict[str, Any]:
     """The runs so far, and every side's step by peftlab's in the rounds that both ran."""
-    seconds = {side: [run["step_seconds"] for run in found] for side, found in runs.items()}
+    seconds = {side: [run["step_seconds"] for run in all_] for side, all_ in runs.items()}
     ours = seconds.get("peftlab", [])
     ratios = {
         side: asdict(ratio({side: all_[:both], "peftlab": ours[:both]}, side, "peftlab"))
@@ -265,7 +105,7 @@ def _median(runs: Sequence[dict[str, float]], figure: str) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one side (in a child), or all sides in turns and the summary."""
+    """Run one side (in a child process), or all sides alternating and the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--tokenizer")
@@ -307,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     sides.remove(side)
                     continue
                 print(side, runs[side][-1], file=sys.stderr, flush=True)
-                # A lent machine may be gone before the last side has ended.
+                # The machine may be gone before the last side has ended.
                 write_result(out, summed_up(given, runs, problems))
     for side in sides:
         print(

@@ -1,4 +1,4 @@
-"""What `int8_convergence` trains on: four checkpoints, their batches and held-out figures."""
+"""The cases of `int8_convergence`: four checkpoints, their batches and held-out figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Case:
     """A checkpoint and a task. `held_out` is an accuracy, or a mean loss in nats a token."""
 
     checkpoint: Callable[[Path], Path]
-    """The folder of the checkpoint, given one to keep what is made."""
+    """The folder of the checkpoint, given one to cache a trained model."""
     train: Callable[[Path], list[Batch]]
     """Every training row, unpadded, from the checkpoint's folder."""
     test: Callable[[Path], list[Batch]]
@@ -54,7 +54,7 @@ class Case:
         return kind.from_pretrained(folder, **self.config, **arguments)
 
     def batches(self, folder: Path, seed: int, steps: int) -> Iterator[Batch]:
-        """Batches in an order of the seed's own, padded; epoch after epoch."""
+        """Padded batches in an order by seed, epoch after epoch."""
         rows = self.train(folder)
         draw = torch.Generator().manual_seed(seed)
         order: list[int] = []
@@ -84,20 +84,20 @@ class Case:
 def padded(rows: list[Batch]) -> Batch:
     """Rows of ids and labels as one batch, padded on the right."""
     length = max(len(row["input_ids"]) for row in rows)
-    found: Batch = {"attention_mask": torch.zeros(len(rows), length, dtype=torch.long)}
-    found["input_ids"] = torch.zeros(len(rows), length, dtype=torch.long)
+    result: Batch = {"attention_mask": torch.zeros(len(rows), length, dtype=torch.long)}
+    result["input_ids"] = torch.zeros(len(rows), length, dtype=torch.long)
     by_token = rows[0]["labels"].dim() == 1
     if by_token:
-        found["labels"] = torch.full((len(rows), length), -100)
+        result["labels"] = torch.full((len(rows), length), -100)
     else:
-        found["labels"] = torch.stack([row["labels"] for row in rows])
+        result["labels"] = torch.stack([row["labels"] for row in rows])
     for i, row in enumerate(rows):
         count = len(row["input_ids"])
-        found["input_ids"][i, :count] = row["input_ids"]
-        found["attention_mask"][i, :count] = 1
+        result["input_ids"][i, :count] = row["input_ids"]
+        result["attention_mask"][i, :count] = 1
         if by_token:
-            found["labels"][i, :count] = row["labels"]
-    return found
+            result["labels"][i, :count] = row["labels"]
+    return result
 
 
 @cache
@@ -116,11 +116,11 @@ def _sentences(split: str, count: int) -> Callable[[Path], list[Batch]]:
     @cache
     def rows(folder: Path) -> list[Batch]:
         tokenizer = _tokenizer(folder)
-        found = _lines("sst2", f"{split}.jsonl")[:count]
-        ids = tokenizer([row["text"] for row in found], truncation=True, max_length=64).input_ids
+        lines = _lines("sst2", f"{split}.jsonl")[:count]
+        ids = tokenizer([row["text"] for row in lines], truncation=True, max_length=64).input_ids
         return [
             {"input_ids": torch.tensor(text), "labels": torch.tensor(_label(row["label"]))}
-            for text, row in zip(ids, found, strict=True)
+            for text, row in zip(ids, lines, strict=True)
         ]
 
     return rows
@@ -134,15 +134,15 @@ def _completions(split: str, count: int) -> Callable[[Path], list[Batch]]:
     @cache
     def rows(folder: Path) -> list[Batch]:
         tokenizer = _tokenizer(folder)
-        found = []
+        examples = []
         for row in _lines("e2e_nlg", f"{split}.jsonl")[:count]:
-            asked = tokenizer(f"{row['input']}\n").input_ids
+            prompt = tokenizer(f"{row['input']}\n").input_ids
             answer = tokenizer(row["output"], add_special_tokens=False).input_ids
-            ids = torch.tensor((asked + answer)[:160])
+            ids = torch.tensor((prompt + answer)[:160])
             labels = ids.clone()
-            labels[: len(asked)] = -100
-            found.append({"input_ids": ids, "labels": labels})
-        return found
+            labels[: len(prompt)] = -100
+            examples.append({"input_ids": ids, "labels": labels})
+        return examples
 
     return rows
 

@@ -1,4 +1,4 @@
-"""Whether 8-bit QLoRA learns what 16- and 32-bit LoRA learn: loss curves and held-out figures.
+"""8-bit QLoRA beside 16- and 32-bit LoRA: loss curves and held-out figures.
 
     python -m benchmarks.runs.int8_convergence [--out OUT.json] [--cases ...] [--rows ...] [--seeds 3]
 
@@ -6,7 +6,7 @@ Cases: MiniLM on SST-2 (accuracy), a small story Llama on E2E (loss of completio
 tinyshakespeare, and a Llama of 21 M parameters that is trained here first, on stories, in full and
 from a fixed seed (kept in --cache), then adapted to E2E. Every row of a case has the same batches,
 learning rate and adapter by seed; dropout draws differ. Finished runs are kept in OUT and skipped
-when it is called again. The plot lies beside OUT. Losses do not depend on the machine's load.
+by a later command. The plot is written beside OUT. Losses do not depend on the machine's load.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.result_files import RESULTS, cpu_kind, has_16bit_units, write_result
+from benchmarks.result_files import RESULTS, cpu_kind, has_bf16_units, write_result
 from benchmarks.runs.convergence_cases import CASES, Case
 from peftlab.measure.allocator import keep_large_buffers
 
@@ -69,7 +69,7 @@ def adapted(row: str, case: Case, folder: Path, seed: int) -> tuple[Any, Any]:
     )
     peft_model = get_peft_model(model, config)
     for name, parameter in peft_model.named_parameters():
-        # The head is drawn anew, the same for every row of a seed.
+        # The head is random, the same for every row of a seed.
         if "modules_to_save" in name and "classifier" in name:
             draw = torch.Generator().manual_seed(seed)
             with torch.no_grad():
@@ -81,7 +81,7 @@ def adapted(row: str, case: Case, folder: Path, seed: int) -> tuple[Any, Any]:
 
 
 def run(row: str, case: Case, folder: Path, seed: int, steps: int) -> dict[str, Any]:
-    """Train once: the loss of every step, the held-out figure, and what the gate decided."""
+    """Train once: the loss of every step, the held-out figure, and the gate's decisions."""
     model, report = adapted(row, case, folder, seed)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=case.learning_rate, weight_decay=0.0)
@@ -110,17 +110,17 @@ def run(row: str, case: Case, folder: Path, seed: int, steps: int) -> dict[str, 
 
 
 def summary(case: Case, runs: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Mean and spread of each row, and how far it is from fp32 in that one's seed deviations."""
-    figures = {row: [run["held_out"] for run in found] for row, found in runs.items()}
+    """Mean and deviation of each row, and its distance from fp32 in fp32's deviations over seeds."""
+    figures = {row: [run["held_out"] for run in values] for row, values in runs.items()}
     base = figures.get("lora fp32", [])
     deviation = statistics.stdev(base) if len(base) > 1 else math.nan
     table = {}
-    for row, found in figures.items():
-        mean = statistics.mean(found)
+    for row, values in figures.items():
+        mean = statistics.mean(values)
         worse = (statistics.mean(base) - mean) * (1 if case.greater_is_better else -1)
         table[row] = {
             "mean": mean,
-            "stdev": statistics.stdev(found) if len(found) > 1 else math.nan,
+            "stdev": statistics.stdev(values) if len(values) > 1 else math.nan,
             "worse_than_fp32_in_deviations": worse / deviation if base else math.nan,
             "w8a16_layers": statistics.mean(run["w8a16_layers"] for run in runs[row]),
             "int8_layers": runs[row][0]["int8_layers"],
@@ -135,12 +135,12 @@ def plot(runs: Mapping[str, Mapping[str, list[dict[str, Any]]]], file: Path) -> 
     figure = Figure(figsize=(11, 7), layout="constrained")
     panels = figure.subplots(2, 2).flatten()
     for panel, (name, rows) in zip(panels, runs.items(), strict=False):
-        for row, found in rows.items():
-            steps = min(len(run["losses"]) for run in found)
-            mean = [statistics.mean(r["losses"][i] for r in found) for i in range(steps)]
+        for row, of_row in rows.items():
+            steps = min(len(run["losses"]) for run in of_row)
+            mean = [statistics.mean(r["losses"][i] for r in of_row) for i in range(steps)]
             smooth = [statistics.mean(mean[max(0, i - SMOOTHED + 1) : i + 1]) for i in range(steps)]
             panel.plot(smooth, label=row, linewidth=1.0)
-        panel.set_title(f"{name}: training loss, mean of {len(found)} seeds")
+        panel.set_title(f"{name}: training loss, mean of {len(of_row)} seeds")
         panel.set_xlabel("step")
     panels[0].legend()
     figure.savefig(file, dpi=80)
@@ -155,14 +155,14 @@ def main() -> int:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="fewer than the cases' own, for a look")
+    parser.add_argument("--steps", type=int, help="fewer than the cases' own, for a quick run")
     given = parser.parse_args()
     keep_large_buffers()
     warnings.filterwarnings("ignore", message=".*MatMul8bitLt.*")
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    rows = [row for row in given.rows if row != "lora bf16" or has_16bit_units()]
+    rows = [row for row in given.rows if row != "lora bf16" or has_bf16_units()]
     if len(rows) < len(given.rows):
-        print("lora bf16 is left out: this CPU has no 16-bit units")
+        print("lora bf16 is left out: this CPU has no bf16 instructions")
     known = json.loads(given.out.read_text()) if given.out.is_file() else {}
     runs: dict[str, dict[str, list[dict[str, Any]]]] = known.get("runs", {})
     for name in given.cases:
@@ -174,19 +174,19 @@ def main() -> int:
             for seed in range(len(done), given.seeds):
                 done.append(run(row, case, folder, seed, steps))
                 print(f"{name} {row} seed {seed}: {done[-1]['held_out']:.4f}", flush=True)
-                tables = {n: summary(CASES[n], found) for n, found in runs.items()}
+                tables = {n: summary(CASES[n], of_case) for n, of_case in runs.items()}
                 write_result(given.out, {"summary": tables, "runs": _short(runs)})
-    print(json.dumps({n: summary(CASES[n], found) for n, found in runs.items()}, indent=1))
+    print(json.dumps({n: summary(CASES[n], of_case) for n, of_case in runs.items()}, indent=1))
     plot(runs, given.out.with_suffix(".png"))
     return 0
 
 
 def _short(runs: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> dict[str, Any]:
-    """Losses with four digits: the file is read by people too."""
+    """Losses with four digits, for readers of the file."""
     return {
         name: {
-            row: [r | {"losses": [round(x, 4) for x in r["losses"]]} for r in found]
-            for row, found in rows.items()
+            row: [r | {"losses": [round(x, 4) for x in r["losses"]]} for r in repeats]
+            for row, repeats in rows.items()
         }
         for name, rows in runs.items()
     }

@@ -1,11 +1,11 @@
-"""What loading a 16-bit checkpoint into 8-bit rows takes in memory: ours beside bitsandbytes'.
+"""Memory for loading a 16-bit checkpoint in 8 bits, by peftlab and by bitsandbytes.
 
     python -m benchmarks.runs.int8_loading [--json OUT] [--layers 10]
 
 A random bf16 Llama in shards (d=2048, FFN 5632, vocabulary 32,000), 1.3 GB with 10 layers, written
-to a temporary folder. Each row is a process of its own; its peak is anonymous memory above what
-the libraries take, so mapped pages of the checkpoint do not count. Fails (exit code 1) where ours
-takes more than the 8-bit model, two of its largest tensors and 100 MB.
+to a temporary folder. Each row is a process of its own; its peak is anonymous memory above that of
+the libraries, so mapped pages of the checkpoint do not count. Fails (exit code 1) if ours takes more
+than the 8-bit model, two of its largest tensors and 100 MB.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def write_llama(folder: Path, layers: int) -> dict[str, int]:
 
 
 def load(row: str, folder: Path) -> Any:
-    """The model that a row makes of the checkpoint."""
+    """The model that a row loads from the checkpoint."""
     if row == "ours":
         from peftlab.model.head_spec import HeadSpec
         from peftlab.model.loading import load_model
@@ -118,14 +118,14 @@ def in_own_process(row: str, folder: Path, warm_up: Path) -> dict[str, float]:
         text=True,
         check=True,
     )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def worse(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
-    """Of two runs the higher peak, and the shorter time: the first reads from a cold disk."""
-    found = {name: max(first[name], second[name]) for name in first}
-    return found | {"seconds": min(first["seconds"], second["seconds"])}
+    """The higher peak and the shorter time of two runs: the first reads from a cold disk."""
+    worst = {name: max(first[name], second[name]) for name in first}
+    return worst | {"seconds": min(first["seconds"], second["seconds"])}
 
 
 def judge(sizes: dict[str, int], ours: dict[str, float]) -> dict[str, Any]:
@@ -157,11 +157,11 @@ def main() -> int:
     bar = judge(sizes, rows["ours"])
     print(f"checkpoint {sizes['checkpoint'] / 1e6:.0f} MB, its largest tensor "
           f"{sizes['largest_tensor'] / 1e6:.0f} MB")  # fmt: skip
-    for row, found in rows.items():
+    for row, figures in rows.items():
         print(
-            f"{row:14} at rest {found['at_rest'] / 1e6:6.0f} MB (in 8 bits "
-            f"{found['codes'] / 1e6:.0f})   peak {found['peak'] / 1e6:6.0f} MB"
-            f"   {found['seconds']:5.1f} s"
+            f"{row:14} at rest {figures['at_rest'] / 1e6:6.0f} MB (in 8 bits "
+            f"{figures['codes'] / 1e6:.0f})   peak {figures['peak'] / 1e6:6.0f} MB"
+            f"   {figures['seconds']:5.1f} s"
         )
     print(
         f"{'met   ' if bar['met'] else 'MISSED'} ours: {bar['measured'] / 1e6:.0f} MB, "

@@ -31,7 +31,7 @@ class Shape:
     tied: bool = False
 
     def linears(self) -> list[tuple[int, int]]:
-        """(in, out) features of the adapted layers of a block, as `TARGETS` orders them."""
+        """(in_features, out_features) of the adapted layers of a block, in the order of `TARGETS`."""
         narrow = self.hidden // self.heads * self.kv_heads
         d, f = self.hidden, self.intermediate
         return [(d, d), (d, narrow), (d, narrow), (d, d), (d, f), (d, f), (f, d)]
@@ -116,7 +116,7 @@ INT8_ROWS = (
     "ours, w8a8", "ours, w8a16", "bnb+PEFT", "ours, w8a8, fp32 activations",
     "bnb+PEFT, fp32 activations",
 )  # fmt: skip
-"""Rows over blocks in 8 bits; the rest of the model rests in the case's dtype, or in fp32."""
+"""Rows over blocks in 8 bits; the rest of the model has the case's dtype, or fp32."""
 
 
 def _over_8_bits(name: str, case: ModelCase) -> Any:
@@ -140,15 +140,15 @@ def _over_8_bits(name: str, case: ModelCase) -> Any:
             made = made.to(case.device).requires_grad_(False)
         model.set_submodule(target, made)
     model.is_loaded_in_8bit = not name.startswith("ours")
-    found = _adapted(model, case, True)
+    adapted = _adapted(model, case, True)
     if name.startswith("ours"):
         from peftlab.fusion import fuse as fuse_model
 
         arithmetic: Any = "w8a16" if "w8a16" in name else "w8a8"
-        report = fuse_model(found, arithmetic=arithmetic)
+        report = fuse_model(adapted, arithmetic=arithmetic)
         if report.not_fused:
             raise RuntimeError(str(report))
-    return found
+    return adapted
 
 
 def _adapted(model: Any, case: ModelCase, cast_adapters: bool) -> Any:
@@ -158,13 +158,13 @@ def _adapted(model: Any, case: ModelCase, cast_adapters: bool) -> Any:
         r=case.rank, lora_alpha=2 * case.rank, lora_dropout=case.dropout,
         target_modules=list(TARGETS),
     )  # fmt: skip
-    found: Any = get_peft_model(model, config, autocast_adapter_dtype=cast_adapters)
+    adapted: Any = get_peft_model(model, config, autocast_adapter_dtype=cast_adapters)
     draw = torch.Generator(case.device).manual_seed(1)
-    for parameter in found.parameters():
+    for parameter in adapted.parameters():
         if parameter.requires_grad:
             drawn = torch.randn(parameter.shape, generator=draw, device=case.device)
             parameter.data.copy_(drawn.mul_(0.02))
-    return found.train()
+    return adapted.train()
 
 
 def adapted_layers(model: nn.Module) -> Iterator[nn.Module]:
@@ -175,7 +175,7 @@ def adapted_layers(model: nn.Module) -> Iterator[nn.Module]:
 
 
 class ModelStep:
-    """A row's whole step at a call: forward, loss, backward, optimizer."""
+    """A row's whole step: forward, loss, backward, optimizer."""
 
     def __init__(self, name: str, case: ModelCase, base: nn.Module | None = None) -> None:
         self.model = row_of(name, case, base)
@@ -189,8 +189,8 @@ class ModelStep:
     def loss(self) -> Tensor:
         """The model's own loss, with its graph."""
         out = self.model(input_ids=self._ids, labels=self._ids, use_cache=False)
-        found: Tensor = out.loss
-        return found
+        value: Tensor = out.loss
+        return value
 
     def __call__(self) -> Tensor:
         """The step's loss."""
@@ -202,13 +202,13 @@ class ModelStep:
         return loss.detach()
 
     def saved(self) -> tuple[int, int]:
-        """Bytes kept for backward by the adapted layers, and by the whole step, weights aside."""
+        """Bytes saved for backward by the adapted layers, and by the whole step, without weights."""
         weights = [*self.model.parameters(), *self.model.buffers()]
         with SavedBytes(weights, layers=adapted_layers(self.model)) as saved:
             loss = self.loss()
-            found = saved.bytes_of_layers, saved.bytes
+            bytes_kept = saved.bytes_of_layers, saved.bytes
         del loss
-        return found
+        return bytes_kept
 
     def counts(self) -> Counts:
         """The counts of a step that is not its first."""

@@ -1,14 +1,14 @@
-"""A whole step of a small Llama with LoRA against PEFT's on a CPU, the rows taking turns.
+"""A whole step of a small Llama with LoRA, ours and PEFT's on a CPU, interleaved.
 
     python -m benchmarks.runs.llama_step_pairs [--int8] [--pairs 9] [--json OUT] [--tiny]
 
 Four layers, d=1024, FFN 2816, a vocabulary of 8000, 512 tokens, r=16 on every linear layer of the
-blocks: forward, loss, backward, AdamW. The base rests in bf16. Where the CPU multiplies bf16,
-`ours` computes in it; where it does not, `ours, fp32 activations` does what PEFT needs an fp32 base
-for, and PEFT on the bf16 base runs once, on few tokens.
+blocks: forward, loss, backward, AdamW. The base is stored in bf16. Where the CPU multiplies bf16,
+`ours` computes in it; where it does not, `ours, fp32 activations` computes what PEFT needs an fp32
+base for, and PEFT on the bf16 base runs once, on few tokens.
 
-Beside time: weights at rest, the step's peak (what torch had alive, and, in a process of its own,
-what the kernel gave), bytes saved, the loss.
+Reported beside time: weights, the step's peak (of torch's storages, and of the process's memory in
+a process of its own), bytes saved, the loss.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.layers.interleaving import Bar, summary, table, take_turns
-from benchmarks.result_files import RESULTS, cpu_kind, has_16bit_units, write_result
+from benchmarks.result_files import RESULTS, cpu_kind, has_bf16_units, write_result
 from benchmarks.runs.llama import ModelCase, ModelStep, Shape
 from peftlab.measure.allocator import keep_large_buffers
 from peftlab.measure.memory import PeakMemory, weight_bytes
@@ -76,25 +76,25 @@ def memory_of(
     steps: Mapping[str, ModelStep], tiny: bool, *, int8: bool
 ) -> dict[str, dict[str, Any]]:
     """Weights, peaks and counts of each row."""
-    found: dict[str, dict[str, Any]] = {}
+    figures: dict[str, dict[str, Any]] = {}
     for name, step in steps.items():
         counts = asdict(step.counts())
-        # Tiny sizes only show that all runs: once is enough.
-        measured = not (tiny and found)
-        found[name] = {
+        # Tiny sizes only check that everything runs: once is enough.
+        measured = not (tiny and figures)
+        figures[name] = {
             "weight_bytes": weight_bytes(step.model),
             "peak_anonymous_bytes": peak_in_a_process(name, tiny, int8=int8) if measured else 0,
             **counts,
             "loss": float(step.loss().detach()),
         }
         print(
-            f"  {name:24} weights {found[name]['weight_bytes'] / 2**20:7.1f} MiB, step's peak "
+            f"  {name:24} weights {figures[name]['weight_bytes'] / 2**20:7.1f} MiB, step's peak "
             f"{counts['peak_live_bytes'] / 2**20:7.1f} MiB alive, "
-            f"{found[name]['peak_anonymous_bytes'] / 2**20:7.1f} MiB taken, saved "
-            f"{counts['saved_bytes'] / 2**20:7.1f} MiB, loss {found[name]['loss']:.4f}",
+            f"{figures[name]['peak_anonymous_bytes'] / 2**20:7.1f} MiB taken, saved "
+            f"{counts['saved_bytes'] / 2**20:7.1f} MiB, loss {figures[name]['loss']:.4f}",
             flush=True,
         )
-    return found
+    return figures
 
 
 def peak_in_a_process(name: str, tiny: bool, *, int8: bool) -> int:
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
-    native = has_16bit_units()
+    native = has_bf16_units()
     whole = INT8_CASES[native] if given.int8 else CASE
     case = TINY if given.tiny else whole
     if given.peak_of:

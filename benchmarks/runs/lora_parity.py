@@ -4,8 +4,8 @@
 
 Both sides train MiniLM (or any encoder) with the same rank, targets, batches, schedule, seed and
 allocator setting; neither evaluates or saves while training. Every run is a fresh process; the
-sides take turns (A B, B A, ...), and medians of the pairwise ratios are reported. Time and memory
-count from after the imports: loading, tokenising, training. `train` is the training loop alone.
+sides alternate (A B, B A, ...), and medians of the pairwise ratios are reported. Time and memory
+are counted after the imports: loading, tokenising, training. `train` is the training loop alone.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def measure(side: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run one side (in a child), or all pairs and the summary."""
+    """Run one side (in a child process), or all pairs and the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)

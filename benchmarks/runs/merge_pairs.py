@@ -1,13 +1,13 @@
-"""Merging a LoRA adapter into a sharded Llama: ours beside PEFT's merge_and_unload.
+"""Merging a LoRA adapter into a sharded Llama, by peftlab and by PEFT's merge_and_unload.
 
     python -m benchmarks.runs.merge_pairs [--json OUT] [--layers 18] [--pairs 3]
 
 A random bf16 Llama in shards (d=2048, FFN 5632, vocabulary 32,000), 2.1 GB with 18 layers, and an
 adapter of rank 16 on every linear layer of its blocks, in a temporary folder. PEFT loads the model,
-merges and saves it; ours streams, with its structural checks on. Both with and without comparing
-logits. Each run is a process of its own, in turns; seconds are wall time after imports, the peak is
-anonymous memory above what the libraries take. Fails (exit code 1) where the bars are missed that
-are no clock's: the peak, and that both write the same tensors.
+merges and saves it; peftlab streams, with its structural checks on. Both with and without comparing
+logits. Each run is a process of its own, interleaved; seconds are wall time after imports, the peak
+is anonymous memory above that of the libraries. Fails (exit code 1) where a bar that is no time is
+missed: the peak, and that both write the same tensors.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TIMES_BAR = 0.33
 
 
 def write_adapter(base: Path, folder: Path) -> None:
-    """A rank-16 adapter that does something, made on the base's shapes alone."""
+    """A random rank-16 adapter, made from the base's shapes alone."""
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -71,7 +71,7 @@ def write_adapter(base: Path, folder: Path) -> None:
 
 
 def merged(row: str, base: Path, adapter: Path, out: Path) -> dict[str, float]:
-    """Merge once; what else a row reports."""
+    """Merge once; returns further figures of the row."""
     if row.startswith("ours"):
         from peftlab.export.merge import merge
 
@@ -106,8 +106,8 @@ def in_own_process(row: str, *paths: Path) -> dict[str, float]:
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def same_tensors(one: Path, other: Path) -> bool:
@@ -116,11 +116,11 @@ def same_tensors(one: Path, other: Path) -> bool:
 
     def index(folder: Path) -> dict[str, Path]:
         files = sorted(folder.glob("*.safetensors"))
-        found = {}
+        by_name = {}
         for file in files:
             with safe_open(file, framework="pt") as opened:
-                found.update(dict.fromkeys(opened.keys(), file))
-        return found
+                by_name.update(dict.fromkeys(opened.keys(), file))
+        return by_name
 
     first, second = index(one), index(other)
     if first.keys() != second.keys():

@@ -1,11 +1,11 @@
-"""Tokens a second of LoRA steps on instructions: rows padded, sorted and padded, or packed apart.
+"""Tokens per second of LoRA steps on instructions: padded, grouped by length, or packed.
 
     PEFTLAB_DATA=FOLDER python -m benchmarks.runs.packing_pairs [--rows 256] [--pairs 7] [--json OUT]
 
 FOLDER holds `alpaca_1k` and `model_tinystories656k`. Every row of the table trains on the same rows
 of data once: forward, loss on the answers, backward, one AdamW step a batch. Padded batches have 8
-rows, in the data's order or grouped by length; packed ones 4 sequences of 512 tokens, which is
-about as many positions. Only tokens that are no padding count.
+rows, in the data's order or grouped by length; packed ones 4 sequences of 512 tokens, about as
+many positions. Padding does not count.
 """
 
 from __future__ import annotations
@@ -105,23 +105,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         {name: epoch(task, model, batches) for name, batches in rows.items()}, given.pairs
     )
     print(table(seconds))
-    found: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {}
     for name, batches in rows.items():
         tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
         positions = sum(batch["input_ids"].numel() for batch in batches)
-        found[name] = {
+        figures[name] = {
             "batches": len(batches),
             "tokens": tokens,
             "padding_share": 1 - tokens / positions,
             "tokens_per_second": tokens / statistics.median(seconds[name]),
         }
         print(
-            f"  {name:30} {found[name]['tokens_per_second']:8,.0f} tokens/s, "
-            f"{found[name]['padding_share']:.1%} padding, {len(batches)} batches"
+            f"  {name:30} {figures[name]['tokens_per_second']:8,.0f} tokens/s, "
+            f"{figures[name]['padding_share']:.1%} padding, {len(batches)} batches"
         )
     write_result(
         given.json or RESULTS / f"packing--{cpu_kind()}.json",
-        {"rows": given.rows, "note": given.note, "figures": found, **summary(seconds)},
+        {"rows": given.rows, "note": given.note, "figures": figures, **summary(seconds)},
     )
 
 

@@ -1,8 +1,8 @@
 """The autograd Functions: what is saved for backward, and which gradients are returned.
 
 Saved are the weight and the two adapter matrices, and, each only where a gradient needs it, x in
-its own dtype or in 8 bits, h, and the dropout's bits or seed. Never a copy of x, a float mask, or a
-widened weight.
+its own dtype or in 8 bits, h, and the bits or the seed of dropout; never a copy of x, a float mask,
+or a widened weight.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from peftlab_kernels.dispatch import int8_kernels_for, kernels_for
 from peftlab_kernels.int8_format import Int8Rows, Int8Weight
-from peftlab_kernels.protocol import Int8Kernels, Kernels, Needs
+from peftlab_kernels.protocol import Int8Kernels, Kernels, LoraGradients, Needs
 
 _LOSES_GRADIENTS = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
 
@@ -24,7 +24,7 @@ _LOSES_GRADIENTS = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
 class LoraLinear(torch.autograd.Function):
     """`lora_linear` on matrices, checked and flattened; also `int8_lora_linear` with w8a16.
 
-    `weight` holds the codes of a weight in 8 bits where `scales` is given.
+    With `scales`, `weight` holds the codes of a weight in 8 bits.
     """
 
     @staticmethod
@@ -40,7 +40,7 @@ class LoraLinear(torch.autograd.Function):
         dropout: float,
         transposed: bool,
     ) -> Tensor:
-        """`x [M, K] -> y [M, N]`, as `protocol.Kernels.forward` has it."""
+        """`x [M, K] -> y [M, N]`, see `protocol.Kernels.forward`."""
         whole = _weight(weight, scales)
         ctx.kernels = kernels_for(x, whole, lora_a, lora_b, dropout=dropout, transposed=transposed)
         kernels: Kernels = ctx.kernels
@@ -66,22 +66,22 @@ class LoraLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, bias, A and B, each in the dtype of what it belongs to."""
+        """Gradients of x, bias, A and B, each in the dtype of its tensor."""
         x, weight, scales, lora_a, lora_b, h, mask = ctx.saved_tensors
         with without_autocast(dy.device.type):
-            found = ctx.kernels.backward(
+            of: LoraGradients = ctx.kernels.backward(
                 dy, x, _weight(weight, scales), lora_a, lora_b, h, mask,
                 scaling=ctx.scaling, dropout=ctx.dropout, transposed=ctx.transposed,
                 needs=ctx.needs,
             )  # fmt: skip
             bias = _bias_gradient(dy, ctx.bias_dtype)
-        return found.x, None, None, bias, found.lora_a, found.lora_b, None, None, None
+        return of.x, None, None, bias, of.lora_a, of.lora_b, None, None, None
 
 
 class Int8LoraLinear(torch.autograd.Function):
     """`int8_lora_linear` with w8a8 on matrices, checked and flattened.
 
-    x itself is here for its gradient, which is the quantisation's as if it were not there; what is
+    x is an argument for its gradient, which passes the quantisation unchanged (straight-through);
     computed with, and saved, are its codes [M, K] and steps [M].
     """
 
@@ -99,7 +99,7 @@ class Int8LoraLinear(torch.autograd.Function):
         scaling: float,
         dropout: float,
     ) -> Tensor:
-        """`x [M, K] -> y [M, N]`, as `protocol.Int8Kernels.forward` has it."""
+        """`x [M, K] -> y [M, N]`, see `protocol.Int8Kernels.forward`."""
         weight = Int8Weight(codes, scales)
         ctx.kernels = int8_kernels_for(x, weight, lora_a, lora_b)
         kernels: Int8Kernels = ctx.kernels
@@ -126,22 +126,22 @@ class Int8LoraLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, bias, A and B, each in the dtype of what it belongs to."""
+        """Gradients of x, bias, A and B, each in the dtype of its tensor."""
         x_codes, x_steps, codes, scales, lora_a, lora_b, h, mask = ctx.saved_tensors
         with without_autocast(dy.device.type):
-            found = ctx.kernels.backward(
+            of: LoraGradients = ctx.kernels.backward(
                 dy, None if x_codes is None else Int8Rows(x_codes, x_steps),
                 Int8Weight(codes, scales), lora_a, lora_b, h, mask,
                 scaling=ctx.scaling, dropout=ctx.dropout, needs=ctx.needs,
             )  # fmt: skip
             bias = _bias_gradient(dy, ctx.bias_dtype)
-        return found.x, None, None, None, None, bias, found.lora_a, found.lora_b, None, None
+        return of.x, None, None, None, None, bias, of.lora_a, of.lora_b, None, None
 
 
 def _returned(y: Tensor) -> Tensor:
     """y; in a graph that torch 2.11 traces, a copy.
 
-    Its graphs send zeros backward through a result that forward wrote into, without a word.
+    Its graphs silently send zeros backward through a result that forward wrote into.
     """
     return y.clone() if _LOSES_GRADIENTS and torch.compiler.is_compiling() else y
 
@@ -157,7 +157,7 @@ def _bias_gradient(dy: Tensor, dtype: torch.dtype | None) -> Tensor | None:
 
 
 def without_autocast(device: str) -> AbstractContextManager[object]:
-    """Autocast off for this type of device; costs nothing where it is off already."""
+    """Switch autocast off for this device type; free where it is off already."""
     if torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()

@@ -1,10 +1,11 @@
-"""Which of several equal ways is fastest here: measured once, kept on disk, replayed with a run.
+"""Autotuning: which of several equivalent implementations is fastest, measured once and cached.
 
-A question is a sentence such as "bfloat16 x @ W.T"; its candidates do the same work in the same
-precision class, so the clock may choose between them. The answer holds for one device, torch
-version and number of threads, which together are the machine's key in the file.
+A question is a string such as "bfloat16 x @ W.T"; its candidates compute the same result in the
+same precision class, so that time alone may decide between them. An answer holds for one device,
+torch version and number of threads, which together are the machine's key in the cache file.
 
-`PEFTLAB_KERNEL_CHOICES` names another file, or `off`: then every question gets its default.
+A run keeps its answers and replays them. `PEFTLAB_KERNEL_CHOICES` names another cache file, or is
+`off`: every question then gets its default.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ logger = logging.getLogger("peftlab.kernels")
 VARIABLE = "PEFTLAB_KERNEL_CHOICES"
 _ROUNDS = 3
 _HOPELESS = 10.0
-"""A candidate this many times slower than another is dropped after its first run."""
+"""A candidate this many times slower than the fastest is dropped after its first run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,13 @@ class Choice:
 _made: dict[str, Choice] = {}
 """The latest answer to each question."""
 _remembered: dict[tuple[str, str], Choice] = {}
-"""What was measured or read for (machine, question), so that the file is read once."""
+"""Measured or read for (machine, question), so that the file is read once."""
 _replayed: list[Mapping[str, str]] = []
-"""What each `replay` that is open answers, the latest last."""
+"""The answers of each open `replay`, the latest last."""
 _listeners: list[Callable[[str, str], None]] = []
-"""Who is told each answer, by question, as `told` has it."""
+"""The callbacks of `on_choice`, called with each question and its answer."""
 _quick: dict[tuple[str, torch.device, tuple[str | None, int]], str] = {}
-"""Answers as they stand, since every call of every layer asks; emptied as those above change."""
+"""Current answers, since every call of every layer needs one; cleared when those above change."""
 _lock = RLock()
 
 
@@ -62,9 +63,9 @@ def choose(
     candidates: Callable[[], Mapping[str, Callable[[], object]]],
     default: str,
 ) -> str:
-    """The name of the fastest candidate; `candidates` is called only where they must be timed.
+    """The name of the fastest candidate; `candidates` is called only to time them.
 
-    A candidate that raises is left out; where all do, the answer is `default`, and is not kept.
+    A candidate that raises is left out; where all do, the answer is `default` and is not cached.
     """
     state = (os.environ.get(VARIABLE), torch.get_num_threads())
     quick = _quick.get((question, device, state))
@@ -73,16 +74,16 @@ def choose(
     with _lock:
         kept = next((given for given in reversed(_replayed) if question in given), None)
         if kept is not None:
-            found = Choice(question, kept[question], "replayed", {})
+            choice = Choice(question, kept[question], "replayed", {})
         elif os.environ.get(VARIABLE) == "off":
-            found = Choice(question, default, "default", {})
+            choice = Choice(question, default, "default", {})
         else:
-            found = _look_up(question, device, candidates, default)
-        _made[question] = found
-        _quick[question, device, state] = found.answer
+            choice = _look_up(question, device, candidates, default)
+        _made[question] = choice
+        _quick[question, device, state] = choice.answer
         for listener in _listeners:
-            listener(question, found.answer)
-        return found.answer
+            listener(question, choice.answer)
+        return choice.answer
 
 
 def made() -> tuple[Choice, ...]:
@@ -98,21 +99,21 @@ def answers() -> dict[str, str]:
 
 @contextmanager
 def replay(kept: Mapping[str, str]) -> Iterator[None]:
-    """Answer these questions so, whatever the clock would say here; or the user's own override."""
+    """Give these answers inside the `with`, whatever would be measured here."""
     with _among(_replayed, dict(kept)):
         yield
 
 
 @contextmanager
-def told(listener: Callable[[str, str], None]) -> Iterator[None]:
-    """Tell `listener` the question and the answer, at least at the first time each is asked."""
+def on_choice(listener: Callable[[str, str], None]) -> Iterator[None]:
+    """Call `listener` with each question and its answer, at least when it is first answered."""
     with _among(_listeners, listener):
         yield
 
 
 @contextmanager
 def _among(entries: list[Any], entry: object) -> Iterator[None]:
-    """Have the entry in the list; other threads may add and remove theirs meanwhile."""
+    """Keep the entry in the list inside the `with`; other threads may change it meanwhile."""
     with _lock:
         entries.append(entry)
         _quick.clear()
@@ -125,7 +126,7 @@ def _among(entries: list[Any], entry: object) -> Iterator[None]:
 
 
 def forget() -> None:
-    """Drop what this process remembers; the file stays."""
+    """Clear what this process remembers; the file stays."""
     with _lock:
         _made.clear()
         _remembered.clear()
@@ -133,13 +134,13 @@ def forget() -> None:
 
 
 def onednn_limit() -> str | None:
-    """The instructions that the user holds oneDNN's products to, in capitals, under either name."""
+    """The instruction set that the user limits oneDNN to, in capitals; either variable sets it."""
     named = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
     return named.upper() if named else None
 
 
 def machine_key(device: torch.device) -> str:
-    """Device, torch version and number of threads: what an answer holds for."""
+    """Device, torch version and number of threads, for which an answer holds."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         return f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}"
@@ -155,9 +156,9 @@ def machine_key(device: torch.device) -> str:
 
 
 def cache_file() -> Path:
-    """Where answers are kept between processes.
+    """The file that caches answers between processes.
 
-    In the folder for temporary files where the user has no home, as in some containers.
+    It lies in the folder for temporary files where the user has no home, as in some containers.
     """
     named = os.environ.get(VARIABLE)
     if named and named != "off":
@@ -187,44 +188,46 @@ def _look_up(
         return _remembered[machine, question]
     kept = _read(cache_file()).get(machine, {}).get(question)
     if kept is not None and _is_kept(kept):
-        found = Choice(question, kept["answer"], "kept", kept["seconds"])
+        choice = Choice(question, kept["answer"], "kept", kept["seconds"])
     elif seconds := _time(candidates, device):
-        found = Choice(question, min(seconds, key=lambda name: seconds[name]), "measured", seconds)
-        _keep(cache_file(), machine, question, {"answer": found.answer, "seconds": seconds})
+        fastest = min(seconds, key=lambda name: seconds[name])
+        choice = Choice(question, fastest, "measured", seconds)
+        _keep(cache_file(), machine, question, {"answer": fastest, "seconds": seconds})
     else:
-        found = Choice(question, default, "default", {})
-    _remembered[machine, question] = found
-    return found
+        choice = Choice(question, default, "default", {})
+    _remembered[machine, question] = choice
+    return choice
 
 
 def _time(
     candidates: Callable[[], Mapping[str, Callable[[], object]]], device: torch.device
 ) -> dict[str, float]:
-    """Median seconds of each candidate, in turns, so that a busy moment hits all alike.
+    """Median seconds of each candidate, interleaved, so that a busy moment affects all alike.
 
-    Torch's generators end as they began: a run that measures draws what one that knows draws.
+    Torch's generators are restored: a run that measures draws the same numbers as one that does
+    not.
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        return _time_in_turns(candidates(), device)
+        return _time_interleaved(candidates(), device)
 
 
-def _time_in_turns(
+def _time_interleaved(
     candidates: Mapping[str, Callable[[], object]], device: torch.device
 ) -> dict[str, float]:
     if device.type != "cpu":
-        # Compiled here: the time of that says nothing about who is hopeless.
+        # Compiled here, so that compilation does not count as a candidate's time.
         candidates = {n: run for n, run in candidates.items() if _once(run, device) is not None}
     first = {name: _once(run, device) for name, run in candidates.items()}
-    found = {name: [once] for name, once in first.items() if once is not None}
-    best = min((seconds[0] for seconds in found.values()), default=0.0)
-    hopeful = [name for name in found if found[name][0] <= _HOPELESS * best]
-    for name in hopeful:
-        found[name].clear()  # the first run warmed up
+    seconds = {name: [once] for name, once in first.items() if once is not None}
+    best = min((times[0] for times in seconds.values()), default=0.0)
+    repeated = [name for name, times in seconds.items() if times[0] <= _HOPELESS * best]
+    for name in repeated:
+        seconds[name].clear()  # the first run warmed up
     for _ in range(_ROUNDS):
-        for name in hopeful:
+        for name in repeated:
             if (once := _once(candidates[name], device)) is not None:
-                found[name].append(once)
-    return {name: statistics.median(seconds) for name, seconds in found.items() if seconds}
+                seconds[name].append(once)
+    return {name: statistics.median(times) for name, times in seconds.items() if times}
 
 
 def _once(run: Callable[[], object], device: torch.device) -> float | None:
@@ -234,7 +237,7 @@ def _once(run: Callable[[], object], device: torch.device) -> float | None:
         run()
         _wait(device)
         return time.perf_counter() - started
-    except Exception as error:  # Triton's own, when a kernel does not fit, are no RuntimeErrors
+    except Exception as error:  # Triton's own errors are no RuntimeErrors
         logger.debug("a candidate could not be timed: %s", error)
         return None
 
@@ -252,18 +255,18 @@ def _is_kept(entry: Any) -> bool:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """The file's answers by machine; a missing or damaged file has none."""
+    """The file's answers by machine; none if it is missing or damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         return {}
-    return {key: value for key, value in found.items() if isinstance(value, dict)}
+    return {key: value for key, value in content.items() if isinstance(value, dict)}
 
 
 def _keep(path: Path, machine: str, question: str, entry: Mapping[str, Any]) -> None:
-    """Add an answer to the file, whole or not at all; a folder that cannot be written is no error.
+    """Add an answer to the file atomically; a folder that cannot be written is no error.
 
     Two processes that write at once may lose one answer, which is then measured again.
     """
@@ -281,7 +284,7 @@ def _keep(path: Path, machine: str, question: str, entry: Mapping[str, Any]) -> 
             Path(file.name).unlink()
             raise
     except OSError as error:
-        logger.info("%s cannot be written (%s): what is fastest is measured anew", path, error)
+        logger.info("%s cannot be written (%s): each process measures again", path, error)
 
 
 @cache

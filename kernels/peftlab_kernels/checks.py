@@ -1,4 +1,4 @@
-"""What the operators refuse, in words that name the value and the way out."""
+"""Checks of the operators' arguments; errors name the value, the limit and the way out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LARGEST_RANK = 256
 
 
 def check_weight(x: Tensor, weight: Tensor, *, transposed: bool) -> None:
-    """A frozen floating weight that x can meet. Raises `ValueError`, `TypeError`."""
+    """Check a frozen floating weight against x. Raises `ValueError`, `TypeError`."""
     if weight.dim() != 2:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; it must be a matrix")
     _check_features(x, weight, transposed=transposed)
@@ -18,7 +18,7 @@ def check_weight(x: Tensor, weight: Tensor, *, transposed: bool) -> None:
     autocast = torch.is_autocast_enabled(x.device.type)
     if not autocast and x.dtype is not weight.dtype and _narrower(x.dtype, weight.dtype):
         raise TypeError(
-            f"x is {x.dtype} and weight {weight.dtype}; bring x to {weight.dtype}, or the weight "
+            f"x is {x.dtype} and weight {weight.dtype}; cast x to {weight.dtype}, or the weight "
             f"to {x.dtype}, or use autocast"
         )
     if weight.requires_grad:
@@ -26,7 +26,7 @@ def check_weight(x: Tensor, weight: Tensor, *, transposed: bool) -> None:
 
 
 def check_int8_weight(x: Tensor, codes: Tensor, scales: Tensor) -> None:
-    """A weight in bitsandbytes' rows that x can meet. Raises `ValueError`, `TypeError`."""
+    """Check a weight in bitsandbytes' row format against x. Raises `ValueError`, `TypeError`."""
     if codes.dim() != 2 or scales.shape != codes.shape[:1]:
         raise ValueError(
             f"codes have shape {tuple(codes.shape)} and scales {tuple(scales.shape)}; they must be "
@@ -45,20 +45,20 @@ def check_int8_weight(x: Tensor, codes: Tensor, scales: Tensor) -> None:
 
 
 def check_adapter(
-    features: int,
-    outs: int,
+    in_features: int,
+    out_features: int,
     lora_a: Tensor | None,
     lora_b: Tensor | None,
     bias: Tensor | None,
     lora_bias: Tensor | None,
     dropout: float,
 ) -> None:
-    """An adapter, or none, for K features and N outs. Raises `ValueError`, `TypeError`."""
+    """Check an adapter, or none, against the weight. Raises `ValueError`, `TypeError`."""
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}; it must lie in [0, 1)")
     for name, vector in (("bias", bias), ("lora_bias", lora_bias)):
-        if vector is not None and vector.shape != (outs,):
-            raise ValueError(f"{name} has shape {tuple(vector.shape)}; it must be [{outs}]")
+        if vector is not None and vector.shape != (out_features,):
+            raise ValueError(f"{name} has shape {tuple(vector.shape)}; it must be [{out_features}]")
     adapter = {"lora_a": lora_a, "lora_b": lora_b, "bias": bias, "lora_bias": lora_bias}
     for name, tensor in adapter.items():
         if tensor is not None and not tensor.is_floating_point():
@@ -66,26 +66,27 @@ def check_adapter(
     if lora_a is None and lora_b is None:
         return
     if lora_a is None or lora_b is None:
-        raise ValueError("lora_a and lora_b go together; one of them is None")
+        raise ValueError("lora_a and lora_b must be given together; one of them is None")
     rank = lora_a.shape[0] if lora_a.dim() else 0
-    if lora_a.shape != (rank, features) or lora_b.shape != (outs, rank):
+    if lora_a.shape != (rank, in_features) or lora_b.shape != (out_features, rank):
         raise ValueError(
             f"lora_a has shape {tuple(lora_a.shape)} and lora_b {tuple(lora_b.shape)}; for "
-            f"{features} features and {outs} outs they must be [R, {features}] and [{outs}, R]"
+            f"{in_features} in_features and {out_features} out_features they must be "
+            f"[R, {in_features}] and [{out_features}, R]"
         )
     if not 1 <= rank <= LARGEST_RANK:
         raise ValueError(f"the rank is {rank}; it must lie in 1 .. {LARGEST_RANK}")
 
 
 def _check_features(x: Tensor, weight: Tensor, *, transposed: bool) -> None:
-    features = weight.shape[0 if transposed else 1]
-    if x.dim() == 0 or x.shape[-1] != features:
+    in_features = weight.shape[0 if transposed else 1]
+    if x.dim() == 0 or x.shape[-1] != in_features:
         raise ValueError(
-            f"x has shape {tuple(x.shape)}, but weight {tuple(weight.shape)} takes {features} "
-            f"features{' (transposed)' if transposed else ''}; x must be [..., {features}]"
+            f"x has shape {tuple(x.shape)}, but weight {tuple(weight.shape)} has {in_features} "
+            f"in_features{' (transposed)' if transposed else ''}; x must be [..., {in_features}]"
         )
 
 
 def _narrower(x: torch.dtype, weight: torch.dtype) -> bool:
-    """Whether computing in x's dtype would be other than widening the weight."""
+    """Whether x's dtype cannot hold every value of the weight's."""
     return torch.promote_types(x, weight) is not x

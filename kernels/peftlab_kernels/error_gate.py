@@ -1,15 +1,15 @@
-"""How far w8a8 is from w8a16 on real activations, and whether that is too far.
+"""The error of w8a8 against w8a16 on real activations, and whether it is within the tolerance.
 
-Both products read the same 8-bit weight, so all that w8a8 adds is the rounding of activations. A
-row's largest magnitude sets its step: where one feature is far larger than the others (LLM.int8's
-outliers), those are left with few codes, and the error says so. It is measured on some rows against
-the same product of the rows as they are, and compared with what Gaussian rows give.
+Both products read the same 8-bit weight, so that w8a8 adds only the rounding of activations. A
+row's largest magnitude determines its step: where one feature is far larger than the others
+(LLM.int8's outliers), few codes are left for those, and the error grows. It is measured on some
+rows against the product of the unquantised rows, in multiples of the error on Gaussian rows.
 
     forward  |(x - x^) W^T| / |x W^T|       backward  |(f - f^) Q| / |f Q|,  f = dy * scales / 127
 
-Forward's is the root mean square over the rows of their own ratio: one loud token does not hide the
-others, which weigh as much in what follows. Backward's is over all rows at once: a token of which
-the loss hardly depends adds as little to a gradient as its error does.
+Forward's error is the root mean square of the rows' own ratios: a token with large activations does
+not hide the others, which weigh as much in the next layer. Backward's is one ratio over all rows: a
+token that hardly affects the loss adds little to a gradient, and so does its error.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from peftlab_kernels.eager import products
 from peftlab_kernels.int8_format import LARGEST_CODE, Int8Weight
 
 TOLERANCE = 3.0
-"""The error that is let through, in multiples of that on Gaussian rows."""
+"""The largest accepted error, in multiples of that on Gaussian rows."""
 
 GAUSSIAN_ERROR = 8e-3
 """The error on Gaussian rows of 4,096 with codes up to 127; with fewer codes it is larger."""
 
 SAMPLED_ROWS = 64
-"""Rows that are measured, spread evenly over those there are."""
+"""Rows that are measured, spread evenly over all rows."""
 
 
 def verdict_on(x: Tensor, weight: Int8Weight, tolerance: float) -> Literal["w8a8", "w8a16"]:
@@ -75,7 +75,7 @@ def _error(rows: Tensor, weight: Int8Weight, multiplied: Int8Weight, *, backward
         ratios = (of_lost.norm() / of_exact.norm()).reshape(1)
     else:
         ratios = of_lost.norm(dim=1) / of_exact.norm(dim=1)
-    ratios = ratios[ratios.isfinite()]  # rows of zeros, such as those of padding, say nothing
+    ratios = ratios[ratios.isfinite()]  # rows of zeros, such as padding, have no ratio
     if not ratios.numel():
         return 0.0
     gaussian = GAUSSIAN_ERROR * LARGEST_CODE / max(1, int(codes.abs().max()))

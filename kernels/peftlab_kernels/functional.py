@@ -17,12 +17,13 @@ from peftlab_kernels.checks import (
 )
 from peftlab_kernels.error_gate import TOLERANCE, verdict_on
 from peftlab_kernels.int8_format import Int8Weight
+from peftlab_kernels.scaling import fold_scaling
 from peftlab_kernels.shared_rows import shared_rows
 
 __all__ = ["LARGEST_RANK", "Int8Arithmetic", "int8_lora_linear", "lora_linear"]
 
 Int8Arithmetic = Literal["w8a8", "w8a16"]
-"""Whether activations meet an 8-bit weight in 8 bits as well, or in their own dtype."""
+"""Whether activations are quantised to 8 bits as the weight is, or keep their own dtype."""
 
 
 def lora_linear(
@@ -42,7 +43,7 @@ def lora_linear(
     Without an adapter (`lora_a` and `lora_b` None) it is the frozen layer alone.
 
     Args:
-        x: `[..., K]`, any floating dtype. Under autocast it is brought to autocast's dtype.
+        x: `[..., K]`, any floating dtype. Under autocast it is cast to autocast's dtype.
         weight: `[N, K]`, or `[K, N]` if `transposed` (GPT-2's Conv1D). Frozen. Of x's dtype, or
             16-bit beside fp32 x: then it is widened block by block and the arithmetic is fp32.
         lora_a: `[R, K]`, R up to 256; any floating dtype. Its gradient has its dtype.
@@ -50,7 +51,7 @@ def lora_linear(
         scaling: The adapter's factor; a tensor of one element may require a gradient.
         bias: `[N]`; may require a gradient.
         lora_bias: `[N]`, the bias of B, times `scaling`; may require a gradient.
-        dropout: The probability of this very call: 0 while evaluating. At most 1, exclusive.
+        dropout: The probability for this call, in [0, 1); 0 in evaluation.
         transposed: Whether `weight` is `[K, N]`.
 
     Returns:
@@ -59,21 +60,22 @@ def lora_linear(
     Raises:
         ValueError: shapes that do not fit, a scaling of several elements, a dropout outside [0, 1),
             a weight that requires a gradient.
-        TypeError: dtypes that do not go together, or that are not floating.
-        RuntimeError: Triton was asked for by name and cannot compute this call.
+        TypeError: dtypes that do not match, or that are not floating.
+        RuntimeError: a backend is requested by name and cannot compute this call.
 
-    Second derivatives are not there. LoRA: Hu et al. 2021, arXiv:2106.09685.
+    Second derivatives are not supported. LoRA: Hu et al. 2021, arXiv:2106.09685.
     """
     check_weight(x, weight, transposed=transposed)
-    features, outs = weight.shape if transposed else weight.shape[::-1]
-    check_adapter(features, outs, lora_a, lora_b, bias, lora_bias, dropout)
-    factor, bias, lora_b = _scaled(scaling, bias, lora_bias, lora_b)
+    in_features, out_features = weight.shape if transposed else weight.shape[::-1]
+    check_adapter(in_features, out_features, lora_a, lora_b, bias, lora_bias, dropout)
+    factor, lora_b, lora_bias = fold_scaling(scaling, lora_b, lora_bias)
+    bias = _with_lora_bias(bias, lora_bias, factor)
     call = _flattened(x)
     with call.autocast_off:
         y: Tensor = LoraLinear.apply(  # type: ignore[no-untyped-call]
             call.rows, weight, None, bias, lora_a, lora_b, factor, dropout, transposed
         )
-    return y.view(*x.shape[:-1], outs)
+    return y.view(*x.shape[:-1], out_features)
 
 
 def int8_lora_linear(
@@ -90,38 +92,40 @@ def int8_lora_linear(
     arithmetic: Int8Arithmetic | Literal["auto"] = "auto",
     tolerance: float = TOLERANCE,
 ) -> Tensor:
-    """`lora_linear` over a frozen weight in 8 bits, as `int8_quantize` makes it.
+    """`lora_linear` over a frozen weight in 8 bits, as `int8_quantize` returns it.
 
-    With `w8a8` x is quantised by rows and both base products, forward's and dx's, are of integers;
-    x is saved in 8 bits, once for all calls with the same tensor x (as of q, k and v). With `w8a16`
-    the weight is dequantised as it is needed, never saved, and x keeps its dtype.
+    With `w8a8` x is quantised by rows and both base products, of forward and of dx, are integer
+    products; x is saved in 8 bits, once for all calls on the same tensor (such as q, k and v). With
+    `w8a16` the weight is dequantised when it is needed, never saved, and x keeps its dtype.
 
     Args:
-        x: `[..., K]`, any floating dtype. Under autocast it is brought to autocast's dtype.
+        x: `[..., K]`, any floating dtype. Under autocast it is cast to autocast's dtype.
         codes: `[N, K]`, int8.
         scales: `[N]`, fp32: `W ~ codes * scales / 127`.
         lora_a, lora_b, scaling, bias, lora_bias, dropout: as `lora_linear` has them.
-        arithmetic: `auto` measures the error of w8a8 on some rows of this very x and takes it where
-            it is within the tolerance; a layer should measure once (`error_gate`) and say which.
+        arithmetic: `auto` measures the error of w8a8 on some rows of this x and uses w8a8 where the
+            error is within the tolerance; a layer should measure once (`error_gate`) and pass the
+            result.
         tolerance: For `auto`, in multiples of the error on Gaussian rows.
 
     Returns:
         `[..., N]` in x's dtype, or autocast's.
 
     Raises:
-        ValueError: as `lora_linear`, or an arithmetic there is not.
-        TypeError: codes that are no int8, scales that are no fp32, others that are not floating.
-        RuntimeError: Triton was asked for by name and cannot compute this call.
+        ValueError: as `lora_linear`, or an unknown arithmetic.
+        TypeError: codes that are not int8, scales that are not fp32, others that are not floating.
+        RuntimeError: a backend is requested by name and cannot compute this call.
 
-    The gradient passes through the quantisation of x as if it were not there. LLM.int8: Dettmers et
+    The gradient passes the quantisation of x unchanged (straight-through). LLM.int8: Dettmers et
     al. 2022, arXiv:2208.07339.
     """
     check_int8_weight(x, codes, scales)
-    outs, features = codes.shape
-    check_adapter(features, outs, lora_a, lora_b, bias, lora_bias, dropout)
+    out_features, in_features = codes.shape
+    check_adapter(in_features, out_features, lora_a, lora_b, bias, lora_bias, dropout)
     if arithmetic not in ("auto", "w8a8", "w8a16"):
         raise ValueError(f"arithmetic is {arithmetic!r}; it must be auto, w8a8 or w8a16")
-    factor, bias, lora_b = _scaled(scaling, bias, lora_bias, lora_b)
+    factor, lora_b, lora_bias = fold_scaling(scaling, lora_b, lora_bias)
+    bias = _with_lora_bias(bias, lora_bias, factor)
     call = _flattened(x)
     weight = Int8Weight(codes, scales)
     with call.autocast_off:
@@ -136,14 +140,14 @@ def int8_lora_linear(
             y = Int8LoraLinear.apply(  # type: ignore[no-untyped-call]
                 call.rows, row_codes, steps, codes, scales, bias, lora_a, lora_b, factor, dropout
             )
-    return y.view(*x.shape[:-1], outs)
+    return y.view(*x.shape[:-1], out_features)
 
 
 class _Flattened(NamedTuple):
     rows: Tensor
-    """x as [M, K], in autocast's dtype where that is on."""
+    """x as [M, K], in autocast's dtype where autocast is on."""
     autocast_off: AbstractContextManager[object]
-    """`addmm_` and `out=` are not autocast's: it must not see the arithmetic."""
+    """Autocast does not cover `addmm_` and `out=`: it is off around the arithmetic."""
 
 
 def _flattened(x: Tensor) -> _Flattened:
@@ -156,24 +160,10 @@ def _flattened(x: Tensor) -> _Flattened:
     )
 
 
-def _scaled(
-    scaling: float | Tensor, bias: Tensor | None, lora_bias: Tensor | None, lora_b: Tensor | None
-) -> tuple[float, Tensor | None, Tensor | None]:
-    """The adapter's factor as a number, the bias with B's added, and B.
-
-    A tensor's factor goes into B instead, so that autograd gives both their gradients.
-    """
-    factor = 1.0
-    if isinstance(scaling, Tensor):
-        if scaling.numel() != 1:
-            raise ValueError(f"scaling has shape {tuple(scaling.shape)}; it must be one number")
-        scaling = scaling.reshape(())
-        lora_b = None if lora_b is None else lora_b * scaling
-        lora_bias = None if lora_bias is None else lora_bias * scaling
-    else:
-        factor = float(scaling)
-    if lora_bias is not None:
-        # Summed in fp32: rounded once, with the result.
-        extra = lora_bias.to(torch.promote_types(lora_bias.dtype, torch.float32)) * factor
-        bias = extra if bias is None else bias + extra
-    return factor, bias, lora_b
+def _with_lora_bias(bias: Tensor | None, lora_bias: Tensor | None, factor: float) -> Tensor | None:
+    """`bias + factor * lora_bias`."""
+    if lora_bias is None:
+        return bias
+    # Summed in fp32: rounded once, with the result.
+    extra = lora_bias.to(torch.promote_types(lora_bias.dtype, torch.float32)) * factor
+    return extra if bias is None else bias + extra

@@ -1,9 +1,9 @@
-"""8-bit weights as bitsandbytes stores them: a row of int8 codes and the row's largest magnitude.
+"""8-bit weights as bitsandbytes stores them: rows of int8 codes and each row's largest magnitude.
 
     W [N, K] ~ codes [N, K] * scales [N] / 127        scales = max |W| along each row
 
-The codes are its `CB`, the scales its `SCB`; both are the same to the bit, since the weight is
-rounded to fp16 first, as there. Dettmers et al. 2022, arXiv:2208.07339.
+The codes are its `CB`, the scales its `SCB`; both are bit-identical, since the weight is rounded to
+fp16 first, as bitsandbytes does. Dettmers et al. 2022, arXiv:2208.07339.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LARGEST_CODE = 127
 
 
 class Int8Weight(NamedTuple):
-    """A frozen weight [N, K] at rest in 8 bits: int8 codes [N, K], fp32 scales [N]."""
+    """A frozen weight [N, K] stored in 8 bits: int8 codes [N, K], fp32 scales [N]."""
 
     codes: Tensor
     scales: Tensor
@@ -28,8 +28,8 @@ class Int8Weight(NamedTuple):
 class Int8Rows(NamedTuple):
     """Activations [M, K] in 8 bits: `codes * steps`, int8 codes [M, K] and fp32 steps [M].
 
-    A step is the row's largest magnitude by the largest code, so that it stands for itself whatever
-    range of codes the arithmetic can take.
+    A step is the row's largest magnitude divided by the largest code, so that it does not depend on
+    the range of codes that the arithmetic supports.
     """
 
     codes: Tensor
@@ -39,7 +39,7 @@ class Int8Rows(NamedTuple):
 def int8_quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Quantise `weight [N, K]`, any float dtype, by rows: int8 codes [N, K] and fp32 scales [N].
 
-    Works on a block of rows at a time, so that beside the weight and the codes little else exists.
+    Works on a block of rows at a time, so that little memory beyond the codes is needed.
 
     Raises:
         ValueError: a row that fp16 cannot hold: it has a NaN or an infinity, a value above 65,504,
@@ -67,12 +67,12 @@ def int8_quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def int8_dequantize(codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
-    """Write the weight of `codes [N, K]` and `scales [N]` into `out [N, K]`, any float dtype.
+    """Dequantise `codes [N, K]` with `scales [N]` into `out [N, K]`, any float dtype.
 
     The product is rounded once, to out's dtype; every device gives the same bits.
     """
     wide = out.dtype if out.dtype.itemsize >= 4 else torch.float32
-    # By a tensor: torch on CUDA divides by a number as if multiplying by its rounded reciprocal.
+    # By a tensor: on CUDA torch divides by a scalar through its rounded reciprocal.
     factors = scales.to(wide) / torch.full_like(scales, LARGEST_CODE, dtype=wide)
     if out.dtype.itemsize >= 4:
         return out.copy_(codes).mul_(factors.unsqueeze(1))
@@ -80,9 +80,9 @@ def int8_dequantize(codes: Tensor, scales: Tensor, out: Tensor) -> Tensor:
 
 
 def _refuse_lost_rows(block: Tensor, largest: Tensor, *, first: int) -> None:
-    """Raise `ValueError` for the first row of which fp16 keeps nothing that can be scaled."""
+    """Raise `ValueError` for the first row that fp16 cannot hold."""
     lost, empty = ~largest.isfinite(), (largest == 0).nonzero().flatten()
-    if len(empty):  # rows of zeros, or rounded to them: looking at every row would take longest
+    if len(empty):  # rows of zeros, or rounded to zeros; checking every row would be slow
         lost[empty] = (block[empty] != 0).any(dim=1)
     if not lost.any():
         return
@@ -97,5 +97,5 @@ def _refuse_lost_rows(block: Tensor, largest: Tensor, *, first: int) -> None:
     count = int(lost.sum())
     raise ValueError(
         f"row {first + row} of the weight cannot be quantised to 8 bits: {what}"
-        f"{f' ({count} rows of this block alike)' if count > 1 else ''}; keep this layer in 16 bits"
+        f"{f' ({count} such rows in this block)' if count > 1 else ''}; keep this layer in 16 bits"
     )

@@ -1,6 +1,6 @@
-"""A frozen linear layer at rest in 8 bits, by bitsandbytes' names and in its bits.
+"""A frozen linear layer stored in 8 bits, with the names and the bits of bitsandbytes.
 
-Legend: K in-features, N out-features.
+Legend: K in_features, N out_features.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from peftlab_kernels.functional import int8_lora_linear
 from peftlab_kernels.int8_format import int8_quantize
 
 BY_ROWS = 0
-"""`weight_format` of codes that lie row by row, the one layout that bitsandbytes still writes."""
+"""`weight_format` of codes in row-major order, the one layout that bitsandbytes still writes."""
 
 
 class Int8Linear(nn.Linear):
     """`x @ W.T + bias` with W [N, K] held as int8 codes and a scale for each row.
 
     `weight` is the codes, an int8 parameter that never trains; the buffer `SCB` holds the fp32
-    scales [N]; `weight_format` is always `BY_ROWS`. They keep their dtypes whatever the module is
-    cast to; the bias, in any float dtype, is cast with the rest. What `x` is, the result is too.
+    scales [N]; `weight_format` is always `BY_ROWS`. They keep their dtypes when the module is
+    cast; the bias, of any floating dtype, is cast with the module. The result has the dtype of `x`.
     """
 
     SCB: Tensor
@@ -67,20 +67,20 @@ class Int8Linear(nn.Linear):
         return int8_lora_linear(input, self.weight, self.SCB, bias=self.bias, arithmetic="w8a16")
 
     def reset_parameters(self) -> None:
-        """There is nothing to draw: codes come from a checkpoint or from `from_weight`."""
+        """Do nothing: codes come from a checkpoint or from `from_weight`."""
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bits=8"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Moves are for all tensors; casts stop at the codes, their scales and their format."""
+        """Move all tensors; cast all but the codes, their scales and their format."""
         kept = {id(self.weight), id(self.SCB), id(self.weight_format)}
 
         def moved(tensor: Tensor) -> Tensor:
-            found = fn(tensor)
-            if id(tensor) not in kept or found.dtype is tensor.dtype:
-                return found
-            return tensor.detach().to(found.device)
+            result = fn(tensor)
+            if id(tensor) not in kept or result.dtype is tensor.dtype:
+                return result
+            return tensor.detach().to(result.device)
 
         return super()._apply(moved, recurse)  # type: ignore[no-untyped-call,no-any-return]
 

@@ -1,4 +1,4 @@
-"""A LoRA adapter added to the output of a layer that somebody else computes, such as NF4's.
+"""A LoRA adapter added to the output of a layer computed elsewhere, such as bitsandbytes' NF4.
 
 Legend as in `reference`. The thin products are torch's on every device.
 """
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from peftlab_kernels.backends import thin_dtype
 from peftlab_kernels.checks import check_adapter
-from peftlab_kernels.dispatch import thin_dtype
 from peftlab_kernels.eager.dropout_mask import drop, empty_mask, scale_of_kept
 from peftlab_kernels.eager.low_rank import cross, down_project, masked_blocks, of_transposed, times
 from peftlab_kernels.row_blocks import cached_elements, row_blocks
+from peftlab_kernels.scaling import fold_scaling
 
 
 def lora_added(
@@ -31,8 +32,8 @@ def lora_added(
     """`y + scaling * (dropout(x) A^T B^T + lora_bias)`, written into y, which may not be a leaf.
 
     Args:
-        y: `[..., N]`, floating, contiguous; what made it must not need it for its own backward.
-        x: `[..., K]`, floating, what y was made from; saved for backward as it is.
+        y: `[..., N]`, floating, contiguous; its own backward must not need its value.
+        x: `[..., K]`, floating, the input that y was computed from; saved for backward as it is.
         lora_a, lora_b, scaling, lora_bias, dropout: as `lora_linear` has them.
 
     Returns:
@@ -42,7 +43,7 @@ def lora_added(
         ValueError: shapes that do not fit, a scaling of several elements, a dropout outside [0, 1).
         TypeError: tensors that are not floating.
 
-    Second derivatives are not there.
+    Second derivatives are not supported.
     """
     if x.shape[:-1] != y.shape[:-1] or not y.is_contiguous():
         raise ValueError(
@@ -50,29 +51,24 @@ def lora_added(
             "as many rows as x"
         )
     check_adapter(x.shape[-1], y.shape[-1], lora_a, lora_b, None, lora_bias, dropout)
-    if isinstance(scaling, Tensor):
-        if scaling.numel() != 1:
-            raise ValueError(f"scaling has shape {tuple(scaling.shape)}; it must be one number")
-        factor, scaling = scaling.reshape(()), 1.0
-        lora_b = lora_b * factor
-        lora_bias = None if lora_bias is None else lora_bias * factor
+    factor, up, lora_bias = fold_scaling(scaling, lora_b, lora_bias)
     if lora_bias is not None:
-        y = y + (lora_bias * scaling).to(y.dtype)
+        y = y + (lora_bias * factor).to(y.dtype)
     with torch.autocast(y.device.type, enabled=False):
         added: Tensor = LoraAdded.apply(  # type: ignore[no-untyped-call]
-            y, x, lora_a, lora_b, float(scaling), dropout
+            y, x, lora_a, up, factor, dropout
         )
     return added
 
 
 class LoraAdded(torch.autograd.Function):
-    """`lora_added`, checked."""
+    """`lora_added` after its checks."""
 
     @staticmethod
     def forward(
         ctx: Any, y: Tensor, x: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float, p: float
     ) -> Tensor:
-        """Adds in place to `y [..., N]`, `x [..., K]`."""
+        """Adds to `y [..., N]` in place; `x [..., K]`."""
         rows, out = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
         thin = thin_dtype(x)
         mask = empty_mask(rows) if p > 0 else None

@@ -1,8 +1,8 @@
-"""What a backend offers: the operators' forward and backward on matrices, and nothing else.
+"""The interface of a backend: the operators' forward and backward on matrices.
 
-Notation as in `reference.py`. The caller has flattened `x` to two dimensions, brought it to the
-dtype the arithmetic is wanted in, and switched autocast off. `h` and `mask` go from a backend's
-forward to the same backend's backward and mean nothing to anyone else.
+Notation as in `reference.py`. The caller has flattened `x` to two dimensions, cast it to the dtype
+of the arithmetic, and switched autocast off. `h` and `mask` pass from a backend's forward to its
+own backward and are opaque to the caller.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class LoraForward(NamedTuple):
 
 
 class LoraGradients(NamedTuple):
-    """Gradients, contiguous and in the dtype of what they belong to; None where not asked for."""
+    """Gradients, contiguous and in the dtype of their tensors; None where not needed."""
 
     x: Tensor | None
     lora_a: Tensor | None
@@ -32,19 +32,51 @@ class LoraGradients(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """Which gradients backward has to form."""
+    """The gradients that backward has to form."""
 
     x: bool
     lora_a: bool
     lora_b: bool
 
 
-class Kernels(Protocol):
-    """One backend, chosen in forward and kept for the backward of the same call."""
+class Call(NamedTuple):
+    """What a backend is chosen for: the tensors and options of one call, as `Kernels` has them."""
+
+    x: Tensor
+    weight: Tensor | Int8Weight
+    lora_a: Tensor | None = None
+    lora_b: Tensor | None = None
+    dropout: float = 0.0
+    transposed: bool = False
+
+
+class Backend(Protocol):
+    """An entry of `dispatch.BACKENDS`."""
 
     @property
     def name(self) -> str:
-        """The backend's name, as `use_backend` and reports spell it."""
+        """As `use_backend`, `PEFTLAB_BACKEND` and reports spell it."""
+        ...
+
+    def why_not(self, call: Call) -> str | None:
+        """Why this backend cannot compute the call; None where it can."""
+        ...
+
+    def kernels(self, call: Call) -> Kernels:
+        """The kernels for the call; called only where `why_not` is None."""
+        ...
+
+    def int8_kernels(self, call: Call) -> Int8Kernels:
+        """The same with both operands of the base products in 8 bits."""
+        ...
+
+
+class Kernels(Protocol):
+    """A backend's kernels for a call, chosen in forward and kept for its backward."""
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
         ...
 
     def forward(
@@ -61,7 +93,7 @@ class Kernels(Protocol):
     ) -> LoraForward:
         """`x [M, K]`, `weight [N, K]` ([K, N] if transposed), `lora_a [R, K]`, `lora_b [N, R]`.
 
-        A weight in 8 bits is `[N, K]`, and the product is with what it stands for (w8a16).
+        A weight in 8 bits is `[N, K]`, and is dequantised for the product (w8a16).
         Without an adapter this is the frozen linear layer: `h` and `mask` are None.
         """
         ...
@@ -89,16 +121,16 @@ class Int8Kernels(Protocol):
     """The same with both operands of the base products in 8 bits (w8a8).
 
     Activations are quantised by rows once, for forward and for dA; dy, with the weight's scales
-    folded in, once more for dx. Not the thin products: they read the codes of x and dy as it is.
+    folded in, once for dx. The thin products read the codes of x, and dy unquantised.
     """
 
     @property
     def name(self) -> str:
-        """The backend's name, as `use_backend` and reports spell it."""
+        """The backend's name."""
         ...
 
     def quantize(self, x: Tensor) -> Int8Rows:
-        """`x [M, K]`, any strides, by rows. A row with a NaN or infinity makes its step one."""
+        """Quantise `x [M, K]`, any strides, by rows; a NaN or infinity becomes its row's step."""
         ...
 
     def forward(

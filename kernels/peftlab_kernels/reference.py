@@ -1,14 +1,14 @@
-"""The ground truth: LoRA's linear layer and its gradients in plain torch, term by term.
+"""The reference implementation: LoRA's linear layer and its gradients in plain torch, term by term.
 
-Notation, here and in every other file of this package: M rows (tokens), K in-features, N
-out-features, R rank, s scaling.
+Notation, here and in every other file of this package: M rows (tokens), K in_features, N
+out_features, R rank, s scaling.
 
     x [M, K]   W [N, K]   A [R, K]   B [N, R]   bias [N]   D [M, K] = dropout mask / (1 - p)
     h = (D * x) A^T        y  = x W^T + bias + s h B^T
     g = s dy B             dx = dy W + D * (g A)      dA = g^T (D * x)      dB = s dy^T h
 
-W is frozen, so dW is never formed. The twins compute in the dtype they are given: float64 inputs
-make them the truth that every faster path is held to.
+W is frozen, so dW is never formed. These functions compute in the dtype of their inputs: with
+float64 inputs they are the reference that every faster path is compared with.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def lora_linear(
 
 
 class LoraGradients(NamedTuple):
-    """Gradients, shaped as what they belong to: `x [M, K]`, `lora_a [R, K]`, `lora_b [N, R]`."""
+    """Gradients in the shapes of their tensors: `x [M, K]`, `lora_a [R, K]`, `lora_b [N, R]`."""
 
     x: Tensor
     lora_a: Tensor
@@ -76,7 +76,7 @@ def quantize_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantize_rows(codes: Tensor, scales: Tensor) -> Tensor:
-    """The matrix that codes and scales stand for, in the scales' dtype."""
+    """The dequantised matrix, in the scales' dtype."""
     return codes.to(scales.dtype) * (scales / 127).unsqueeze(1)
 
 
@@ -94,7 +94,7 @@ def int8_lora_linear(
 ) -> Tensor:
     """`lora_linear` over W = codes [N, K] * scales [N] / 127; `w8a8` quantises x by rows as well.
 
-    With `w8a8` the adapter reads the quantised x too: one x goes through the layer and is saved.
+    With `w8a8` the adapter reads the quantised x too: it is the only x that is saved.
     """
     if arithmetic == "w8a8":
         x = dequantize_rows(*quantize_rows(x))
@@ -114,10 +114,10 @@ def int8_lora_linear_backward(
     arithmetic: Literal["w8a8", "w8a16"],
     keep: Tensor | None = None,
 ) -> LoraGradients:
-    """Gradients of `int8_lora_linear`, that of x through the quantisation as if it were not there.
+    """Gradients of `int8_lora_linear`, that of x straight through the quantisation.
 
-    With `w8a8` dy goes into the product with W by rows in 8 bits, W's own scales folded into it
-    first; the thin products take dy as it is.
+    With `w8a8` dy, with W's scales folded in, is quantised by rows for the product with W; the thin
+    products read dy unquantised.
     """
     if arithmetic == "w8a8":
         x = dequantize_rows(*quantize_rows(x))

@@ -1,4 +1,4 @@
-"""Cutting a matrix into blocks of rows that stay in a core's cache, and memory to work in."""
+"""Blocks of rows that stay in a core's cache, and workspace memory."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ import torch
 from torch import Tensor
 
 BLOCK_ELEMENTS = 1024 * 1024
-"""Elements at a time: smaller blocks make thin products, larger ones leave the cache."""
-
+"""Elements of a block: smaller ones make thin products, larger ones leave the cache."""
 
 CACHED_ELEMENTS = 256 * 1024
-"""Elements for each thread where a block is gone through several times: they stay in its cache."""
+"""Elements per thread of a block that is read several times: they stay in the cache."""
 
 
 def cached_elements() -> int:
-    """The elements of a block that all threads go through together."""
+    """The elements of such a block over all threads."""
     threads = 1 if torch.compiler.is_compiling() else torch.get_num_threads()
     return CACHED_ELEMENTS * threads
 
 
 def row_blocks(rows: int, columns: int, elements: int | None = None) -> Iterator[slice]:
     """Cut `rows` into slices of about `elements` elements, all of one height but the last."""
-    step = block_height(columns, elements)
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
+    return row_slices(rows, block_height(columns, elements))
+
+
+def row_slices(rows: int, height: int) -> Iterator[slice]:
+    """Cut `rows` into slices of this height; the last may be shorter."""
+    for start in range(0, rows, height):
+        yield slice(start, min(start + height, rows))
 
 
 def block_height(columns: int, elements: int | None = None) -> int:
@@ -38,10 +41,10 @@ _local = threading.local()
 
 
 def workspace(purpose: str, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An uninitialised tensor, good until the next call for the same purpose in this thread.
+    """An uninitialised tensor, valid until the next call for the same purpose in this thread.
 
-    It grows to the largest that was asked for and stays. What torch.compile traces, and what is
-    not on a CPU, gets a tensor of its own: there the allocator reuses memory as well.
+    The buffer grows to the largest requested size and stays. Under torch.compile and off the CPU
+    every call gets a tensor of its own: there the allocator reuses memory.
     """
     if torch.compiler.is_compiling() or device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)

@@ -1,6 +1,6 @@
 """One quantisation for all layers that read the same activation: q, k and v, gate and up.
 
-The latest one is remembered, as long as the activation it was made of lives and is not written to.
+The latest one is cached, for as long as its activation lives and is not modified.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _latest = _Latest()
 
 
 def shared_rows(x: Tensor, rows: Tensor, weight: Int8Weight) -> Int8Rows:
-    """`rows [M, K]`, which are x's own in the dtype of the arithmetic, in 8 bits by rows."""
+    """`rows [M, K]`, x in the dtype of the arithmetic, quantised to 8 bits by rows."""
     kernels = int8_kernels_for(rows, weight)
     if torch.compiler.is_compiling() or x.is_inference():  # no weak references, no versions
         return _quantized(kernels, rows)
@@ -46,9 +46,9 @@ def shared_rows(x: Tensor, rows: Tensor, weight: Int8Weight) -> Int8Rows:
         and made.by == kernels
     ):
         return made.rows
-    found = _quantized(kernels, rows)
-    _latest.made = _Made(ref(x, _forget), x._version, rows.dtype, kernels, found)
-    return found
+    quantized = _quantized(kernels, rows)
+    _latest.made = _Made(ref(x, _forget), x._version, rows.dtype, kernels, quantized)
+    return quantized
 
 
 def _quantized(kernels: Int8Kernels, rows: Tensor) -> Int8Rows:
@@ -57,6 +57,6 @@ def _quantized(kernels: Int8Kernels, rows: Tensor) -> Int8Rows:
 
 
 def _forget(gone: ref[Tensor]) -> None:
-    """Free what was made of an activation that is gone; in its thread, or with the next one."""
+    """Free the cached rows of an activation that is gone; in its thread, or with the next one."""
     if _latest.made is not None and _latest.made.of is gone:
         _latest.made = None

@@ -136,7 +136,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "export": Command(
-        "merge a run or an adapter into one model that any tool loads, and prove it",
+        "merge a run or an adapter into one verified model that any tool loads",
         "RUN_OR_ADAPTER -o DIR",
         "RUN_OR_ADAPTER   the folder of a run, or of a PEFT LoRA adapter",
         (

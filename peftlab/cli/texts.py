@@ -241,11 +241,10 @@ def _state_of(layer: Mapping[str, Any]) -> str:
 def _kernels(screen: Screen, kernels: Mapping[str, Any]) -> None:
     """The backend of LoRA layers here, and the autotuned choices."""
     screen.heading("Kernels")
-    reason = kernels["why_not_triton"]
-    screen.line(
-        f"The {kernels['backend']} backend computes LoRA layers"
-        + (f"; Triton is not used: {reason}" if reason else "")
+    reasons = "".join(
+        f"; not by {name}: {reason}" for name, reason in kernels["why_not"].items() if reason
     )
+    screen.line(f"LoRA layers are computed by {kernels['backend']}{reasons}")
     if qlinear := kernels["why_not_qlinear"]:
         screen.line(f"8-bit products on this CPU are slow, as oneDNN's are not usable ({qlinear})")
     rows = [

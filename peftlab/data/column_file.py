@@ -1,4 +1,4 @@
-"""Columns that lie in a file and not in memory: what is streamed may be larger than memory."""
+"""Columns in memory or in a file: streamed data may be larger than memory."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow
 
-_ASKED: ContextVar[bool] = ContextVar("columns_on_disk", default=False)
+_ON_DISK: ContextVar[bool] = ContextVar("columns_on_disk", default=False)
 
 
 @contextlib.contextmanager
-def columns_on_disk(asked: bool = True) -> Iterator[None]:
-    """Have whoever gathers columns meanwhile gather them in files, where `asked`."""
-    token = _ASKED.set(asked)
+def columns_on_disk(enabled: bool = True) -> Iterator[None]:
+    """Inside, `new_columns` gathers in files where `enabled`."""
+    token = _ON_DISK.set(enabled)
     try:
         yield
     finally:
-        _ASKED.reset(token)
+        _ON_DISK.reset(token)
 
 
 def new_columns() -> Columns:
-    """Where to gather columns: in memory, or in a file inside `columns_on_disk`."""
-    return ColumnFile() if _ASKED.get() else Columns()
+    """A collector of columns: in memory, or in a file inside `columns_on_disk`."""
+    return ColumnFile() if _ON_DISK.get() else Columns()
 
 
 class Columns:
@@ -37,22 +37,22 @@ class Columns:
         self._parts: dict[str, list[pyarrow.Array]] = {}
 
     def add(self, batch: Mapping[str, pyarrow.Array]) -> None:
-        """One batch: arrays of one length, the same columns each time."""
+        """Add one batch: arrays of one length, the same columns each time."""
         for name, array in batch.items():
             self._parts.setdefault(name, []).append(array)
 
     def finish(self) -> dict[str, pyarrow.ChunkedArray]:
-        """The whole columns; nothing can be added any more."""
+        """The complete columns; nothing can be added after."""
         import pyarrow as pa
 
         return {name: pa.chunked_array(_alike(parts)) for name, parts in self._parts.items()}
 
 
 class ColumnFile(Columns):
-    """Batches of columns, written as they come and mapped into memory in the end.
+    """Batches of columns, written as they come and memory-mapped at the end.
 
-    The file is in the folder for temporary files (TMPDIR) and has no name once it is mapped: it
-    goes with the last that reads it.
+    The file is in the folder for temporary files (TMPDIR). It is unlinked once it is mapped, and so
+    removed with its last reader.
     """
 
     def __init__(self) -> None:
@@ -81,14 +81,14 @@ class ColumnFile(Columns):
             return {}
         self._writer.close()
         table = pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
-        # Windows keeps a file that is mapped; there it stays until the system clears up.
+        # Windows does not delete a mapped file; there it stays in the temporary folder.
         with contextlib.suppress(OSError):
             self._path.unlink()
         return {name: table[name] for name in table.column_names}
 
 
 def _alike(parts: list[Any]) -> list[Any]:
-    """Arrays of one type; lists that were empty throughout take the others'."""
+    """Arrays of one type; columns of empty lists take the type of the others."""
     import pyarrow as pa
 
     plain = pa.list_(pa.int32())
@@ -99,5 +99,5 @@ def _alike(parts: list[Any]) -> list[Any]:
 def _as(part: Any, kind: Any) -> Any:
     import pyarrow as pa
 
-    # Arrow casts no list of numbers, be it empty, to a list of objects.
+    # Arrow cannot cast a list of numbers, even an empty one, to a list of objects.
     return part if part.type == kind else pa.array(part.to_pylist(), kind)

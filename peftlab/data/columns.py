@@ -1,4 +1,4 @@
-"""Which format rows have and which column plays which role: as said, else by the usual names."""
+"""The format of rows and the column of each role: configured, else by usual names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger("peftlab")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A format, the roles that the task reads, and the column of each that train has."""
+    """A format, the roles that the task reads, and their columns in train."""
 
     format: RowFormat
     roles: Sequence[str]
@@ -31,31 +31,31 @@ def choose_layout(
     roles: Sequence[str],
     first: Callable[[Sequence[str]], Mapping[str, Any]],
 ) -> Layout:
-    """The first of `formats` that has its columns here, and whose first row looks like it.
+    """The first of `formats` whose columns are available and which the first row fits.
 
-    `roles` are those that the task reads; `first` reads some columns of the first row. Raises
-    `ConfigError` for roles that no format has, `DataError` for columns that are not there.
+    `roles` are those that the task reads; `first` reads columns of the first row. Raises
+    `ConfigError` for roles that no format has, `DataError` for missing columns.
     """
     _check_explicit(available, explicit, roles, where)
     known = [FORMATS[name] for name in formats]
     candidates = [form for form in known if explicit.keys() <= form.roles.keys()]
     if not candidates:
-        spoken = "; ".join(f"{name} has {', '.join(FORMATS[name].roles)}" for name in formats)
+        described = "; ".join(f"{name} has {', '.join(FORMATS[name].roles)}" for name in formats)
         raise ConfigError(
-            f"data.columns names {' and '.join(explicit)}, which no one format has: {spoken}."
+            f"data.columns names {' and '.join(explicit)}, which no single format has: {described}."
         )
     tried: list[tuple[RowFormat, dict[str, str]]] = []
     for candidate in candidates:
-        found = candidate.find(available, explicit, where)
-        tried.append((candidate, found))
-        if candidate.lacking(found) is not None:
+        by_name = candidate.find(available, explicit, where)
+        tried.append((candidate, by_name))
+        if candidate.lacking(by_name) is not None:
             continue
-        values = first(list(found.values()))
-        by_role = {role: values.get(column) for role, column in found.items()}
+        values = first(list(by_name.values()))
+        by_role = {role: values.get(column) for role, column in by_name.items()}
         if len(formats) == 1 or candidate.fits(by_role):
-            columns = {role: found[role] for role in candidate.roles if role in found}
+            columns = {role: by_name[role] for role in candidate.roles if role in by_name}
             columns = {role: name for role, name in columns.items() if role in roles}
-            _say(candidate, columns, explicit, where)
+            _log_layout(candidate, columns, explicit, where)
             return Layout(candidate, roles, columns)
     raise _nothing_fits(tried, available, where)
 
@@ -84,15 +84,14 @@ def _check_explicit(
 def _nothing_fits(
     tried: Sequence[tuple[RowFormat, dict[str, str]]], available: Sequence[str], where: str
 ) -> DataError:
-    """What is missing of the format that most columns are there of; the plainest of several."""
-    form, found = max(reversed(tried), key=lambda pair: len(pair[1]))
-    role = form.lacking(found)
+    """An error on what is missing of the best matching format; of several, the plainest."""
+    form, columns = max(reversed(tried), key=lambda pair: len(pair[1]))
+    role = form.lacking(columns)
     if role is None:
-        named = ", ".join(f"{role} = {column!r}" for role, column in found.items())
+        named = ", ".join(f"{role} = {column!r}" for role, column in columns.items())
         return DataError(
-            f"{where}: the columns {named} are those of the format {form.name}, but the first row "
-            f"does not look like it. Name the format with data.format=..., or other columns with "
-            "data.columns.ROLE=..."
+            f"{where}: the columns {named} match the format {form.name}, but the first row does "
+            "not. Set data.format=..., or choose other columns with data.columns.ROLE=..."
         )
     others = [
         f"{other.name} ({', '.join(role for role, needed in other.roles.items() if needed)})"
@@ -107,38 +106,38 @@ def _nothing_fits(
     )
 
 
-def _say(
+def _log_layout(
     form: RowFormat, columns: Mapping[str, str], explicit: Mapping[str, str], where: str
 ) -> None:
     logger.info("data format: %s (columns %s)", form.name, ", ".join(columns.values()))
     guessed = {role: column for role, column in columns.items() if role not in explicit}
     if any(role != column for role, column in guessed.items()):
-        spoken = ", ".join(f"{role} = {column!r}" for role, column in guessed.items())
-        logger.info("columns found by name in %s: %s", where, spoken)
+        guesses = ", ".join(f"{role} = {column!r}" for role, column in guessed.items())
+        logger.info("columns chosen by name in %s: %s", where, guesses)
 
 
 def columns_of_split(layout: Layout, available: Sequence[str], where: str) -> dict[str, str]:
-    """The layout's columns in another split; what not every row must have may be there or not.
+    """The layout's columns in another split, where optional columns may be missing or added.
 
     Raises `DataError` for a column that every row must have.
     """
-    found: dict[str, str] = {}
+    present: dict[str, str] = {}
     for role, column in layout.columns.items():
         if column in available:
-            found[role] = column
+            present[role] = column
         elif layout.format.lacking({r: c for r, c in layout.columns.items() if r != role}):
             raise DataError(
                 f"{where} has no column {column!r}, which train has as {role}"
                 + describe_available(column, available)
             )
-    for role, column in layout.format.find(available, found, where).items():
+    for role, column in layout.format.find(available, present, where).items():
         if role in layout.roles and not layout.format.roles[role]:
-            found.setdefault(role, column)
-    return found
+            present.setdefault(role, column)
+    return present
 
 
 def describe_available(wanted: str, available: Sequence[str]) -> str:
-    """The end of a message on a missing column: which may be meant, and which there are."""
+    """The end of a message on a missing column: similar names and the available columns."""
     hint = did_you_mean(wanted, available, most=3, cutoff=0.5)
     shown = ", ".join(available[:12]) + (", ..." if len(available) > 12 else "")
     return f"{hint or ';'} its columns are {shown}."

@@ -1,4 +1,4 @@
-"""Labels as they were written: their types checked, text turned into numbers where it is one."""
+"""Raw labels: their types checked, text converted to numbers where it is one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftlab.errors import DataError
 if TYPE_CHECKING:
 
     class _Problems(Protocol):
-        found: dict[str, Any]
+        by_kind: dict[str, Any]
         raw: RawSplit
 
         def add(self, what: str, number: int) -> None: ...
@@ -23,10 +23,10 @@ __all__ = ["LabelKind", "LabelValues"]
 
 
 class LabelValues:
-    """The labels of a split. After `check`, `values` are strings, integers or booleans.
+    """The labels of a split.
 
-    Or lists of them (`kind` many), or numbers (`kind` number); `kind` auto becomes one, or many
-    where rows have lists.
+    After `check`, `values` are strings, integers or booleans, lists of them (`kind` many), or
+    numbers (`kind` number). A `kind` of auto becomes many where rows have lists, else one.
     """
 
     def __init__(self, raw: RawSplit, column: str, kind: LabelKind) -> None:
@@ -38,7 +38,7 @@ class LabelValues:
 
     @property
     def listed(self) -> bool:
-        """Whether a row's label is a list, which a file of text holds as JSON."""
+        """Whether a row's label is a list, which text files hold as JSON."""
         return self.kind == "many"
 
     def add(self, value: Any) -> None:
@@ -49,10 +49,12 @@ class LabelValues:
             self.values.append(self._clean(value))
 
     def _clean(self, value: Any) -> Any:
-        """Labels without the spaces around them; None where there is none."""
+        """A label without surrounding spaces; None for a missing one."""
         if isinstance(value, str):
             return value.strip() or None
-        if self.column in self.raw.class_names and value == -1:  # how ClassLabel says "unlabelled"
+        if (
+            self.column in self.raw.class_names and value == -1
+        ):  # ClassLabel's value for unlabelled rows
             return None
         return value
 
@@ -61,7 +63,7 @@ class LabelValues:
         return all(value is None for value in self.values)
 
     def check(self, numbers: array[int], problems: _Problems) -> None:
-        """Note what is wrong with labels, and settle `kind`. Raises `DataError` for mixed types."""
+        """Collect problems of labels, and decide `kind`. Raises `DataError` for mixed types."""
         if self.kind == "auto":
             lists = any(isinstance(value, list) for value in self.values)
             self.kind = "many" if lists else "one"
@@ -77,12 +79,12 @@ class LabelValues:
             if value is None:
                 problems.add(f"label column {self.column!r} is null, missing or empty", number)
                 continue
-            found = number_of(value, from_text=self.raw.all_text)
-            if found is None:
+            number_value = number_of(value, from_text=self.raw.all_text)
+            if number_value is None:
                 problems.add(
                     f"label column {self.column!r} holds {value!r:.40}, not a finite number", number
                 )
-            self.values[index] = found
+            self.values[index] = number_value
 
     def _check_lists(self, numbers: array[int], problems: _Problems) -> None:
         first: dict[type, tuple[Any, int]] = {}
@@ -123,21 +125,21 @@ class LabelValues:
             else:
                 first.setdefault(type(label), (label, number))
         self._refuse_mixed(first, problems)
-        if self.raw.all_text and not problems.found:
+        if self.raw.all_text and not problems.by_kind:
             self._read_integers(numbers)
 
     def _refuse_mixed(self, first: dict[type, tuple[Any, int]], problems: _Problems) -> None:
-        if len(first) > 1 and not problems.found:
-            spoken = ", ".join(
+        if len(first) > 1 and not problems.by_kind:
+            examples = ", ".join(
                 f"{label!r} ({type_name(label)}) at {self.raw.location(number)}"
                 for label, number in first.values()
             )
             raise DataError(
-                f"label column {self.column!r} mixes types: {spoken}. Use one type throughout."
+                f"label column {self.column!r} mixes types: {examples}. Use one type throughout."
             )
 
     def _read_integers(self, numbers: array[int]) -> None:
-        """csv knows text only: labels that are all integers are integers, fractions are refused."""
+        """Text files: convert labels that are all integers, refuse fractions."""
         labels = self.values
         if all(_is_integer(label) for label in labels):
             self.values = [int(label) for label in labels]

@@ -1,4 +1,4 @@
-"""Label names: declared beside the data, or read off the training rows, in one fixed order."""
+"""Label names: declared with the data, or read from the training rows, in a fixed order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAMED = 8
 
 
 def read_labels_file(folder: Path) -> tuple[str, ...] | None:
-    """The list of names in `labels.json`, or None where there is no such file."""
+    """The list of names in `labels.json`, or None without such a file."""
     path = folder / LABELS_FILE
     if not path.is_file():
         return None
@@ -41,18 +41,18 @@ def read_labels_file(folder: Path) -> tuple[str, ...] | None:
 
 
 Labels = list[str] | list[list[str]]
-"""Each row's label, or its labels, as names."""
+"""The label or the list of labels of each row, as names."""
 
 
 def name_labels(
     splits: Mapping[str, CheckedSplit], declared: tuple[str, ...] | None, origin: str
 ) -> tuple[tuple[str, ...], dict[str, Labels]]:
-    """Label names in their order, and each split's labels as names, in lists where rows have lists.
+    """Label names in order, and each split's labels as names, in lists where rows have lists.
 
-    Integers index the declared names; without any, they are their own names and sort as numbers,
-    true/false becomes false, true, and text sorts by code point. Raises `DataError` for labels
-    outside the declared names and for those that the training rows lack; of the tags of tokens,
-    whose rarest often are in one split alone, those of every split count.
+    Integers index the declared names. Without declared names, integers sort as numbers, booleans
+    as false, true, and text by code point. Raises `DataError` for labels outside the declared names
+    and for labels that the training rows lack. Tags of tokens count from every split, as rare ones
+    often occur in one split only.
     """
     if declared is None:
         named = {split: _named(rows, _plain_name) for split, rows in splits.items()}
@@ -93,8 +93,8 @@ def _declared_name(
     if isinstance(label, str):
         if label not in declared:
             raise DataError(
-                f"{rows.location(index)}: label {label!r} is not among the names of {origin} "
-                f"({_spoken(declared)})."
+                f"{rows.location(index)}: label {label!r} is not among the labels of {origin} "
+                f"({_listed(declared)})."
             )
         return label
     if 0 <= int(label) < len(declared):
@@ -121,8 +121,8 @@ def _refuse_unseen(
             row = next(i for i, label in enumerate(labels) if _has(label, unseen[0]))
             first = splits[split].location(row)
             raise DataError(
-                f"{split} has labels that no training row has: {_spoken(unseen)} (first at "
-                f"{first}); train has {_spoken(names)}. Add such rows to train, or leave these out."
+                f"{split} has labels that no training row has: {_listed(unseen)} (first at "
+                f"{first}); train has {_listed(names)}. Add such rows to train, or leave these out."
             )
 
 
@@ -134,24 +134,24 @@ def _warn_unseen(named: Mapping[str, Labels], names: Sequence[str]) -> None:
     seen = set(_flat(named["train"]))
     missing = [name for name in names if name not in seen]
     if missing:
-        logger.warning("no training row has the label %s", _spoken(missing))
+        logger.warning("no training row has the label %s", _listed(missing))
 
 
 def _refuse_one_each(labels: Labels, rows: CheckedSplit) -> None:
     if rows.kind == "one" and len(labels) >= 20 and len(set(_flat(labels))) == len(labels):
         raise DataError(
-            f"{rows.raw.where}: each of its {len(labels)} rows has a label of its own (such as "
+            f"{rows.raw.where}: each of its {len(labels)} rows has a different label (such as "
             f"{labels[0]!r:.60}); is data.columns.label the right column?"
         )
 
 
-def _spoken(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(f"{name!r:.40}" for name in names[:_NAMED])
     return shown + (f", ... ({len(names)} in all)" if len(names) > _NAMED else "")
 
 
 def label_histogram(rows: datasets.Dataset, label_names: tuple[str, ...]) -> dict[str, int]:
-    """Rows (of tags: tokens) of each label, in the labels' order, zeros included."""
+    """The number of rows (for tags: tokens) of each label, in order, zeros included."""
     column = "tags" if "tags" in rows.column_names else "label"
     labels = rows.select_columns(column)[:][column]
     counts = Counter(

@@ -1,4 +1,4 @@
-"""Check every value of the columns in use, and gather them as Arrow columns."""
+"""Checks every value of the columns in use, and gathers them as Arrow columns."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ _NAMED_ROWS = 3
 
 @dataclass(slots=True)
 class CheckedSplit:
-    """A split whose values are whole: Arrow columns, and labels still as they were written.
+    """A split of valid values: Arrow columns, and raw labels.
 
-    `labels` is None without them; `kind` says what they are: one a row, a list, or a number;
-    `tags` that the list has one for each token.
+    `labels` is None without labels; `kind` is theirs; `tags`: each is a list with one per token.
     """
 
     raw: RawSplit
@@ -43,26 +42,26 @@ class CheckedSplit:
 
 @dataclass(slots=True)
 class Problems:
-    """What is wrong, and in which rows: the first few by name, the others by count."""
+    """Kinds of problems with their rows: the first few by name, the others by count."""
 
     raw: RawSplit
-    found: dict[str, tuple[list[str], int]] = field(default_factory=dict)
+    by_kind: dict[str, tuple[list[str], int]] = field(default_factory=dict)
 
     def add(self, what: str, number: int) -> None:
-        places, count = self.found.get(what, ([], 0))
+        places, count = self.by_kind.get(what, ([], 0))
         if count < _NAMED_ROWS:
             places.append(self.raw.location(number))
-        self.found[what] = (places, count + 1)
+        self.by_kind[what] = (places, count + 1)
 
     def raise_any(self) -> None:
-        if not self.found:
+        if not self.by_kind:
             return
         lines = []
-        for what, (places, count) in list(self.found.items())[:_MOST_KINDS]:
+        for what, (places, count) in list(self.by_kind.items())[:_MOST_KINDS]:
             more = f" and {count - len(places)} more" if count > len(places) else ""
             lines.append(f"{', '.join(places)}{more}: {what}")
-        if len(self.found) > _MOST_KINDS:
-            lines.append(f"... and {len(self.found) - _MOST_KINDS} other problems.")
+        if len(self.by_kind) > _MOST_KINDS:
+            lines.append(f"... and {len(self.by_kind) - _MOST_KINDS} other problems.")
         raise DataError("\n".join(lines))
 
 
@@ -77,13 +76,12 @@ def check_rows(
     label_kind: LabelKind = "one",
     may_lack_labels: bool = False,
 ) -> CheckedSplit | None:
-    """Read a split once. None: no row has a label, and `may_lack_labels` allows that.
+    """Read a split once. None where no row has a label and `may_lack_labels` allows that.
 
-    Raises `DataError` that names every kind of problem with its first rows: null and empty values,
-    numbers and nested values where text belongs, what the format finds wrong, labels of several
+    Raises one `DataError` that lists every kind of problem with its first rows: null and empty
+    values, numbers and nested values instead of text, violations of the format, labels of several
     types or with fractions.
     """
-
     form, problems = layout.format, Problems(raw)
     role = form.labels if form.labels in columns else None
     kinds = dict(form.gives)
@@ -104,7 +102,7 @@ def check_rows(
             if not cells.problems:
                 for name, value in row.items():
                     gathered.setdefault(name, []).append(value)
-        if not problems.found:
+        if not problems.by_kind:
             _add(gathered_columns, gathered, kinds, len(batch), raw)
     if labels is not None:
         if may_lack_labels and labels.all_missing():
@@ -135,7 +133,7 @@ def _add(
 
     for name, values in gathered.items():
         if len(values) != count:
-            raise DataError(f"{raw.where}: some rows have {name}, and others have not.")
+            raise DataError(f"{raw.where}: some rows have {name}, and others do not.")
     columns.add({n: pa.array(values, arrow_type(kinds[n])) for n, values in gathered.items()})
 
 

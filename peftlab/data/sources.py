@@ -1,4 +1,4 @@
-"""From a source to checked splits: find them, choose columns, check every value, split, sample."""
+"""From a source to checked splits: find files, choose columns, check values, split, sample."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ DEFAULT_VALIDATION_FRACTION = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Rows ready for a task: one column for each thing the format gives (see `data.formats`).
+    """Rows ready for a task, with the columns that the format gives (see `data.formats`).
 
-    The labels' column (`label`, or `tags`) holds names, lists of names, or numbers: `label_kind`
-    says which. `columns` maps the format's roles to the data's columns, `names` says where each
-    split came from, for messages; `label_names` is None where nothing has a name.
+    The labels' column (`label`, or `tags`) holds names, lists of names, or numbers, according to
+    `label_kind`. `columns` maps the format's roles to the data's columns; `names` are the origins
+    of the splits, for messages; `label_names` is None without named labels.
     """
 
     train: datasets.Dataset
@@ -61,16 +61,16 @@ class Splits:
         return self.validation if self.test is None else self.test
 
     def get(self, split: str) -> datasets.Dataset:
-        """The split called `train`, `validation` or `test`. Raises `DataError` where it is none."""
+        """The split `train`, `validation` or `test`. Raises `DataError` where it is missing."""
         rows = {"train": self.train, "validation": self.validation, "test": self.test}
         if split not in rows:
-            raise DataError(f"there is no split {split!r}; splits are train, validation, test.")
-        found = rows[split]
-        if found is None:
+            raise DataError(f"unknown split {split!r}; the splits are train, validation and test.")
+        chosen = rows[split]
+        if chosen is None:
             raise DataError(
                 f"{self.origin} has no {split} split; name one with data.splits.{split}=..."
             )
-        return found
+        return chosen
 
 
 def load_splits(
@@ -91,17 +91,17 @@ def load_splits(
 ) -> Splits:
     """Load and check a local file, a folder of split files, or a hub data set.
 
-    `formats` are those that the rows may have, tried in this order; `roles` the column roles that
-    the task reads of them; `label_kind` what a row's label is. `validation` is a split's
-    name, a fraction of train (0: none), or "auto": the split if there, else a tenth of train.
-    Of `streaming`, rows are read one by one and kept in files; the samples are the first rows, and
-    what comes after them is never read.
-    Raises `DataError` naming file, row or column, `ConfigError` for settings that contradict.
+    `formats` are tried in this order; `roles` are the column roles that the task reads;
+    `label_kind` is the kind of a row's label. `validation` is a split's name, a fraction of train
+    (0: none), or "auto": the split if it exists, else a tenth of train.
+    With `streaming`, rows are read one by one and stored in files; samples are the first rows, and
+    later rows are never read.
+    Raises `DataError` naming file, row or column, `ConfigError` for contradictory settings.
     """
     if isinstance(validation, int | float) and not 0 <= validation < 1:
         raise ConfigError(
-            f"data.splits.validation={validation} is no fraction of train; give a number between "
-            "0 and 1, or a split's name."
+            f"data.splits.validation={validation} is not a fraction of train; give a number "
+            "between 0 and 1, or a split's name."
         )
     raw, declared, label_origin = _open(source, subset, streaming=streaming)
     chosen = _choose(raw, source, train, validation, test)
@@ -109,7 +109,7 @@ def load_splits(
     limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
     fraction = DEFAULT_VALIDATION_FRACTION if isinstance(validation, str) else validation
     if streaming:
-        # What validation takes of train comes on top of what training wants.
+        # The validation share of train comes on top of the training rows.
         taken = 0.0 if "validation" in opened else fraction
         wanted = None if max_train_samples is None else ceil(max_train_samples / (1 - taken))
         first_rows = limits | {"train": wanted}
@@ -135,7 +135,7 @@ def load_splits(
         else:
             checked[split] = rows
     if checked["train"].count < 2:
-        raise DataError(f"{opened['train'].where} has one row; training needs two at least.")
+        raise DataError(f"{opened['train'].where} has one row; training needs at least two.")
     label_names, labels = None, dict[str, Any]()
     kind = _one_kind(checked)
     if kind == "number":
@@ -183,18 +183,18 @@ def _first_row(part: RawSplit, columns: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _one_kind(checked: Mapping[str, CheckedSplit]) -> LabelKind:
-    """What labels are in every split. Raises `DataError` where one has lists and another not."""
+    """The common kind of labels. Raises `DataError` where only some splits have lists."""
     kinds = {rows.kind for rows in checked.values()}
     if len(kinds) > 1:
-        spoken = ", ".join(f"{rows.raw.where}: {rows.kind}" for rows in checked.values())
-        raise DataError(f"labels are lists in one split and not in another ({spoken}).")
+        described = ", ".join(f"{rows.raw.where}: {rows.kind}" for rows in checked.values())
+        raise DataError(f"labels are lists in one split and not in another ({described}).")
     return kinds.pop()
 
 
 def _open(
     source: str, subset: str | None, *, streaming: bool
 ) -> tuple[Mapping[str, Opener], tuple[str, ...] | None, str]:
-    """Every split unopened, label names declared beside the data, and where those stand."""
+    """Every split unopened, declared label names, and their origin."""
     if not is_local(source):
         loaded = load_hub_splits(source, subset, streaming=streaming)
         return {name: Opener(name, (), part) for name, part in loaded.items()}, None, ""
@@ -211,7 +211,7 @@ def _open(
 
 @dataclass(frozen=True, slots=True)
 class Opener:
-    """Opens a split when it is chosen, so that files nobody asked for cannot fail."""
+    """Opens a split when it is chosen, so that unused files cannot fail."""
 
     split: str
     paths: tuple[Path, ...]
@@ -227,22 +227,22 @@ class Opener:
 def _choose(
     raw: Mapping[str, Opener], source: str, train: str, validation: str | float, test: str | None
 ) -> dict[str, str]:
-    """Role of a split (train, validation, test) to its name in the source."""
+    """The names in the source of train, validation and test."""
     chosen = {"train": pick_split(raw, train, source, "data.splits.train")}
     for split, wanted in (("validation", validation), ("test", test)):
         if wanted is None or not isinstance(wanted, str):
             continue
         if wanted == "auto":
-            found = find_usual(raw, split, source)
-            if found is not None and found not in chosen.values():
-                chosen[split] = found
+            usual = find_usual(raw, split, source)
+            if usual is not None and usual not in chosen.values():
+                chosen[split] = usual
             continue
         name = pick_split(raw, wanted, source, f"data.splits.{split}")
         if name in chosen.values():
             other = next(key for key, value in chosen.items() if value == name)
             raise ConfigError(
-                f"data.splits.{split} and data.splits.{other} are both {name!r}: what is measured "
-                "must not be what was chosen by."
+                f"data.splits.{split} and data.splits.{other} are both {name!r}; name a "
+                "different split for each."
             )
         chosen[split] = name
     return chosen
@@ -274,7 +274,7 @@ def _build(
         return whole
     if on_disk:
         return whole.select(kept)
-    # Rows of their own: reading through a list of numbers is several times slower.
+    # Copied rows: reading through indices is several times slower.
     return datasets.Dataset.from_dict({n: c.take(kept) for n, c in columns.items()})
 
 
@@ -282,6 +282,6 @@ def _check_train(rows: datasets.Dataset, where: str) -> None:
     present = set(rows.select_columns("label")[:]["label"])
     if len(present) < 2:
         raise DataError(
-            f"{where}: every training row has the one label {next(iter(present))!r}; a classifier "
-            "needs two at least."
+            f"{where}: every training row has the label {next(iter(present))!r}; a classifier "
+            "needs at least two."
         )

@@ -15,8 +15,8 @@ def split_fraction(
 ) -> tuple[Indices, Indices]:
     """Indices of train and of validation, each ascending and with at least one row of `count` >= 2.
 
-    With labels, each label gives its share as nearly as whole rows allow, and its last row stays in
-    train for as long as another label can give one.
+    With labels, the draw is stratified as nearly as whole rows allow, and a label's last row stays
+    in train while another label can give one.
     """
     wanted = min(max(1, round(fraction * count)), count - 1)
     order = np.random.default_rng([seed, 0]).permutation(count)
@@ -51,7 +51,7 @@ def _stratified(order: Indices, codes: NDArray[np.intp], wanted: int) -> Indices
 
 
 def sample(count: int, limit: int | None, seed: int, stream: int) -> Indices | None:
-    """Ascending indices of `limit` rows drawn from `count`; None where all of them stay."""
+    """Ascending indices of `limit` rows drawn from `count`; None to keep all."""
     if limit is None or limit >= count:
         return None
     drawn = np.random.default_rng([seed, stream]).permutation(count)[:limit]

@@ -1,6 +1,6 @@
-"""What a trained part changes in its base: which tensors, and how each comes about.
+"""What a trained part changes in its base: which tensors, and how.
 
-Read from the names and headers alone. Every tensor of the trained part belongs to one change.
+Read from names and headers alone. Every tensor of the trained part belongs to one change.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from peftlab.export.scratch import Scratch
 
 PREFIX = "base_model.model."
 _SUMMED = 512 * 1024
-"""Entries that are summed at a time: in fp32 they fit the caches."""
+"""Elements summed at a time: in fp32 they fit the caches."""
 
 _PART = re.compile(
     r"^(?P<module>.+?)\.(?P<part>lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)"
@@ -31,22 +31,22 @@ _PART = re.compile(
 )
 _REFUSED: Mapping[str, str] = {
     "layer_replication": "the base's layers are repeated (layer_replication)",
-    "alora_invocation_tokens": "it acts after certain tokens only (aLoRA)",
+    "alora_invocation_tokens": "it is active after certain tokens only (aLoRA)",
     "arrow_config": "it mixes several adapters by their input (Arrow)",
     "target_parameters": "it adapts parameters, not layers (target_parameters)",
     "megatron_config": "its layers are Megatron's",
-    "loftq_config": "it was trained on a base that LoftQ changed",
+    "loftq_config": "it was trained on a base that LoftQ modified",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is added to or put in place of a base's tensors, by the base model's names.
+    """Additions to and replacements of a base's tensors, by the base model's names.
 
     `adapted`: modules with an adapter, each with its tensors by their names below the module;
-    `replaced`: parameters that are there whole; `bases`: what adapted parameters were adapted from,
-    where that was saved too (a resized table); `rows`: single rows of a parameter, by their
-    indices; `peft`: PEFT's configuration where there is one.
+    `replaced`: whole parameters; `bases`: the base of adapted parameters, where it was saved too (a
+    resized table); `rows`: single rows of a parameter, by their indices; `peft`: PEFT's
+    configuration, if any.
     """
 
     source: Path
@@ -72,7 +72,9 @@ def adapter_changes(folder: Path, weights: Path) -> Changes:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckFailed(f"{folder}/adapter_config.json cannot be used: {error}.") from None
     if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
-        raise CheckFailed(f"{folder} is an adapter of kind {config.peft_type}; LORA is merged.")
+        raise CheckFailed(
+            f"{folder} is an adapter of type {config.peft_type}; only LORA can be merged."
+        )
     for key, why in _REFUSED.items():
         if getattr(config, key, None):
             raise CheckFailed(f"{folder} cannot be merged into its base: {why}.")
@@ -91,7 +93,7 @@ def adapter_changes(folder: Path, weights: Path) -> Changes:
     rows: dict[str, tuple[tuple[int, ...], Stored]] = {}
     for key, tensor in stored_tensors(weights).items():
         if not key.startswith(PREFIX):
-            raise CheckFailed(f"{weights} holds {key}, which is no name that PEFT gives.")
+            raise CheckFailed(f"{weights} holds {key}, which is not a name of PEFT's.")
         name = key.removeprefix(PREFIX)
         match = _PART.match(name)
         part = "" if match is None else match["part"]
@@ -106,7 +108,7 @@ def adapter_changes(folder: Path, weights: Path) -> Changes:
             rows[f"{match['module']}.weight"] = (_indices(config, match["module"]), tensor)
         else:
             adapted[match["module"]][part + (match["rest"] or "")] = tensor
-    # A table that was not itself adapted is there whole, and so is a bias that trained.
+    # A table that was not itself adapted, or a bias that trained, was saved as a whole.
     for name in [n for n in bases if _stands_alone(n, adapted)]:
         replaced[name] = bases.pop(name)
     if not (adapted or replaced or rows):
@@ -123,13 +125,15 @@ def _stands_alone(name: str, adapted: Mapping[str, Mapping[str, Stored]]) -> boo
 
 def _indices(config: Any, module: str) -> tuple[int, ...]:
     """Which rows of a table were trained, one by one."""
-    said = config.trainable_token_indices
-    if isinstance(said, dict):
-        names = [n for n in said if module == n or module.endswith(f".{n}")]
-        said = said[names[0]] if names else None
-    if not said:
-        raise CheckFailed(f"the adapter's configuration does not say which rows of {module} train.")
-    return tuple(int(index) for index in said)
+    indices = config.trainable_token_indices
+    if isinstance(indices, dict):
+        names = [n for n in indices if module == n or module.endswith(f".{n}")]
+        indices = indices[names[0]] if names else None
+    if not indices:
+        raise CheckFailed(
+            f"the adapter's configuration does not name the trained rows of {module}."
+        )
+    return tuple(int(index) for index in indices)
 
 
 def refuse_lost_bias(changes: Changes, model: torch.nn.Module) -> None:
@@ -143,26 +147,26 @@ def refuse_lost_bias(changes: Changes, model: torch.nn.Module) -> None:
 
 
 def whole_changes(folder: Path, weights: Path) -> Changes:
-    """The changes of a part that was trained whole, whose names are the model's parameters."""
+    """The changes of a part of whole parameters, by the model's own names."""
     return Changes(folder, replaced=stored_tensors(weights))
 
 
 def adapted_module(
     module: str, base: Mapping[str, torch.Tensor], kind: torch.nn.Module, changes: Changes
 ) -> Any:
-    """A PEFT model of one module, under its own name, with the adapter that was trained for it.
+    """A PEFT model of one module, under its own name, with its trained adapter.
 
     `base` has the module's parameters by their names in it; `kind` is the module on meta. Raises
-    `CheckFailed` naming adapter tensors that PEFT's layer does not take.
+    `CheckFailed` naming adapter tensors that PEFT's layer does not accept.
     """
     from peft import set_peft_model_state_dict
 
     peft_model = _adapted(_nested(module, kind, base), module, changes.peft)
     tensors = {f"{PREFIX}{module}.{n}": t.read() for n, t in changes.adapted[module].items()}
-    told: Any = set_peft_model_state_dict(peft_model, tensors)
-    lacking = [k for k in told.missing_keys if "lora_" in k]
-    if told.unexpected_keys or lacking:
-        wrong = (list(told.unexpected_keys) + lacking)[0]
+    loaded: Any = set_peft_model_state_dict(peft_model, tensors)
+    lacking = [k for k in loaded.missing_keys if "lora_" in k]
+    if loaded.unexpected_keys or lacking:
+        wrong = (list(loaded.unexpected_keys) + lacking)[0]
         raise CheckFailed(
             f"{changes.source} does not fit {module}: PEFT's layer and the file differ in {wrong}."
         )
@@ -176,24 +180,24 @@ def merged_module(
     changes: Changes,
     scratch: Scratch,
 ) -> dict[str, torch.Tensor]:
-    """The parameters of an adapted module with its adapter merged in, to the bit as PEFT's layer.
+    """The parameters of an adapted module with its adapter merged, bit for bit as PEFT's layer.
 
-    As `adapted_module`; `base` is written into, and `scratch` has the sums.
+    As `adapted_module`; `base` is overwritten, and `scratch` holds the sums.
     """
     peft_model = adapted_module(module, base, kind, changes)
     layer: Any = peft_model.base_model.model.get_submodule(module)
     ordinary = type(layer) is lora.Linear
     if ordinary and not layer.lora_variant and not any(layer.lora_bias.values()):
-        # Not `base`: some ways to begin an adapter, such as PiSSA's, take it out of the weight.
+        # Not `base`: some initialisations, such as PiSSA's, subtract the adapter from the weight.
         weight = layer.get_base_layer().weight.detach()
         return {**base, "weight": _plainly_merged(layer, weight, scratch)}
     bare: Any = peft_model.merge_and_unload()
-    found = bare.get_submodule(module)
-    return {name: p.detach() for name, p in found.named_parameters()}
+    merged = bare.get_submodule(module)
+    return {name: p.detach() for name, p in merged.named_parameters()}
 
 
 def _plainly_merged(layer: Any, weight: torch.Tensor, scratch: Scratch) -> torch.Tensor:
-    """`W + s B A` in fp32, rounded once, in place: PEFT's own sums, several times faster."""
+    """`W + s B A` in fp32, rounded once, in place: as PEFT sums, several times faster."""
     (name,) = layer.active_adapters
     a, b = (part[name].weight.detach().float() for part in (layer.lora_A, layer.lora_B))
     shape = (b.shape[0], a.shape[1])
@@ -212,10 +216,10 @@ def _plainly_merged(layer: Any, weight: torch.Tensor, scratch: Scratch) -> torch
 def _nested(
     module: str, kind: torch.nn.Module, base: Mapping[str, torch.Tensor]
 ) -> torch.nn.Module:
-    """A model of that one module, under its own name, by which ranks and factors are chosen."""
+    """A model of that one module, under its own name, which determines rank and scaling."""
     layer = copy.deepcopy(kind)
     for name in layer._parameters:
-        # What is not given, a bias that stays as it is, is left out: it takes no part.
+        # A parameter that is not given, such as an unchanged bias, is left out.
         tensor = base.get(name)
         layer._parameters[name] = (
             None if tensor is None else torch.nn.Parameter(tensor, requires_grad=False)
@@ -239,7 +243,7 @@ def _adapted(holder: torch.nn.Module, module: str, config: Any) -> Any:
     one.modules_to_save, one.task_type = None, None
     one.trainable_token_indices = None
     if one.init_lora_weights not in ("pissa", "olora"):
-        one.init_lora_weights = False  # what would be drawn or decomposed is overwritten
+        one.init_lora_weights = False  # the initial values are overwritten
     one.eva_config = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What stands beside a merged model's weights: configuration, tokenizer, model card."""
+"""The files beside a merged model's weights: configuration, tokenizer, model card."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _TOKENIZER = (
 
 def describe(source: Source, built: Skeleton, plan: Outline, folder: Path) -> None:
     """Configuration, generation settings, tokenizer and model card."""
-    there = built.folder
-    config = read_json(there / "config.json")
+    base = built.folder
+    config = read_json(base / "config.json")
     head = {k: v for k, v in source.config.items() if k != "num_labels"}
     made = built.config.to_dict()
     for key in ("id2label", "label2id", "num_labels", "problem_type"):
@@ -50,8 +50,8 @@ def describe(source: Source, built: Skeleton, plan: Outline, folder: Path) -> No
         done = set(source.quantised(built.model)) if source.quantised else set()
         config["quantization_config"] = eight_bit_config(n for n in kept if n not in done).to_dict()
     write_json(folder / "config.json", config)
-    _generation(there, folder, source.stops, config.get("eos_token_id"))
-    origin = source.tokenizer or there
+    _generation(base, folder, source.stops, config.get("eos_token_id"))
+    origin = source.tokenizer or base
     for pattern in _TOKENIZER:
         for file in sorted(origin.glob(pattern)):
             if file.is_file() and not (folder / file.name).exists():
@@ -59,16 +59,16 @@ def describe(source: Source, built: Skeleton, plan: Outline, folder: Path) -> No
     (folder / "README.md").write_text(_card(source, plan), encoding="utf-8")
 
 
-def _generation(there: Path, folder: Path, stops: Sequence[int], end: Any) -> None:
-    """The base's settings, which other tools generate by; with the stops that were learnt."""
+def _generation(base: Path, folder: Path, stops: Sequence[int], end: Any) -> None:
+    """The base's generation settings, with the stop tokens that were learnt."""
     name = "generation_config.json"
     if not stops:
-        if (there / name).is_file():
-            shutil.copyfile(there / name, folder / name)
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)
         return
     settings: dict[str, Any] = {}
-    if (there / name).is_file():
-        settings = read_json(there / name)
+    if (base / name).is_file():
+        settings = read_json(base / name)
     known = settings.get("eos_token_id", end)
     ids = known if isinstance(known, list) else [] if known is None else [known]
     settings["eos_token_id"] = list(dict.fromkeys([*ids, *stops]))
@@ -78,12 +78,12 @@ def _generation(there: Path, folder: Path, stops: Sequence[int], end: Any) -> No
 def _card(source: Source, plan: Outline) -> str:
     base = source.base if not Path(source.base).is_absolute() else Path(source.base).name
     kinds = Counter(output.kind for output in plan.outputs)
-    said = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     facts = "\n".join(f"- {key}: {value}" for key, value in source.provenance.items())
     hub = "" if Path(base).exists() or "/" not in base else f"base_model: {base}\n"
     return (
         f"---\n{hub}library_name: transformers\n---\n\n# {base}, fine-tuned\n\n"
-        f"A merged model, written by peftlab: {said} of {len(plan.outputs)} tensors. It loads with "
-        "Transformers alone; `merge_report.json` says how it was checked.\n\n"
+        f"A merged model, written by peftlab: {counts} of {len(plan.outputs)} tensors. It loads "
+        "with Transformers alone; `merge_report.json` records how it was verified.\n\n"
         f"- base: {base}\n{facts}\n"
     )

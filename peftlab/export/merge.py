@@ -47,21 +47,21 @@ def merge(
 ) -> MergeReport:
     """Merge a PEFT LoRA adapter into its base and write the model to the folder `out`.
 
-    The base's files are read tensor by tensor: adapted ones get the adapter, to the bit as PEFT
+    The base's files are read tensor by tensor: adapted ones get the adapter, bit for bit as PEFT
     merges it, all others are copied byte for byte.
 
     Args:
-        adapter: the adapter's folder, or that of the run that holds it.
-        out: a folder that is new or empty. It appears whole, or not at all.
-        base: the base's folder or hub id, where not the one that the adapter names.
-        dtype: of all floating tensors; None keeps each in the base's.
-        max_shard_size: bytes of a file, at most, unless one tensor is larger.
+        adapter: the adapter's folder, or that of a run with an adapter.
+        out: a folder that is new or empty. It appears complete, or not at all.
+        base: the base's folder or hub id, by default the one that the adapter names.
+        dtype: of all floating tensors; None keeps the base's.
+        max_shard_size: the most bytes per file, unless one tensor is larger.
         verify: also compare merged logits with the adapter's, in fp32, module by module.
 
     Raises:
-        ConfigError: `out` is taken.
+        ConfigError: `out` is in use.
         CheckFailed: the adapter, or the base, cannot be merged, or they do not belong together.
-        VerificationError: what was written is not what it should be; nothing is left then.
+        VerificationError: the written model is wrong; nothing is left then.
     """
     return merge_source(
         adapter_source(adapter, base), Path(out), dtype=dtype, max_shard_size=max_shard_size,
@@ -70,7 +70,7 @@ def merge(
 
 
 def adapter_source(adapter: str | Path, base: str | None = None) -> Source:
-    """What a PEFT adapter is. Raises `CheckFailed` where it cannot be merged or names no base."""
+    """A PEFT adapter as a source. Raises `CheckFailed` where it cannot be merged or has no base."""
     folder = adapter_folder(adapter)
     changes = adapter_changes(folder, folder / WEIGHTS)
     named = base or changes.peft.base_model_name_or_path
@@ -105,7 +105,7 @@ def merge_source(
             copied, consumed, files = _write(plan, built, source, folder, max_shard_size)
             if consumed != source.changes.tensors:
                 raise VerificationError(
-                    f"{source.changes.tensors} tensors were trained and {consumed} of them used."
+                    f"{source.changes.tensors} tensors were trained, but {consumed} were merged."
                 )
             merged = check_files(files, plan.outputs, copied)
         seconds = {"merge": time.perf_counter() - started}
@@ -131,12 +131,12 @@ def laid_out(
         source.base, revision=source.revision, trust_remote_code=trust_remote_code
     )
     if not checkpoint.files:
-        raise CheckFailed(f"{source.base} is not on this machine; fetch it, or name its folder.")
+        raise CheckFailed(f"{source.base} is not on this machine; download it, or name its folder.")
     base = stored_in(checkpoint.files)
     if checkpoint.in_8bit and source.quantised is None:
         raise CheckFailed(
-            f"{source.base} rests in 8 bits; name the 16-bit checkpoint that it was made from with "
-            "--base, or merge into what the codes stand for with --merge-base dequant."
+            f"{source.base} is stored in 8 bits; name the 16-bit checkpoint it was quantised from "
+            "with --base, or merge into the dequantised codes with --merge-base dequant."
         )
     built = _built(source, checkpoint, base, trust_remote_code)
     refuse_lost_bias(source.changes, built.model)
@@ -212,14 +212,15 @@ def _shards(outputs: Sequence[Output], limit: int) -> list[list[Output]]:
 def _compared(
     built: Skeleton, source: Source, plan: Outline, merged: Mapping[str, Stored]
 ) -> dict[str, Any]:
-    found = logit_error(built, source.changes, plan.outputs, merged, replay=source.replay)
-    if not found["finite"] or not found["error"] <= found["tolerance"]:
+    comparison = logit_error(built, source.changes, plan.outputs, merged, replay=source.replay)
+    error, tolerance = comparison["error"], comparison["tolerance"]
+    if not comparison["finite"] or not error <= tolerance:
         raise VerificationError(
-            f"The merged model's logits differ from the adapter's by {found['error']:.2g}, and "
-            f"{found['tolerance']:g} is what rounding explains; nothing was written. Try "
-            "--dtype float32; --no-verify writes it all the same."
+            f"The merged model's logits differ from the adapter's by {error:.2g}, but "
+            f"rounding explains up to {tolerance:g}; nothing was written. Try "
+            "--dtype float32; --no-verify writes it nevertheless."
         )
-    return found
+    return comparison
 
 
 def _settings(changes: Changes) -> str:

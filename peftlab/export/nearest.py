@@ -1,4 +1,4 @@
-"""Over which form of an 8-bit base a merged model is nearest to the model as it was trained."""
+"""The form of an 8-bit base over which a merged model is nearest to the trained one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peftlab.export.streamed import logits
 from peftlab.export.verify import as_merged
 
 _EQUAL = 1.02
-"""A divergence this much larger than the least is no other: the base at hand first."""
+"""Divergences within this factor of the least count as equal: the first form is chosen."""
 
 TRAINED = "trained"
 """The model as it was trained, among the rows of a table."""
@@ -37,7 +37,7 @@ class Table:
 
     @property
     def best(self) -> str:
-        """The first whose divergence is the least, or hardly more."""
+        """The first form whose divergence is the least, within `_EQUAL`."""
         least = min(self.divergence.values())
         return next(name for name, kl in self.divergence.items() if kl <= least * _EQUAL)
 
@@ -55,7 +55,7 @@ class Table:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What the report keeps of it."""
+        """The table in JSON values, for the report."""
         return {
             "chosen": self.best,
             "metric": self.metric,
@@ -70,9 +70,9 @@ class Table:
         return f"{self.metric} {self.scores[name]:.4g}"
 
     def provenance(self) -> dict[str, object]:
-        """What a model card says of the choice."""
-        told = ", ".join(f"{name} {kl:.3g}" for name, kl in self.divergence.items())
-        return {"merged into": f"the {self.best} base (KL to the trained model: {told})"}
+        """The choice, for the model card."""
+        divergences = ", ".join(f"{name} {kl:.3g}" for name, kl in self.divergence.items())
+        return {"merged into": f"the {self.best} base (KL to the trained model: {divergences})"}
 
 
 @torch.no_grad()
@@ -89,17 +89,17 @@ def table_of(
     `measure` is a model's `metric` on these rows, of which the trained one's is `score`.
     """
     written = inputs.get("decoder_input_ids")
-    # A decoder's outputs are not of the places that the mask is of.
+    # A decoder's outputs are not at the positions of the attention mask.
     mask = inputs["attention_mask"] if written is None else torch.ones_like(written)
     kept = mask.bool()
     divergence, agree, scores = {}, {}, {TRAINED: score}
     for name, source in candidates.items():
         built, plan = laid_out(source)
         with as_merged(built, source.changes, plan.outputs) as model:
-            found = logits(model, inputs)
+            outputs = logits(model, inputs)
             scores[name] = measure(model)
-        p, q = _rows(trained, kept), _rows(found, kept)
-        # Of equal models, rounding may make it hardly negative.
+        p, q = _rows(trained, kept), _rows(outputs, kept)
+        # For equal models, rounding may make it slightly negative.
         kl = float(F.kl_div(q, p, log_target=True, reduction="batchmean"))
         divergence[name] = max(0.0, kl)
         agree[name] = float((p.argmax(-1) == q.argmax(-1)).float().mean())
@@ -107,6 +107,6 @@ def table_of(
 
 
 def _rows(outputs: Tensor, kept: Tensor) -> Tensor:
-    """Log-probabilities [rows, classes] of every output that is not padding's."""
+    """Log-probabilities [rows, classes] of all outputs except padding."""
     rows = outputs[kept] if outputs.dim() == 3 and outputs.shape[:2] == kept.shape else outputs
     return F.log_softmax(rows.reshape(-1, rows.shape[-1]), dim=-1)

@@ -1,4 +1,4 @@
-"""Every tensor of a merged model before one is made: its name, dtype and shape, and where from."""
+"""Every tensor of a merged model before it is computed: name, dtype, shape and source."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ _FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
 class Output:
     """One tensor to be written.
 
-    `parameter` is its name in the model, empty for what no single parameter is; `base` the tensor
-    it comes from, `whole` the one that takes its place; `module` is adapted where it is merged;
-    `rows` are put into it, by their indices.
-    `quantised`: what was in 8 bits while it was trained, and is rounded to that first, `through`
-    another dtype if need be; `scales`
-    are those of a base that is codes already; `in_8bit`: it is written as codes. `transposed`:
-    its rows in 8 bits are the columns here (GPT-2's Conv1D).
+    `parameter` is its name in the model, empty where no single parameter corresponds; `base` the
+    tensor it comes from, `whole` the one that replaces it; `module` is the adapted module of a
+    merged one; `rows` replace single rows, by their indices. `quantised`: in 8 bits during
+    training, and therefore quantised first, after rounding to `through` if given; `scales` belong
+    to a base that is stored as codes; `in_8bit`: written as codes. `transposed`: the rows of its
+    8-bit form are columns here (GPT-2's Conv1D).
     """
 
     spec: Spec
@@ -51,10 +50,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """All tensors in the order they are written, and what a reader should know of them.
+    """All tensors in the order they are written, and how they differ from the base's.
 
-    `untied`: a tied pair is two tensors now; `dropped` are keys of the base that this model has no
-    use for; `added` are names that the base has not.
+    `untied`: a tied pair is two tensors now; `dropped` are keys of the base that this model does
+    not use; `added` are names that the base lacks.
     """
 
     outputs: tuple[Output, ...]
@@ -76,9 +75,10 @@ def outline(
 ) -> Outline:
     """Lay out the merged model. Raises `CheckFailed` naming what does not fit together.
 
-    `dtype` is that of all floating tensors, None for each its own, and `at_rest` for what the base
-    has in 8 bits; `quantised` names the linear layers that were in 8 bits while training, made from
-    weights that went `through` this dtype, and `requantise` writes them so again.
+    `dtype` is that of all floating tensors, None to keep each its own, and `at_rest` that of
+    tensors that the base has in 8 bits; `quantised` names the linear layers that were in 8 bits
+    during training, quantised from weights rounded to `through`, and `requantise` writes them in
+    8 bits again.
     """
     here = built.model.state_dict()
     tied = tied_names(built.model)
@@ -114,13 +114,13 @@ def outline(
 
 def _changed(built: Skeleton, changes: Changes) -> dict[str, str]:
     """The adapted module of each parameter that an adapter changes."""
-    found: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for module, parts in changes.adapted.items():
         try:
             layer = built.model.get_submodule(module)
         except AttributeError:
             raise CheckFailed(
-                f"{changes.source} adapts {module}, which {type(built.model).__name__} has not; "
+                f"{changes.source} adapts {module}, which is not in {type(built.model).__name__}; "
                 "the base is another model."
             ) from None
         biased = any(part.endswith(".bias") for part in parts)
@@ -130,18 +130,18 @@ def _changed(built: Skeleton, changes: Changes) -> dict[str, str]:
             full = f"{module}.{name}"
             if full in built.converted:
                 raise CheckFailed(
-                    f"{changes.source} adapts {module}, which Transformers makes out of "
-                    f"{len(built.converted[full])} tensors of the checkpoint; that is not merged."
+                    f"{changes.source} adapts {module}, which Transformers builds from "
+                    f"{len(built.converted[full])} tensors of the checkpoint; not mergeable."
                 )
-            found[full] = module
+            modules[full] = module
     state = built.model.state_dict()
     for name in changes.rows:
         if name not in state:
-            raise CheckFailed(f"{changes.source} trains rows of {name}, which the base has not.")
+            raise CheckFailed(f"{changes.source} trains rows of {name}, which is not in the base.")
     for name, whole in {**changes.replaced, **changes.bases}.items():
         if name not in state:
             raise CheckFailed(
-                f"{changes.source} holds {name}, which {type(built.model).__name__} has not; the "
+                f"{changes.source} holds {name}, which is not in {type(built.model).__name__}; the "
                 "base or its head is another."
             )
         if tuple(state[name].shape) != whole.shape:
@@ -149,7 +149,7 @@ def _changed(built: Skeleton, changes: Changes) -> dict[str, str]:
                 f"{changes.source} holds {name} as {whole.shape}, and the base has it as "
                 f"{tuple(state[name].shape)}; the base is another model."
             )
-    return found
+    return modules
 
 
 def _source(name: str, built: Skeleton, tied: Mapping[str, tuple[str, ...]]) -> str | None:
@@ -162,7 +162,7 @@ def _source(name: str, built: Skeleton, tied: Mapping[str, tuple[str, ...]]) -> 
 def _untied(
     changes: Changes, changed: Mapping[str, str], tied: Mapping[str, tuple[str, ...]]
 ) -> bool:
-    """Whether one of a tied pair becomes another tensor than the other."""
+    """Whether the tensors of a tied pair differ after merging."""
     for name, names in tied.items():
         if name in changed:
             return True
@@ -177,7 +177,7 @@ def _untied(
 
 
 def _saved_as_module(name: str, changes: Changes) -> bool:
-    """Whether a parameter was trained whole, rather than saved because the table was resized."""
+    """Whether a parameter was trained as a whole, rather than saved after resizing the table."""
     if changes.peft is None:
         return False
     saved = changes.peft.modules_to_save or ()
@@ -199,14 +199,14 @@ def _buffers(model: nn.Module) -> set[str]:
 
 
 def _in_order(written: list[str], built: Skeleton, base: Mapping[str, Stored]) -> list[str]:
-    """As the base's files have them, then what is new."""
+    """In the order of the base's files, new ones last."""
     place = {key: i for i, key in enumerate(base)}
     return sorted(written, key=lambda n: place[built.names[n]] if n in built.names else len(place))
 
 
 @dataclass(frozen=True, slots=True)
 class _Outputs:
-    """Makes the outputs of one outline."""
+    """Builds the outputs of one outline."""
 
     model: nn.Module
     base: Mapping[str, Stored]
@@ -227,26 +227,28 @@ class _Outputs:
             spec = Spec(written_as, self._dtype(at_rest), whole.shape)
             return Output(spec, "replaced", name, stored, whole)
         if key is None or stored is None:
-            raise CheckFailed(f"{changes.source} changes {name}, which the base has not.")
+            raise CheckFailed(f"{changes.source} changes {name}, which is not in the base.")
         scales = self.base.get(f"{key.removesuffix('weight')}SCB") if stored.dtype == "I8" else None
         spec = Spec(written_as, self._dtype(stored.dtype, codes=scales is not None), shape)
         stored = changes.bases.get(name, stored)
         module = name.rpartition(".")[0]
         rounded = module in self.quantised and name.endswith(".weight")
-        turned = (rounded or scales is not None) and _is_conv1d(self.model, module)
-        if stored.shape != (shape[::-1] if turned and scales is not None else shape):
-            raise CheckFailed(f"the base has {name} as {stored.shape}, where {shape} is wanted.")
+        transposed = (rounded or scales is not None) and _is_conv1d(self.model, module)
+        if stored.shape != (shape[::-1] if transposed and scales is not None else shape):
+            raise CheckFailed(
+                f"the base has {name} as {stored.shape}, but the model needs {shape}."
+            )
         if name in self.changed:
             return Output(
                 spec, "merged", name, stored, module=self.changed[name], quantised=rounded,
-                through=self.through, scales=scales, transposed=turned,
+                through=self.through, scales=scales, transposed=transposed,
             )  # fmt: skip
         if name in changes.rows:
             return Output(spec, "rows", name, stored, rows=changes.rows[name])
         if rounded or scales is not None:
             return Output(
                 spec, "cast", name, stored, quantised=rounded, through=self.through,
-                scales=scales, transposed=turned,
+                scales=scales, transposed=transposed,
             )  # fmt: skip
         return self.copied(written_as, name, stored)
 
@@ -258,14 +260,14 @@ class _Outputs:
 
     def _dtype(self, stored: str, *, codes: bool = False) -> str:
         if stored not in DTYPES:
-            raise CheckFailed(f"the base holds {stored}, a dtype that is not merged.")
+            raise CheckFailed(f"the base holds {stored}, a dtype that cannot be merged.")
         if codes:
             return NAMES[self.dtype or self.at_rest]
         return NAMES[self.dtype] if self.dtype is not None and stored in _FLOATING else stored
 
 
 def _in_8_bits(output: Output) -> tuple[Output, ...]:
-    """A weight that was in 8 bits, as codes, scales and bitsandbytes' mark of their layout."""
+    """A weight that was in 8 bits as codes, scales and bitsandbytes' layout format."""
     if not output.quantised and output.scales is None:
         return (output,)
     shape = output.spec.shape[::-1] if output.transposed else output.spec.shape

@@ -1,4 +1,4 @@
-"""What a merge did, as `merge_report.json` keeps it."""
+"""The report of a merge, written as `merge_report.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REPORT = "merge_report.json"
 class MergeReport:
     """What was merged and how it was checked. Bytes and seconds; errors are relative.
 
-    `compared`: the forms of an 8-bit base of which the nearest was taken, where that was asked.
+    `compared`: the forms of an 8-bit base, of which the nearest was chosen, if requested.
     """
 
     folder: Path
@@ -35,6 +35,6 @@ class MergeReport:
     peak_anonymous_bytes: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The report in JSON values; it names no folder of this machine but by its last part."""
-        found = asdict(self) | {"folder": self.folder.name}
-        return found
+        """The report in JSON values; of folders only the last part is named."""
+        values = asdict(self) | {"folder": self.folder.name}
+        return values

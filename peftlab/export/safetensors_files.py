@@ -1,7 +1,7 @@
-"""Safetensors files byte by byte: where each tensor lies, and files written as their bytes come.
+"""Safetensors files byte by byte: the location of each tensor, and streamed writing.
 
 The format (github.com/huggingface/safetensors): eight bytes with the length of a JSON header, the
-header with every tensor's dtype, shape and place, then the bytes of the tensors.
+header with every tensor's dtype, shape and offsets, then the bytes of the tensors.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from peftlab.errors import CheckFailed
 CHUNK = 16 * 1024 * 1024
 """Bytes read or written at a time."""
 
-_SENT = 64 * 1024 * 1024
-"""Bytes that are sent to the disk together."""
+_FLUSHED = 64 * 1024 * 1024
+"""Bytes that are flushed to the disk together."""
 
 _LONGEST_HEADER = 100_000_000
 _METADATA = "__metadata__"
@@ -58,24 +58,24 @@ class Stored:
         return self.stop - self.start
 
     def read(self, into: torch.Tensor | None = None) -> torch.Tensor:
-        """The tensor in memory of its own, or in `into`, contiguous and of its shape and dtype.
+        """The tensor in new memory, or in `into`, contiguous and of its shape and dtype.
 
-        Raises `CheckFailed` where the file is cut short.
+        Raises `CheckFailed` where the file is truncated.
         """
         if self.dtype not in DTYPES:
-            raise CheckFailed(f"{self.file} holds {self.dtype}, a dtype that is not read here.")
-        found = torch.empty(self.shape, dtype=DTYPES[self.dtype]) if into is None else into
+            raise CheckFailed(f"{self.file} holds {self.dtype}, a dtype that is not supported.")
+        tensor = torch.empty(self.shape, dtype=DTYPES[self.dtype]) if into is None else into
         if not self.size:
-            return found
-        view = _bytes_of(found)
+            return tensor
+        view = _bytes_of(tensor)
         with self.file.open("rb") as file:
             file.seek(self.start)
             if file.readinto(view) != self.size:
-                raise CheckFailed(f"{self.file} ends before its tensors do; fetch it again.")
-        return found
+                raise CheckFailed(f"{self.file} is truncated; download it again.")
+        return tensor
 
     def rows(self, numbers: Sequence[int]) -> torch.Tensor:
-        """Some rows of a matrix [N, K] as [len(numbers), K]; `numbers` rise. As `read` raises."""
+        """Rows of a matrix [N, K] as [len(numbers), K]; `numbers` increase. Raises as `read`."""
         width = self.size // self.shape[0] if self.shape[0] else 0
         parts = [
             Stored(self.file, self.dtype, self.shape[1:], at, at + width).read()
@@ -84,14 +84,14 @@ class Stored:
         return torch.stack(parts) if parts else self.read()
 
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes as they lie there. Raises `CheckFailed` where the file is cut short."""
+        """Its bytes as stored. Raises `CheckFailed` where the file is truncated."""
         left = self.size
         with self.file.open("rb", buffering=0) as file:
             file.seek(self.start)
             while left:
                 chunk = file.read(min(CHUNK, left))
                 if not chunk:
-                    raise CheckFailed(f"{self.file} ends before its tensors do; fetch it again.")
+                    raise CheckFailed(f"{self.file} is truncated; download it again.")
                 left -= len(chunk)
                 yield chunk
 
@@ -99,7 +99,7 @@ class Stored:
 def stored_tensors(file: Path) -> dict[str, Stored]:
     """Every tensor of a file by name, in the order of their bytes.
 
-    Raises `CheckFailed` where the file is no whole safetensors file.
+    Raises `CheckFailed` where the file is not a complete safetensors file.
     """
     try:
         with file.open("rb") as opened:
@@ -109,28 +109,28 @@ def stored_tensors(file: Path) -> dict[str, Stored]:
                 raise ValueError("its header has an impossible length")
             header: dict[str, Any] = json.loads(opened.read(length))
         header.pop(_METADATA, None)
-        found = {
+        tensors = {
             name: Stored(
                 file, entry["dtype"], tuple(entry["shape"]),
                 8 + length + entry["data_offsets"][0], 8 + length + entry["data_offsets"][1],
             )
             for name, entry in header.items()
         }  # fmt: skip
-        for name, tensor in found.items():
+        for name, tensor in tensors.items():
             scalars = math.prod(tensor.shape)
             known = DTYPES.get(tensor.dtype)
             if tensor.stop > size or tensor.size < 0 or tensor.start < 8 + length:
-                raise ValueError(f"{name} lies beyond its end")
+                raise ValueError(f"{name} is beyond its end")
             if known is not None and tensor.size != scalars * known.itemsize:
-                raise ValueError(f"{name} has other bytes than its shape")
+                raise ValueError(f"{name} has a size that does not match its shape")
             if any(length < 0 for length in tensor.shape):
-                raise ValueError(f"{name} has other bytes than its shape")
-        in_order = sorted(found.items(), key=lambda entry: (entry[1].start, entry[1].stop))
+                raise ValueError(f"{name} has a size that does not match its shape")
+        in_order = sorted(tensors.items(), key=lambda entry: (entry[1].start, entry[1].stop))
         for (name, tensor), (following, other) in pairwise(in_order):
             if other.start < tensor.stop:
                 raise ValueError(f"{name} and {following} overlap")
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise CheckFailed(f"{file} is not a whole safetensors file ({error}).") from None
+        raise CheckFailed(f"{file} is not a complete safetensors file ({error}).") from None
     return dict(in_order)
 
 
@@ -141,7 +141,7 @@ def stored_in(files: Iterable[Path]) -> dict[str, Stored]:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a tensor will be, before it is there."""
+    """A tensor that will be written."""
 
     name: str
     dtype: str
@@ -154,9 +154,9 @@ class Spec:
 
 
 class Writer:
-    """Takes the bytes of the tensors that were announced, in that order.
+    """Writes the bytes of the announced tensors, in that order.
 
-    They are written by a thread of their own, one piece at a time, while the next is made.
+    A separate thread writes one piece at a time while the next is computed.
     """
 
     def __init__(self, file: RawIOBase, specs: Sequence[Spec], thread: Executor) -> None:
@@ -164,14 +164,14 @@ class Writer:
         self._thread = thread
         self._pending: Future[None] | None = None
         self._waiting = list(specs)
-        self._unsent = 0
+        self._unflushed = 0
 
     def head(self, data: bytes) -> None:
-        """Write what comes before all tensors."""
+        """Write the header, before all tensors."""
         self._write(data)
 
     def tensor(self, name: str, tensor: torch.Tensor) -> None:
-        """Write a tensor. Raises `ValueError` where it is another than was announced."""
+        """Write a tensor. Raises `ValueError` where it is not the announced one."""
         spec = self._next(name)
         if NAMES.get(tensor.dtype) != spec.dtype or tuple(tensor.shape) != spec.shape:
             raise ValueError(
@@ -182,7 +182,7 @@ class Writer:
             self._write(_bytes_of(tensor.detach().contiguous()))
 
     def copy(self, name: str, source: Stored, seen: Callable[[bytes], object]) -> None:
-        """Write the bytes of a stored tensor as they are, and hand each chunk to `seen`."""
+        """Write the bytes of a stored tensor unchanged, and pass each chunk to `seen`."""
         spec = self._next(name)
         if (source.dtype, source.shape) != (spec.dtype, spec.shape):
             raise ValueError(f"{name} was announced as another tensor than {source}")
@@ -195,32 +195,32 @@ class Writer:
         self._pending = self._thread.submit(self._write_all, data)
 
     def wait(self) -> None:
-        """Until all that was handed over is written. Raises what writing raised."""
+        """Wait until all data is written. Raises what writing raised."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None
 
     def _write_all(self, data: Any) -> None:
-        # Unbuffered, in large pieces: Python's own buffer copies them once more.
+        # Unbuffered, in large pieces: Python's own buffer would copy them again.
         left = memoryview(data)
         while left:
             written = self._file.write(left) or 0
             left = left[written:]
-            self._unsent += written
-        if self._unsent >= _SENT:
-            self.send()
+            self._unflushed += written
+        if self._unflushed >= _FLUSHED:
+            self.flush()
 
-    def send(self) -> None:
-        """Send what is written to the disk, and take no more room in the page cache for it.
+    def flush(self) -> None:
+        """Flush written data to the disk, and drop it from the page cache.
 
-        The disk is then busy from the first piece on, nothing that others keep in memory is pushed
-        out by a model that is larger than it, and what is read again comes from the disk.
+        The disk then works from the first piece on, a model larger than memory does not evict what
+        others keep there, and reading the file again reads the disk.
         """
         handle = self._file.fileno()
         os.fsync(handle)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        self._unsent = 0
+        self._unflushed = 0
 
     def _next(self, name: str) -> Spec:
         spec = self._waiting.pop(0)
@@ -235,14 +235,14 @@ class Writer:
 
 
 def _bytes_of(tensor: torch.Tensor) -> Any:
-    """The memory of a contiguous tensor, one byte an element."""
+    """The memory of a contiguous tensor, one byte per element."""
     return tensor.view(-1).view(torch.uint8).numpy()
 
 
-def _claim(handle: int, size: int) -> None:
-    """Claim a file's place on the disk, where it can be claimed.
+def _allocate(handle: int, size: int) -> None:
+    """Allocate a file's space on the disk, where the file system supports it.
 
-    Room that is lacking is known before anything is made, not at the last tensor.
+    A full disk is then detected at the start, not at the last tensor.
     """
     if not hasattr(os, "posix_fallocate"):
         return
@@ -255,7 +255,7 @@ def _claim(handle: int, size: int) -> None:
 
 @contextmanager
 def written(path: Path, specs: Sequence[Spec], metadata: Mapping[str, str]) -> Iterator[Writer]:
-    """Write a file of these tensors, which is on the disk when the block ends well."""
+    """Write a file of these tensors, which is on the disk when the block succeeds."""
     header: dict[str, Any] = {_METADATA: dict(metadata)}
     end = 0
     for spec in specs:
@@ -268,10 +268,10 @@ def written(path: Path, specs: Sequence[Spec], metadata: Mapping[str, str]) -> I
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as thread:
-        _claim(file.fileno(), 8 + len(text) + end)
+        _allocate(file.fileno(), 8 + len(text) + end)
         writer = Writer(file, specs, thread)
         writer.head(len(text).to_bytes(8, "little") + text)
         yield writer
         writer.wait()
-        writer.send()
+        writer.flush()
         writer.close()

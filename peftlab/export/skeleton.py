@@ -1,4 +1,4 @@
-"""A base model without weights: what its parameters are, and what the checkpoint calls them."""
+"""A base model without weights: its parameters, and their names in the checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from peftlab.errors import CheckFailed
 from peftlab.model.checkpoint import Checkpoint
-from peftlab.model.quiet import hushed
+from peftlab.model.quiet import quiet_loading
 from peftlab.model.ties import untie_stored
 
 AUTO_CLASSES: Mapping[str, str] = {
@@ -25,16 +25,16 @@ AUTO_CLASSES: Mapping[str, str] = {
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
     "FEATURE_EXTRACTION": "AutoModel",
 }
-"""Transformers' class for what PEFT calls a task."""
+"""Transformers' class for each of PEFT's task types."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """A model without weights, and how its checkpoint names what it needs.
+    """A model without weights, and its checkpoint's names of the tensors.
 
     `model` is on meta, `config` as it was built, `folder` has the checkpoint's files. `names`: the
-    checkpoint's key of each parameter that comes from it alone; `unread`: keys that are no
-    parameter of this model; `converted`: parameters that Transformers makes out of several keys.
+    checkpoint's key of each parameter that is one tensor there; `unread`: keys that are not a
+    parameter of this model; `converted`: parameters that Transformers builds from several keys.
     """
 
     model: nn.Module
@@ -72,7 +72,7 @@ def skeleton(
         arguments["trust_remote_code"] = trust_remote_code
     build = getattr(kind, "from_config", None) or kind._from_config
     try:
-        with torch.device("meta"), hushed():
+        with torch.device("meta"), quiet_loading():
             model: nn.Module = build(copy.deepcopy(config), **arguments)
     except ValueError as error:
         first = str(error).strip().splitlines()[0]
@@ -83,7 +83,7 @@ def skeleton(
 
 
 def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """All the names of each parameter that has several, by each of them."""
+    """All names of each parameter that has several, by each of its names."""
     groups: dict[int, list[str]] = defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups[id(parameter)].append(name)

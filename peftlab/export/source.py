@@ -1,4 +1,4 @@
-"""A trained part and all that is known of it: the model it belongs to, and its files."""
+"""A trained part, the model it belongs to, and its files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from peftlab.export.changes import Changes
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A trained part and all that is known of it: the model it belongs to, and its files.
+    """A trained part, the model it belongs to, and its files.
 
     `auto_class` and `config` are those of its head, `auto_class` None for the base's own;
-    `quantised` tells which linear layers were in 8 bits, given the model on meta, and `requantise`
-    that they are to be so again; `through` is a dtype that weights were rounded to before their 8
-    bits; `tokenizer` is a folder that has one; `stops` are ids at which the
-    model learnt to stop, beside those that its base stops at. `replay` is called with the model as
-    it was trained, in fp32, and raises where it is not that. `compared` is how the form of its base
-    was chosen.
+    `quantised` returns the linear layers that were in 8 bits, given the model on meta, and
+    `requantise` writes them in 8 bits again; `through` is a dtype that weights were rounded to
+    before quantisation; `tokenizer` is a folder with one; `stops` are ids at which the model learnt
+    to stop, beside those of its base. `replay` is called with the model as it was trained, in fp32,
+    and raises where it differs. `compared` is how the form of its base was chosen.
     """
 
     changes: Changes

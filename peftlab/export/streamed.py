@@ -1,6 +1,6 @@
 """A model's forward pass with one module's weights in memory at a time, in fp32.
 
-The model has no weights; each module is given its own as it is called, and gives them back.
+The model has no weights; each module gets its own when it is called, and drops them afterwards.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch.utils._pytree import tree_map_only
 
 from peftlab.export.scratch import Scratch
 from peftlab.export.skeleton import Skeleton
-from peftlab.model.quiet import hushed
+from peftlab.model.quiet import quiet_loading
 from peftlab.model.structure import logits_of
 
 Weights = Callable[[str], Tensor]
-"""A parameter or persistent buffer of the model, by its name; it may be overwritten by the next."""
+"""A parameter or persistent buffer of the model by name; the next call may overwrite it."""
 
 Layers = Mapping[str, Callable[[], nn.Module]]
-"""Modules that compute otherwise than by their own weights: what makes the layer that does."""
+"""Factories of the layers that replace modules which do not compute by their own weights."""
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 @contextmanager
 def streamed(built: Skeleton, weights: Weights, layers: Layers) -> Iterator[nn.Module]:
-    """The model in evaluation, whose modules are given their weights as they are called."""
+    """The model in evaluation mode, whose modules get their weights when they are called."""
     model = _with_buffers(built)
     for name, buffer in tuple(model.named_buffers()):
         if buffer.is_meta or name in model.state_dict():
@@ -45,7 +45,7 @@ def streamed(built: Skeleton, weights: Weights, layers: Layers) -> Iterator[nn.M
 
 
 def sample_inputs(built: Skeleton, *, rows: int = 3, length: int = 24) -> dict[str, Tensor]:
-    """Token ids drawn anew each time alike, one row padded, for whatever the model reads."""
+    """Random token ids, the same at every call, with one padded row, for any kind of model."""
     config = built.config.get_text_config()
     draw = torch.Generator().manual_seed(0)
     limit = getattr(config, "max_position_embeddings", None) or length
@@ -55,7 +55,7 @@ def sample_inputs(built: Skeleton, *, rows: int = 3, length: int = 24) -> dict[s
     mask[-1, tokens // 2 :] = 0
     inputs = {"input_ids": ids, "attention_mask": mask}
     pad = getattr(config, "pad_token_id", None)
-    if isinstance(pad, int):  # some heads find a row's end by it
+    if isinstance(pad, int):  # some heads locate a row's end by it
         inputs["input_ids"] = ids.masked_fill(ids == pad, (pad + 1) % int(config.vocab_size))
         inputs["input_ids"][-1, tokens // 2 :] = pad
     elif type(built.model).__name__.endswith("ForSequenceClassification"):
@@ -75,16 +75,16 @@ def sample_inputs(built: Skeleton, *, rows: int = 3, length: int = 24) -> dict[s
 
 
 def _reads_targets(model: nn.Module) -> bool:
-    """Whether a model has a decoder that reads a text of its own."""
+    """Whether a model has a decoder with inputs of its own."""
     return "decoder_input_ids" in signature(model.forward).parameters
 
 
 def _with_buffers(built: Skeleton) -> Any:
-    """The model anew in evaluation, its parameters on meta and its buffers real."""
+    """A new copy of the model in evaluation mode, with parameters on meta and real buffers."""
     from accelerate import init_empty_weights
 
     kind: Any = type(built.model)
-    with init_empty_weights(include_buffers=False), hushed():
+    with init_empty_weights(include_buffers=False), quiet_loading():
         made = kind._from_config(built.config, dtype=torch.float32)
     return made.eval()
 
@@ -120,7 +120,7 @@ def _by_layer(make: Callable[[], nn.Module]) -> Callable[..., Any]:
 
 
 class _Lent:
-    """Gives modules their weights in fp32, those of one depth in the same memory."""
+    """Gives modules their weights in fp32; modules of one depth share memory."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
@@ -143,7 +143,7 @@ class _Lent:
             if parameter is not None:
                 lent.add(parameter.untyped_storage().data_ptr())
                 module._parameters[part] = nn.Parameter(parameter.to("meta"), requires_grad=False)
-        # What a module hands on of its own weights, such as a slice, is overwritten by the next.
+        # Outputs that are views of the module's weights would be overwritten by the next module.
         return tree_map_only(
             Tensor, lambda t: t.clone() if t.untyped_storage().data_ptr() in lent else t, output
         )

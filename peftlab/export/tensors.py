@@ -1,4 +1,4 @@
-"""The merged tensors themselves, one module's at a time."""
+"""The merged tensors, one module's at a time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from peftlab_kernels.int8_linear import BY_ROWS
 
 
 class Tensors:
-    """Makes what an outline announces; holds no more than one module's tensors at a time.
+    """Computes the tensors of an outline; holds at most one module's tensors at a time.
 
-    With `overwrite` a merged tensor stays as it is until the second module after its own is merged:
-    long enough to write it, and the same memory serves them all.
+    With `overwrite` a merged tensor is valid until the second module after its own is merged: long
+    enough to write it, with the same memory for all.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Tensors:
         """How many tensors of the trained part have been used."""
 
     def made(self, output: Output) -> torch.Tensor:
-        """The tensor of an output that is not just copied. Raises `CheckFailed` if not finite."""
+        """The tensor of an output that is not copied. Raises `CheckFailed` if not finite."""
         if output.kind == "scales":
             return self._made.pop(output.spec.name)
         if output.kind == "format":
@@ -78,34 +78,34 @@ class Tensors:
         outputs = self._of_module[module]
         base = {output.parameter.rpartition(".")[2]: self._base(output) for output in outputs}
         kind = self._built.model.get_submodule(module)
-        found = merged_module(module, base, kind, self._changes, self._scratch)
+        merged = merged_module(module, base, kind, self._changes, self._scratch)
         self.consumed += len(self._changes.adapted[module])
         self.consumed += sum(output.parameter in self._changes.bases for output in outputs)
         for output in outputs:
             name = output.parameter.rpartition(".")[2]
-            self._made[output.spec.name] = found[name]
+            self._made[output.spec.name] = merged[name]
 
     def _base(self, output: Output) -> torch.Tensor:
         """A parameter that is merged into, in the wider of its dtype and the written one."""
         if not self._overwrite or len(self._of_module[output.module]) > 1:
             return _wide_enough(based(output), output)
-        # One is written while the next is made.
+        # One is written while the next is computed.
         self._merged += 1
-        turn = self._merged % 2
+        slot = self._merged % 2
         stored, shape = output.base, output.spec.shape
         assert stored is not None
-        into = self._scratch.tensor(f"base {turn}", stored.shape, DTYPES[stored.dtype])
-        found = based(output, into)
-        dtype = _wide(found.dtype, output)
-        if dtype == found.dtype:
-            return found
-        return self._scratch.tensor(f"wide {turn}", shape, dtype).copy_(found)
+        into = self._scratch.tensor(f"base {slot}", stored.shape, DTYPES[stored.dtype])
+        tensor = based(output, into)
+        dtype = _wide(tensor.dtype, output)
+        if dtype == tensor.dtype:
+            return tensor
+        return self._scratch.tensor(f"wide {slot}", shape, dtype).copy_(tensor)
 
 
 def based(output: Output, into: torch.Tensor | None = None) -> torch.Tensor:
-    """What an adapter was added to while training, in memory of its own; fp32 if in 8 bits.
+    """The tensor that an adapter was added to in training, as a new tensor; fp32 if in 8 bits.
 
-    A tensor that is stored as it was is read into the memory that is given, if any.
+    A tensor that is stored in that form is read into `into`, if given.
     """
     assert output.base is not None
     tensor = output.base.read(into)
@@ -113,28 +113,28 @@ def based(output: Output, into: torch.Tensor | None = None) -> torch.Tensor:
         indices, rows = output.rows
         tensor.index_copy_(0, torch.tensor(indices), rows.read().to(tensor.dtype))
     if output.scales is not None:
-        return _turned(_dequantised(tensor, output.scales.read()), output)
+        return _in_rows(_dequantised(tensor, output.scales.read()), output)
     if not output.quantised:
         return tensor
     rounded = tensor if output.through is None else tensor.to(output.through)
     try:
-        codes, scales = int8_quantize(_turned(rounded, output))
-    except ValueError:  # loading left this layer as it was, for the same reason
+        codes, scales = int8_quantize(_in_rows(rounded, output))
+    except ValueError:  # loading did not quantise this layer, for the same reason
         return tensor
-    return _turned(_dequantised(codes, scales), output)
+    return _in_rows(_dequantised(codes, scales), output)
 
 
 def _dequantised(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     return int8_dequantize(codes, scales, torch.empty(codes.shape, dtype=torch.float32))
 
 
-def _turned(matrix: torch.Tensor, output: Output) -> torch.Tensor:
-    """From the rows of a layer to those of its 8-bit form, and back."""
+def _in_rows(matrix: torch.Tensor, output: Output) -> torch.Tensor:
+    """Transpose between a layer's weight and its 8-bit form, where they differ."""
     return matrix.T.contiguous() if output.transposed else matrix
 
 
 def _finite(tensor: torch.Tensor) -> bool:
-    """Whether no entry is NaN or infinite: either would be the least or the largest."""
+    """Whether no entry is NaN or infinite; either would be the minimum or maximum."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     return all(bool(bound.isfinite()) for bound in tensor.aminmax())

@@ -1,4 +1,4 @@
-"""Proof that a merged model is what it should be: its bytes, and what it computes."""
+"""Verification of a merged model: its bytes, and its logits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from peftlab_kernels.int8_format import int8_dequantize
 TOLERANCES: Mapping[str, float] = {
     "F64": 1e-5, "F32": 1e-5, "F16": 2e-3, "BF16": 2e-2, "I8": 1e-1,
 }  # fmt: skip
-"""The relative error of merged logits that rounding to a dtype explains."""
+"""The relative error of merged logits that rounding to a dtype causes."""
 
 
 def hashed(stored: Stored) -> str:
@@ -39,24 +39,24 @@ def hashed(stored: Stored) -> str:
 def check_files(
     files: Sequence[Path], outputs: Sequence[Output], copied: Mapping[str, str]
 ) -> dict[str, Stored]:
-    """Read the written files again: every tensor is there as announced, copied ones to the byte.
+    """Read the written files again: every tensor is there as planned, copied ones byte by byte.
 
     `copied` has the hashes of the bytes that were copied, by name. Returns the tensors. Raises
     `VerificationError` naming the first that differs.
     """
-    found = stored_in(files)
+    stored = stored_in(files)
     announced = {output.spec.name: output.spec for output in outputs}
-    for name in sorted(announced.keys() ^ found.keys()):
-        raise VerificationError(f"{name} is {'missing' if name in announced else 'too many'}.")
+    for name in sorted(announced.keys() ^ stored.keys()):
+        raise VerificationError(f"{name} is {'missing' if name in announced else 'unexpected'}.")
     for name, spec in announced.items():
-        if (found[name].dtype, found[name].shape) != (spec.dtype, spec.shape):
-            raise VerificationError(f"{name} was written as {found[name].dtype} of another shape.")
+        if (stored[name].dtype, stored[name].shape) != (spec.dtype, spec.shape):
+            raise VerificationError(f"{name} was written as {stored[name].dtype} of another shape.")
     for name, digest in copied.items():
-        if hashed(found[name]) != digest:
+        if hashed(stored[name]) != digest:
             raise VerificationError(
-                f"{name} was copied and reads back otherwise; the disk or its driver is at fault."
+                f"{name} was copied and reads back differently; the disk or its driver is at fault."
             )
-    return found
+    return stored
 
 
 def logit_error(
@@ -67,11 +67,11 @@ def logit_error(
     inputs: Mapping[str, Tensor] | None = None,
     replay: Callable[[nn.Module], None] | None = None,
 ) -> dict[str, Any]:
-    """How far the merged model's logits are from the adapter's over its base, both in fp32.
+    """The error of the merged model's logits against the adapter over its base, both in fp32.
 
     One module's weights of either model are in memory at a time. `error` is relative, by Frobenius
-    norms, and `tolerance` what the dtype written explains; nothing is raised but by `replay`, which
-    is called with the model as it was trained.
+    norms, and `tolerance` that of the dtype written; only `replay`, which is called with the model
+    as it was trained, raises.
     """
     inputs = sample_inputs(built) if inputs is None else inputs
     by_name = {output.parameter: output for output in outputs if output.parameter}
@@ -80,20 +80,20 @@ def logit_error(
         if replay is not None:
             replay(model)
     with streamed(built, partial(_read, _written(by_name, merged), _ties(built)), {}) as model:
-        found = logits(model, inputs)
+        merged_logits = logits(model, inputs)
     size = float(expected.double().norm())
     dtypes = {output.spec.dtype for output in outputs} & TOLERANCES.keys()
     return {
-        "error": float((found.double() - expected.double()).norm()) / max(size, 1e-30),
+        "error": float((merged_logits.double() - expected.double()).norm()) / max(size, 1e-30),
         "tolerance": max(TOLERANCES[dtype] for dtype in dtypes),
-        "finite": bool(found.isfinite().all()),
+        "finite": bool(merged_logits.isfinite().all()),
         "tokens": int(inputs["input_ids"].numel()),
     }
 
 
 @contextmanager
 def as_trained(built: Skeleton, changes: Changes, outputs: Sequence[Output]) -> Iterator[nn.Module]:
-    """The base with the trained part on it and not merged, streamed in fp32."""
+    """The base with the trained part applied and not merged, streamed in fp32."""
     by_name = {output.parameter: output for output in outputs if output.parameter}
     scratch = Scratch()
     weights = partial(_trained, by_name, _ties(built), scratch)
@@ -130,7 +130,7 @@ def _from_codes(codes: Tensor, scales: Tensor, output: Output) -> Tensor:
 def _written(
     by_name: Mapping[str, Output], merged: Mapping[str, Stored]
 ) -> dict[str, Callable[[], Tensor]]:
-    """What reads each parameter of the merged model; 8-bit ones are dequantised."""
+    """The reader of each parameter of the merged model; 8-bit ones are dequantised."""
 
     scratch = Scratch()
 
@@ -148,7 +148,7 @@ def _written(
 def _adapted(
     built: Skeleton, by_name: Mapping[str, Output], changes: Changes, scratch: Scratch
 ) -> dict[str, Callable[[], nn.Module]]:
-    """PEFT's own layer for each adapted module, made as it is called, in fp32 and not merged."""
+    """PEFT's own layer for each adapted module, built when called, in fp32 and not merged."""
 
     def make(module: str) -> nn.Module:
         kind = built.model.get_submodule(module)
@@ -159,8 +159,8 @@ def _adapted(
             stored = _based(output, scratch) if whole is None else whole.read()
             wide = scratch.tensor(f"adapted {name}", stored.shape, torch.float32)
             base[name] = wide.copy_(stored)
-        found: nn.Module = adapted_module(module, base, kind, changes).base_model.model
-        return found.get_submodule(module)
+        adapted: nn.Module = adapted_module(module, base, kind, changes).base_model.model
+        return adapted.get_submodule(module)
 
     return {module: partial(make, module) for module in changes.adapted}
 
@@ -173,13 +173,13 @@ def _trained(
 
 
 def _based(output: Output, scratch: Scratch) -> Tensor:
-    """`based`, in memory that the next one is read into."""
+    """`based`, in memory that the next call reuses."""
     assert output.base is not None
     return based(output, _room(output.base, scratch))
 
 
 def _room(stored: Stored, scratch: Scratch) -> Tensor | None:
-    dtype = DTYPES.get(stored.dtype)  # reading what is none of these raises, and says so
+    dtype = DTYPES.get(stored.dtype)  # reading any other dtype raises
     return None if dtype is None else scratch.tensor("stored", stored.shape, dtype)
 
 

@@ -1,4 +1,4 @@
-"""The kernels on this machine: the backend, why not the other one, and the autotuned choices.
+"""The kernels on this machine: the backend, why not the others, and what was measured.
 
 The rest of peftlab knows the kernels through this package alone.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from peftlab.errors import ConfigError
-from peftlab_kernels import autotune, dispatch
+from peftlab_kernels import autotune, backends, dispatch
 from peftlab_kernels.eager import cpu_arithmetic
 
 
@@ -24,19 +24,18 @@ def describe_kernels(device: str) -> dict[str, Any]:
     Raises `ConfigError` as `check_environment` does.
     """
     check_environment()
-    requested = dispatch.asked_backend()
-    probe = torch.empty(0, 8, dtype=torch.bfloat16, device=device)
-    reason = dispatch.why_not_triton(probe, probe)
+    requested = dispatch.requested_backend()
+    reasons = _why_not(device)
     why_not_qlinear = None
     if device == "cpu":
-        dispatch.eager_kernels(probe)
-        dispatch.eager_int8_kernels(probe)
+        backends.eager_kernels(_probe(device))
+        backends.eager_int8_kernels(_probe(device))
         if not cpu_arithmetic.has_int8_units():
             why_not_qlinear = cpu_arithmetic.why_not_qlinear()
     return {
-        "backend": _backend(requested, reason),
+        "backend": _backend(requested, reasons),
         "requested": requested,
-        "why_not_triton": reason,
+        "why_not": reasons,
         "why_not_qlinear": why_not_qlinear,
         "choices": [asdict(choice) for choice in autotune.made()],
         "choices_file": str(autotune.cache_file()),
@@ -46,25 +45,36 @@ def describe_kernels(device: str) -> dict[str, Any]:
 def check_environment(device: str | None = None) -> None:
     """Refuse invalid values of the kernels' two environment variables. Raises `ConfigError`.
 
-    With a device type, an explicit request for Triton is refused where it cannot run there.
+    With a device type, a backend requested by name is refused where it cannot compute on it.
     """
     try:
-        requested = dispatch.asked_backend()
+        requested = dispatch.requested_backend()
         autotune.cache_file()
     except ValueError as error:
         raise ConfigError(f"{error}.") from None
-    if requested == "triton" and device is not None:
-        probe = torch.empty(0, 8, dtype=torch.bfloat16, device=device)
-        if reason := dispatch.why_not_triton(probe, probe):
-            raise ConfigError(
-                f"{dispatch.VARIABLE} is triton, but {reason}; set it to auto or torch."
-            )
+    if device is None or requested == dispatch.AUTO:
+        return
+    if reason := _why_not(device)[requested]:
+        raise ConfigError(
+            f"{dispatch.VARIABLE} is {requested}, but {reason}; set it to auto or torch."
+        )
 
 
-def _backend(requested: str, why_not_triton: str | None) -> str:
-    if requested == "triton" and why_not_triton is not None:
-        return "none: triton is requested and not available"
-    return "torch" if requested == "torch" or why_not_triton is not None else "triton"
+def _why_not(device: str) -> dict[str, str | None]:
+    probe = _probe(device)
+    return dispatch.why_not(probe, probe)
+
+
+def _probe(device: str) -> torch.Tensor:
+    return torch.empty(0, 8, dtype=torch.bfloat16, device=device)
+
+
+def _backend(requested: str, reasons: Mapping[str, str | None]) -> str:
+    """The backend that computes, or why none does."""
+    for name, reason in reasons.items():
+        if requested in (dispatch.AUTO, name) and reason is None:
+            return name
+    return f"none: {requested} is requested and cannot compute"
 
 
 def drift(kept: Mapping[str, str]) -> tuple[str, ...]:
@@ -91,5 +101,5 @@ def replayed_choices(kept: Mapping[str, str]) -> Iterator[None]:
 @contextmanager
 def on_choice(listener: Callable[[str, str], None]) -> Iterator[None]:
     """Call `listener` with each question that autotuning answers inside, and its answer."""
-    with autotune.told(listener):
+    with autotune.on_choice(listener):
         yield

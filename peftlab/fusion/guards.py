@@ -113,9 +113,7 @@ def parts_of(layer: Any) -> Parts | str:
         if type(tensor) is not nn.Parameter and type(tensor) is not Tensor:
             return f"one of its tensors is a {type(tensor).__name__}"
         if hasattr(tensor, "ds_id"):
-            return (
-                "its tensors are sharded by DeepSpeed, and gathered in the modules' own calls only"
-            )
+            return "its tensors are sharded by DeepSpeed, gathered in the modules' own calls only"
         if tensor.device != device:
             return f"its tensors are on {tensor.device} and {device}"
     if weight.requires_grad:

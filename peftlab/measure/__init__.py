@@ -1,1 +1,1 @@
-"""What a run costs: peak memory by part, the allocator that shapes it, the machine it ran on."""
+"""The cost of a run: peak memory by part, the allocator behind it, and the machine."""

@@ -1,4 +1,4 @@
-"""The machine and the versions a result was taken on."""
+"""The machine and the versions behind a result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def describe_environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "cpu": {
             "model": _cpu_model(),
             "arithmetic": cpu_arithmetic(_cpu_flags()),
@@ -57,7 +57,7 @@ def optional_packages(*, cuda: bool) -> dict[str, dict[str, Any]]:
 
 
 def cpu_arithmetic(flags: frozenset[str]) -> str:
-    """The widest kind of arithmetic a processor with these flags has, in words."""
+    """The widest arithmetic of a processor with these flags."""
     if not flags:
         return "unknown"
     if "avx512f" in flags:

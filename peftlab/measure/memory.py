@@ -26,7 +26,7 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass(frozen=True, slots=True)
 class MemoryParts:
-    """A peak in bytes, told apart. `activations` is all that is none of the other three."""
+    """A peak in bytes, by part. `activations` is everything but the other three."""
 
     total: int
     weights: int
@@ -38,7 +38,7 @@ class MemoryParts:
 def anonymous_memory() -> int:
     """Bytes of this process that no file backs (RssAnon + RssShmem): no mapped checkpoints.
 
-    Where the kernel does not tell (not Linux), the highest resident size so far instead.
+    Where the kernel does not report it (not Linux), the highest resident size so far instead.
     """
     if not _STATUS.exists():
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -56,11 +56,11 @@ def _anonymous(status: bytes) -> int:
 
 
 def mapped_weights(model: nn.Module) -> int:
-    """Bytes of a model's weights that lie in mapped files and are still as on disk.
+    """Bytes of a model's weights that are in mapped files and unchanged since.
 
-    Transformers maps a checkpoint instead of reading it: frozen weights are then no anonymous
-    memory, although the run needs them. A page that was written to has become anonymous and is
-    not counted here. 0 where the kernel does not tell (not Linux), and for weights on a device.
+    Transformers maps a checkpoint instead of reading it: frozen weights are then not anonymous
+    memory, although the run needs them. A page that was written to is anonymous and not counted
+    here. 0 where the kernel does not report it (not Linux), and for weights on a device.
     """
     maps = Path("/proc/self/smaps")
     addresses = sorted(
@@ -89,11 +89,10 @@ def mapped_weights(model: nn.Module) -> int:
 class PeakMemory:
     """Context manager: the highest memory inside the block minus its value on entry, in bytes.
 
-    On a CPU a thread samples anonymous memory every `interval` seconds; a buffer that lives for
-    less can be missed once, but hardly in step after step; sampling more often would disturb
-    what is measured beside it. With `device` on CUDA it is the caching
-    allocator's peak, which is exact. Import what the block needs before it: libraries take
-    hundreds of megabytes of anonymous memory themselves.
+    On a CPU a thread samples anonymous memory every `interval` seconds; a buffer with a shorter
+    life can be missed once, but hardly in every step; sampling more often would disturb other
+    measurements. With `device` on CUDA it is the caching allocator's peak, which is exact. Import
+    what the block needs before it: libraries take hundreds of megabytes of anonymous memory.
 
     `peak` is readable inside the block (so far) and after it.
     """
@@ -107,7 +106,7 @@ class PeakMemory:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        # What earlier work left, garbage or freed heap, must not serve the block unseen.
+        # Garbage and freed heap of earlier work must not be reused by the block unnoticed.
         gc.collect()
         return_free_memory()
         if self._device is not None:
@@ -156,12 +155,12 @@ class PeakMemory:
         descriptor = os.open(_STATUS, os.O_RDONLY)
         try:
             while not self._stopping:
-                # Cheaper than waiting for an event, and the block's end is at most one interval
-                # away from being noticed.
+                # Cheaper than waiting for an event, and the block's end is noticed within one
+                # interval.
                 time.sleep(self._interval)
-                found = _anonymous(os.pread(descriptor, 8192, 0))
-                if found > self._highest:
-                    self._highest = found
+                current = _anonymous(os.pread(descriptor, 8192, 0))
+                if current > self._highest:
+                    self._highest = current
         finally:
             os.close(descriptor)
 
@@ -182,7 +181,7 @@ def weight_bytes(model: nn.Module) -> int:
     def tensors() -> Iterable[torch.Tensor]:
         for parameter in model.parameters():
             yield parameter
-            # bitsandbytes hangs the row scales on the parameter, or 4-bit blocks' scales.
+            # bitsandbytes keeps the row scales, or 4-bit blocks' scales, on the parameter.
             scales = getattr(parameter, "SCB", None)
             if scales is not None:
                 yield scales
@@ -202,7 +201,7 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def gradient_bytes(model: nn.Module) -> int:
-    """Bytes that the gradients of a model's trainable parameters take, present now or not."""
+    """Bytes of the gradients of a model's trainable parameters, allocated now or not."""
     return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
 
 
@@ -224,10 +223,10 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 
 def breakdown(total: int, *, weights: int, gradients: int, optimizer: int) -> MemoryParts:
-    """Split a measured peak of `total` bytes; what the known parts do not explain is activations.
+    """Split a measured peak of `total` bytes; the rest beside the known parts is activations.
 
-    Weights may lie in mapped files, which the measurement does not count: then the total is what
-    the known parts need at least.
+    Weights may be in mapped files, which the measurement does not count: then the total is at least
+    the sum of the known parts.
     """
     known = weights + gradients + optimizer
     return MemoryParts(max(total, known), weights, gradients, optimizer, max(0, total - known))

@@ -1,6 +1,6 @@
-"""A checkpoint before any weight is read: where it lies, its configuration, the dtype it rests in.
+"""A checkpoint before any weight is read: its location, configuration and dtype.
 
-Weights come as safetensors or not at all: unpickling a file runs whatever code it holds.
+Weights are read as safetensors only: unpickling a file runs whatever code it holds.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 _FLOATS = {"F64": torch.float32, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _UNLIMITED = 1_000_000
-"""Tokenizers without a limit write a number far beyond this one."""
+"""Tokenizers without a limit have a number far above this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What `read_checkpoint_config` found.
+    """A checkpoint's location, configuration and headers; see `read_checkpoint_config`.
 
     `name` is what to load from (a folder's absolute path, or the hub id); `revision` is the hub's
     commit, None for a folder; `files` are the weight files already on this disk (a hub model that
-    is not cached yet has none); `at_rest` is the dtype of most of its scalars; `max_length_limit`
-    counts tokens, None where positions have no end; `in_8bit` says that its blocks' linears are
-    bitsandbytes' int8 rows already.
+    is not cached yet has none); `at_rest` is the dtype of most parameters; `max_length_limit`
+    counts tokens, None without a limit; `in_8bit`: its blocks' linears are stored as bitsandbytes'
+    int8 rows.
     """
 
     name: str
@@ -56,8 +56,8 @@ def read_checkpoint_config(
 ) -> Checkpoint:
     """Read the configuration and the headers of a local folder or a hub id; no weights.
 
-    Raises `CheckFailed` where it is missing, pickled, damaged, an adapter, quantised otherwise than
-    in 8-bit rows, or needs code of its own; `ConfigError` for a revision of a local folder.
+    Raises `CheckFailed` where it is missing, pickled, damaged, an adapter, quantised other than in
+    8-bit rows, or needs custom code; `ConfigError` for a revision of a local folder.
     """
     folder = local_folder(name)
     if folder is not None and revision is not None:
@@ -81,9 +81,9 @@ def read_checkpoint_config(
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder a name means, absolute; None where it is a hub id.
+    """The folder that a name refers to, absolute; None for a hub id.
 
-    Raises `CheckFailed` for a name that can only be a path and is no folder.
+    Raises `CheckFailed` for a name that can only be a path and is not a folder.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -99,32 +99,32 @@ def local_folder(name: str) -> Path | None:
 
 
 def check_config(name: str, raw: dict[str, Any], trust_remote_code: bool) -> None:
-    """Refuse what can be told from config.json alone. Raises `CheckFailed`."""
+    """Refuse unusable checkpoints by config.json alone. Raises `CheckFailed`."""
     from transformers import CONFIG_MAPPING
 
     kind = raw.get("model_type")
     known = kind in CONFIG_MAPPING
     if raw.get("auto_map") and not known and not trust_remote_code:
         raise CheckFailed(
-            f"{name} runs Python code that its checkpoint brings along ({kind or 'unnamed'} is no "
-            "architecture of Transformers); read that code, then set model.trust_remote_code=true."
+            f"{name} runs Python code of its checkpoint ({kind or 'unnamed'} is no architecture "
+            "of Transformers); read that code, then set model.trust_remote_code=true."
         )
     if not known and not raw.get("auto_map"):
         raise CheckFailed(
-            f"{name} says model_type {kind!r} in its config.json, which this version of "
-            "Transformers does not know; upgrade transformers or choose another model."
+            f"{name} has model_type {kind!r} in its config.json, which this version of "
+            "Transformers does not support; upgrade transformers or choose another model."
         )
     quantised = raw.get("quantization_config")
     if quantised and not _in_8bit(raw):
         method = quantised.get("quant_method", "unknown")
         raise CheckFailed(
             f"{name} is already quantised ({method}); give the original checkpoint, and set "
-            "method.name=qlora to hold it in 8 bits."
+            "method.name=qlora to quantise it to 8 bits."
         )
 
 
 def _in_8bit(raw: dict[str, Any]) -> bool:
-    """Whether config.json speaks of bitsandbytes' 8-bit layers."""
+    """Whether config.json declares bitsandbytes' 8-bit layers."""
     return bool((raw.get("quantization_config") or {}).get("load_in_8bit"))
 
 
@@ -141,31 +141,31 @@ def _config_file(name: str, folder: Path | None, revision: str | None) -> tuple[
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     try:
-        found = cached_file(name, "config.json", revision=revision)
+        cached = cached_file(name, "config.json", revision=revision)
     except (OSError, ValueError) as error:
         raise CheckFailed(_unreachable(name, revision, error)) from None
-    if found is None:
+    if cached is None:
         raise CheckFailed(_unreachable(name, revision, "it has no config.json"))
-    return Path(found), extract_commit_hash(found, None)
+    return Path(cached), extract_commit_hash(cached, None)
 
 
 def _unreachable(name: str, revision: str | None, error: object) -> str:
     at = f" at revision {revision}" if revision else ""
     first = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
     return (
-        f"model.name is {name}{at}, which is no local folder and cannot be had from the Hugging "
-        f"Face hub ({first}); check the name and the network, or give a local folder."
+        f"model.name is {name}{at}, which is not a local folder and not available from the "
+        f"Hugging Face hub ({first}); check the name and the network, or give a local folder."
     )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckFailed(f"{path} is not readable as JSON: {error}.") from None
-    if not isinstance(found, dict):
-        raise CheckFailed(f"{path} holds no JSON object.")
-    return found
+    if not isinstance(value, dict):
+        raise CheckFailed(f"{path} does not hold a JSON object.")
+    return value
 
 
 def _load_config(
@@ -180,25 +180,27 @@ def _load_config(
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckFailed(f"The config.json of {name} cannot be used: {error}.") from None
     if getattr(config, "hidden_size", None) is None and not hasattr(config, "text_config"):
-        raise CheckFailed(f"{name} ({config.model_type}) is no text model: it has no hidden_size.")
+        raise CheckFailed(
+            f"{name} ({config.model_type}) is not a text model: it has no hidden_size."
+        )
     return config
 
 
 def _local_weights(folder: Path, name: str, cached: bool) -> tuple[Path, ...]:
-    """The safetensors files of a folder. A hub snapshot may lack them until they are fetched."""
+    """The safetensors files of a folder. A hub snapshot may not have them yet."""
     if (folder / INDEX).is_file():
         shards = _read_json(folder / INDEX).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise CheckFailed(f"{folder / INDEX} names no weight files.")
-        found = tuple(folder / str(shard) for shard in sorted(set(shards.values())))
-        outside = [p for p in found if p.parent != folder or ".." in p.parts]
+        files = tuple(folder / str(shard) for shard in sorted(set(shards.values())))
+        outside = [p for p in files if p.parent != folder or ".." in p.parts]
         if outside:
-            raise CheckFailed(f"{folder / INDEX} names {outside[0]}, which lies outside {folder}.")
-        _refuse_links(found, folder)
-        missing = [p.name for p in found if not p.is_file()]
+            raise CheckFailed(f"{folder / INDEX} names {outside[0]}, which is outside {folder}.")
+        _refuse_links(files, folder)
+        missing = [p.name for p in files if not p.is_file()]
         if missing and not cached:
-            raise CheckFailed(f"{name} lacks {len(missing)} of its files, {missing[0]} first.")
-        return () if missing else found
+            raise CheckFailed(f"{name} lacks {len(missing)} of its files, such as {missing[0]}.")
+        return () if missing else files
     if (folder / SINGLE).is_file():
         _refuse_links((folder / SINGLE,), folder)
         return (folder / SINGLE,)
@@ -215,9 +217,9 @@ def _local_weights(folder: Path, name: str, cached: bool) -> tuple[Path, ...]:
 
 
 def _refuse_links(files: tuple[Path, ...], folder: Path) -> None:
-    """Weights are the folder's own: a checkpoint from elsewhere must not name files of ours.
+    """Refuse links out of the folder: a foreign checkpoint must not read other files.
 
-    Raises `CheckFailed`. In the hub's cache every file is a link, to the blobs beside it.
+    Raises `CheckFailed`. In the hub's cache every file is a link to the blobs beside it.
     """
     real = folder.resolve()
     blobs = real.parent.parent / "blobs" if real.parent.name == "snapshots" else None
@@ -227,47 +229,47 @@ def _refuse_links(files: tuple[Path, ...], folder: Path) -> None:
         target = file.resolve()
         if target.parent not in (real, blobs):
             raise CheckFailed(
-                f"{file} is a link to {target}, which lies outside {folder}; copy the file there."
+                f"{file} is a link to {target}, which is outside {folder}; copy the file there."
             )
 
 
 def tensor_shapes(files: tuple[Path, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Every tensor's dtype, in safetensors' spelling, and shape; `CheckFailed` if damaged."""
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
     for file in files:
         try:
             with safe_open(file, framework="pt") as opened:
                 for key in opened.keys():  # noqa: SIM118  (safe_open is not a mapping)
                     header = opened.get_slice(key)
-                    found[key] = (header.get_dtype(), tuple(header.get_shape()))
+                    shapes[key] = (header.get_dtype(), tuple(header.get_shape()))
         except (SafetensorError, OSError) as error:
             raise CheckFailed(
-                f"{file} is not a whole safetensors file ({error}); fetch it again."
+                f"{file} is not a complete safetensors file ({error}); download it again."
             ) from None
-    return found
+    return shapes
 
 
 def _dtype_of(files: tuple[Path, ...], raw: dict[str, Any]) -> torch.dtype:
-    """The floating dtype of most scalars; by config.json where no file is here yet."""
+    """The floating dtype of most parameters; by config.json where no file is here yet."""
     scalars: Counter[str] = Counter()
     for key, (dtype, shape) in tensor_shapes(files).items():
-        if dtype in _FLOATS and not key.endswith(".SCB"):  # scales of 8-bit weights: always fp32
+        if dtype in _FLOATS and not key.endswith(".SCB"):  # scales of 8-bit weights are always fp32
             scalars[dtype] += prod(shape)
     if scalars:
         return _FLOATS[scalars.most_common(1)[0][0]]
-    said = str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch.")
-    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(said, torch.float32)
+    named = str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch.")
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(named, torch.float32)
 
 
 def _length_limit(config: PreTrainedConfig, folder: Path) -> int | None:
-    """Tokens the model can read: its positions, and what its tokenizer was made for."""
+    """Tokens that the model can read: by its positions, and by its tokenizer's limit."""
     limits = []
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and not hasattr(config, "relative_attention_num_buckets"):
         limits.append(positions)
     tokenizer = folder / "tokenizer_config.json"
     if tokenizer.is_file():
-        said = _read_json(tokenizer).get("model_max_length")
-        if isinstance(said, int | float) and 0 < said < _UNLIMITED:
-            limits.append(int(said))
+        limit = _read_json(tokenizer).get("model_max_length")
+        if isinstance(limit, int | float) and 0 < limit < _UNLIMITED:
+            limits.append(int(limit))
     return min(limits) if limits else None

@@ -1,4 +1,4 @@
-"""What a task needs of its model, and whether a checkpoint's architecture has it."""
+"""The head that a task needs, and whether a checkpoint's architecture supports it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peftlab.model.pooling import is_decoder
 
 @dataclass(frozen=True, slots=True)
 class HeadSpec:
-    """The kind of head a task needs, in Transformers' terms.
+    """The kind of head that a task needs, in Transformers' terms.
 
     `auto_class` names one of Transformers' auto classes; `config` holds the configuration fields
     that shape the head (`num_labels`, `id2label`, `label2id`, `problem_type`).
@@ -34,25 +34,25 @@ def label_config(names: Sequence[str]) -> dict[str, object]:
 CAUSAL = "AutoModelForCausalLM"
 SEQ2SEQ = "AutoModelForSeq2SeqLM"
 LANGUAGE_MODELS = frozenset({CAUSAL, SEQ2SEQ})
-"""Classes whose head is the pretrained model's own: there is none to draw anew."""
+"""Classes whose head is pretrained: none is initialised."""
 
 
 def check_architecture(name: str, config: Any, auto_class: str) -> None:
-    """Raise `CheckFailed` where a decoder or an encoder-decoder is needed, and this is another."""
+    """Raise `CheckFailed` where the architecture does not have the kind that the class needs."""
     what = f"{name} ({config.model_type})"
     if auto_class == CAUSAL and config.is_encoder_decoder:
         raise CheckFailed(
-            f"{what} is an encoder-decoder, and no causal language model; train it with "
+            f"{what} is an encoder-decoder, not a causal language model; train it with "
             "task=seq2seq, or choose a decoder such as GPT-2 or Llama."
         )
     if auto_class == CAUSAL and not is_decoder(config):
         raise CheckFailed(
-            f"{what} is no causal language model: its tokens see those after them, which would "
-            "give the answer away; choose a decoder such as GPT-2 or Llama."
+            f"{what} is not a causal language model: its tokens attend to those after them, "
+            "including the answer; choose a decoder such as GPT-2 or Llama."
         )
     if auto_class == SEQ2SEQ and not config.is_encoder_decoder:
         alone = "a decoder" if is_decoder(config) else "an encoder"
         raise CheckFailed(
-            f"{what} is {alone} alone, and this task needs an encoder-decoder; choose one such as "
+            f"{what} is {alone} only, and this task needs an encoder-decoder; choose one such as "
             "T5 or BART, or train a decoder such as GPT-2 or Llama with task=causal-lm."
         )

@@ -1,4 +1,4 @@
-"""Heads on a frozen base: one that pools token features itself, and one on features kept from it.
+"""Heads on a frozen base: one that pools token features, and one on cached features.
 
 Legend: B rows, T tokens, H features, C classes.
 """
@@ -15,9 +15,9 @@ from peftlab.model.pooling import Pooling, pool
 
 
 class PooledClassifier(nn.Module):
-    """A frozen base, its tokens pooled, one linear layer: what method `head` trains.
+    """A frozen base, pooling, and one linear layer: what method `head` trains.
 
-    The base is in eval mode whatever the mode of the whole, and spends no backward. `config` is the
+    The base is always in eval mode, and without a backward pass. `config` is the
     base's, with the task's labels.
     """
 
@@ -63,28 +63,28 @@ class PooledClassifier(nn.Module):
         return embeddings
 
     def get_output_embeddings(self) -> None:
-        """There are none: the head is a classifier."""
+        """None: the head is a classifier."""
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
-        """Nothing to do: no activation of the base is kept for a backward."""
+        """Nothing to do: no activation of the base is kept for the backward pass."""
 
     @property
     def device(self) -> torch.device:
         return self.head.weight.device
 
 
-class KeptFeatures(nn.Module):
-    """Stands where the base stood: hands on features that were computed before."""
+class CachedFeatures(nn.Module):
+    """In the place of the base: returns features that were computed before."""
 
     def forward(self, features: torch.Tensor, **_: Any) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=features)
 
 
 class FeatureHead(nn.Module):
-    """A model's own head, the very module, on kept features: [B, H] or [B, T, H] -> `.logits`.
+    """A model's own head module on cached features: [B, H] or [B, T, H] -> `.logits`.
 
-    Training it trains the model that the head belongs to. `dropout` is what that model drops
-    between its features and its head while training.
+    Training it trains the head of that model. `dropout` is the model's dropout between features
+    and head.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class FeatureHead(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.decoder = KeptFeatures()
+        self.decoder = CachedFeatures()
         self.dropout = nn.Dropout(dropout)
         self.head = head
         self.config = config
@@ -117,14 +117,14 @@ class FeatureHead(nn.Module):
         return SequenceClassifierOutput(logits=self.head(hidden))
 
     def get_decoder(self) -> nn.Module:
-        """What yields hidden states, for losses that run the head themselves."""
+        """The module that returns hidden states, for losses that apply the head themselves."""
         return self.decoder
 
     def get_output_embeddings(self) -> nn.Module | None:
         return self.head if self.kind == "causal" else None
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
-        """Nothing to do: one layer keeps nothing worth recomputing."""
+        """Nothing to do: a single layer has nothing worth recomputing."""
 
     @property
     def device(self) -> torch.device:

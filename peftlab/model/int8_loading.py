@@ -1,8 +1,8 @@
-"""16- and 32-bit checkpoints into 8-bit rows as they are read, through Transformers' own loading.
+"""Quantises 16- and 32-bit checkpoints to 8-bit rows while Transformers loads them.
 
-Transformers reads one tensor at a time, under its name here, and asks the quantiser below what to
-make of it: beside the 8-bit model, no more than one tensor of the checkpoint is ever in memory.
-Names, ties, shards and fresh heads are Transformers' business, as for every model.
+Transformers reads one tensor at a time, under the model's name for it, and passes it to the
+quantiser below: beside the 8-bit model, at most one tensor of the checkpoint is in memory.
+Transformers handles names, ties, shards and new heads, as for every model.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ _SHOWN = 4
 
 @dataclass
 class Int8Loading(QuantizationConfigMixin):
-    """What `from_pretrained` takes as its `quantization_config`: 8-bit layers of ours."""
+    """The `quantization_config` of `from_pretrained` for our 8-bit layers."""
 
     quant_method: Any = METHOD
 
 
 class Int8Quantizer(HfQuantizer):
-    """Puts 8-bit layers into the model before its weights come, and fills them as they do."""
+    """Puts 8-bit layers into the model before its weights are loaded, and fills them."""
 
     def __init__(self, quantization_config: Int8Loading, **_: Any) -> None:
         super().__init__(quantization_config, pre_quantized=False)
         self.stored = False
-        """Whether the checkpoint holds 8-bit layers already; they are read as they are."""
+        """Whether the checkpoint has 8-bit layers already; they are read unchanged."""
         self.layers: dict[str, nn.Module] = {}
-        """The model's 8-bit layers by name, and what stood there before."""
-        self.lost: dict[str, str] = {}
-        """Layers that stay as the checkpoint has them, and why."""
+        """The model's 8-bit layers by name, and the layers that they replace."""
+        self.unquantised: dict[str, str] = {}
+        """Layers that stay in the checkpoint's dtype, and why."""
         self.mismatched: set[tuple[str, torch.Size, torch.Size]] = set()
 
     def _process_model_before_weight_loading(
@@ -63,18 +63,19 @@ class Int8Quantizer(HfQuantizer):
         names = eight_bit_linears(model, keys if self.stored else None)
         self.layers = put_in_8bit(model, names, awaiting=not self.stored)
         for name in self.layers:
-            # Nothing in them is ever drawn.
+            # They need no initialisation.
             model.get_submodule(name)._is_hf_initialized = True
         self.shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         return model
 
     def unnoticed(self, model: nn.Module) -> set[tuple[str, torch.Size, torch.Size]]:
-        """What has another shape than the model's: name, found, wanted. 5.17 compares none."""
-        found = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        """Tensors whose shape is not the model's: name, stored, expected. 5.17 compares none."""
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         return {
-            (name, found[name], wanted)
-            for name, wanted in self.shapes.items()
-            if found.get(name, wanted) != wanted and name.removesuffix(".weight") not in self.lost
+            (name, shapes[name], expected)
+            for name, expected in self.shapes.items()
+            if shapes.get(name, expected) != expected
+            and name.removesuffix(".weight") not in self.unquantised
         }
 
     def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
@@ -82,8 +83,9 @@ class Int8Quantizer(HfQuantizer):
         return part == "weight" and not self.stored and name in self.layers
 
     def param_element_size(self, model: Any, param_name: str, param: Tensor) -> float:
-        whole = param.element_size()
-        return 1 if self.param_needs_quantization(model, param_name) else whole
+        if self.param_needs_quantization(model, param_name):
+            return 1
+        return param.element_size()
 
     def get_quantize_ops(self) -> ConversionOps:
         return _ToRows(self)
@@ -106,11 +108,11 @@ class _ToRows(ConversionOps):
         self, input_dict: dict[str, Any], *_: Any, model: Any = None, missing_keys: Any = None,
         **__: Any,
     ) -> dict[str, Any]:  # fmt: skip
-        ((key, found),) = input_dict.items()
+        ((key, stored),) = input_dict.items()
         name = key.removesuffix(".weight")
         layer: Int8Linear = model.get_submodule(name)
         original: Any = self.quantizer.layers[name]
-        weight: Tensor = found[0] if isinstance(found, list) else found
+        weight: Tensor = stored[0] if isinstance(stored, list) else stored
         if weight.shape != original.weight.shape:
             self.quantizer.mismatched.add((key, weight.shape, original.weight.shape))
             return {}
@@ -127,48 +129,48 @@ class _ToRows(ConversionOps):
     def _keep(
         self, model: nn.Module, name: str, layer: Int8Linear, original: Any, reason: str
     ) -> None:
-        """Give the place back to the layer that stood there; its bias may have come already."""
+        """Restore the original layer; its bias may have been loaded already."""
         original.bias = layer.bias
         model.set_submodule(name, original)
-        self.quantizer.lost[name] = reason
+        self.quantizer.unquantised[name] = reason
         del self.quantizer.layers[name]
 
 
 def int8_loading() -> Int8Loading:
-    """The `quantization_config` by which `from_pretrained` loads 8-bit layers of ours."""
+    """The `quantization_config` by which `from_pretrained` loads our 8-bit layers."""
     AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(METHOD, Int8Loading)
     AUTO_QUANTIZER_MAPPING.setdefault(METHOD, Int8Quantizer)
     return Int8Loading()
 
 
-def settle(model: Any, info: dict[str, Any]) -> tuple[str, ...]:
-    """Make a loaded model one that any library trains and saves; returns what to tell the user.
+def finish_loading(model: Any, info: dict[str, Any]) -> tuple[str, ...]:
+    """Make a loaded model trainable and saveable by any library; returns notes for the user.
 
-    `info`, what loading found, is completed: of weights that were to be quantised Transformers
-    compares no shapes, and it misses scales that a 16-bit checkpoint cannot have.
+    Completes `info`, the loading info: Transformers compares no shapes of quantised weights, and
+    reports scales as missing that a 16-bit checkpoint cannot have.
     """
     quantizer: Int8Quantizer = model.hf_quantizer
     quantizer.remove_quantization_config(model)  # type: ignore[no-untyped-call]
-    keep = (*quantizer.kept, *quantizer.lost)
+    keep = (*quantizer.kept, *quantizer.unquantised)
     if quantizer.stored:
-        # As the checkpoint says it; only layers of one model's kind can be named by what is kept.
+        # The stored 8-bit layers are Int8Linear here: all plain linears are kept.
         linears = {n for n, m in model.named_modules() if type(m) is nn.Linear}
         keep = tuple(sorted(linears))
     model.config.quantization_config = eight_bit_config(keep)
     unnoticed = quantizer.unnoticed(model)
-    for name, found, wanted in unnoticed:
+    for name, stored, expected in unnoticed:
         if not name.startswith(tuple(f"{layer}." for layer in quantizer.layers)):
             raise CheckFailed(
-                f"{name} is {tuple(found)} in the checkpoint and {tuple(wanted)} here, which this "
-                "version of Transformers cannot replace in an 8-bit model; upgrade transformers."
+                f"{name} is {tuple(stored)} in the checkpoint and {tuple(expected)} here, which "
+                "this version of Transformers cannot replace in 8 bits; upgrade transformers."
             )
     info["mismatched_keys"] = {*info["mismatched_keys"], *quantizer.mismatched, *unnoticed}
     if not quantizer.stored:
         made = {f"{n}.{part}" for n in quantizer.layers for part in ("SCB", "weight_format")}
         info["missing_keys"] = set(info["missing_keys"]) - made
-    notes = [f"{len(quantizer.layers)} frozen layers rest in 8 bits"]
-    if quantizer.lost:
-        shown = "; ".join(f"{n}: {why}" for n, why in list(quantizer.lost.items())[:_SHOWN])
-        more = ", ..." if len(quantizer.lost) > _SHOWN else ""
-        notes.append(f"{len(quantizer.lost)} stay in 16 bits ({shown}{more})")
+    notes = [f"{len(quantizer.layers)} frozen layers are stored in 8 bits"]
+    if quantizer.unquantised:
+        shown = "; ".join(f"{n}: {why}" for n, why in list(quantizer.unquantised.items())[:_SHOWN])
+        more = ", ..." if len(quantizer.unquantised) > _SHOWN else ""
+        notes.append(f"{len(quantizer.unquantised)} stay in 16 bits ({shown}{more})")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's tensors are this model's: a new head is fine, half an encoder is not."""
+"""Whether a checkpoint's tensors fit the model: a new head is fine, half an encoder is not."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def may_be_fresh(model: nn.Module) -> tuple[str, ...]:
 def check_keys(
     model: nn.Module, info: Mapping[str, Any], name: str, *, pretrained_head: bool
 ) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Judge what loading found missing, unexpected or of another shape.
+    """Check the missing, unexpected and mismatched keys of loading.
 
-    Returns the parameters that are new, and what the user should hear. Raises `CheckFailed` naming
-    the keys where anything but a head is missing, or blocks are left over.
+    Returns the parameters that are new, and notes for the user. Raises `CheckFailed` naming the
+    keys where anything but a head is missing, or blocks are left over.
     """
     mismatched = {str(key): (was, now) for key, was, now in info["mismatched_keys"]}
     missing = {str(key) for key in info["missing_keys"]} | mismatched.keys()
@@ -76,7 +76,7 @@ def _notes(
         {key.rpartition(".")[0] for key in fresh} - {k.rpartition(".")[0] for k in mismatched}
     )
     if new:
-        yield f"not in the checkpoint, so drawn anew and trained: {', '.join(new)}"
+        yield f"not in the checkpoint, so newly initialised and trained: {', '.join(new)}"
     heads = head_modules(model)
     if heads and not fresh:
         yield f"training starts from the checkpoint's own {', '.join(heads)}"
@@ -84,7 +84,7 @@ def _notes(
 
 def _extra_blocks(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
     """Checkpoint keys of blocks beyond the model's last one."""
-    found = set()
+    extra = set()
     keys = [str(key) for key in unexpected]
     for stack in block_lists(model):
         # The base's own prefix may be missing in a checkpoint of the bare base.
@@ -94,8 +94,8 @@ def _extra_blocks(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
             for key in keys:
                 match = pattern.search(key)
                 if match and int(match[1]) >= stack.count:
-                    found.add(key)
-    return sorted(found)
+                    extra.add(key)
+    return sorted(extra)
 
 
 def expected_fresh(model: nn.Module, shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Loading a model with the head its task needs, or its shapes alone."""
+"""Loading a model with the head that its task needs, or its shapes alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peftlab.model.head_spec import CAUSAL, LANGUAGE_MODELS, check_architecture
 from peftlab.model.keys import check_keys, expected_fresh
 from peftlab.model.pooling import Pooling, choose_pooling
 from peftlab.model.precision import DType, Precision, choose_precision, training_device
-from peftlab.model.quiet import hushed
+from peftlab.model.quiet import quiet_loading
 from peftlab.model.structure import mark_fresh
 from peftlab.model.ties import untie_stored
 from peftlab.model.tokenizer import fit_to_model, load_tokenizer
@@ -40,8 +40,8 @@ class LoadedModel:
     """A model in eval mode with its tokenizer.
 
     `name` is the folder's absolute path or the hub id, `revision` the hub's commit; `at_rest` is
-    the dtype of its frozen tensors, `compute` that of the arithmetic; `notes` are sentences the
-    user should read; `max_length_limit` counts tokens; `pooling` is set where the head pools
+    the dtype of its frozen tensors, `compute` that of the arithmetic; `notes` are sentences for
+    the user; `max_length_limit` counts tokens; `pooling` is set where the head pools
     token features itself.
     """
 
@@ -107,7 +107,7 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """All that building needs, found out before a weight is read."""
+    """Everything that building the model needs, known before a weight is read."""
 
     checkpoint: Checkpoint
     precision: Precision
@@ -125,7 +125,7 @@ def _build(request: _Request, *, weights: bool) -> LoadedModel:
     )
     if checkpoint.in_8bit and not request.load_in_8bit:
         raise CheckFailed(
-            f"{request.name} holds its weights in 8 bits, over which only adapters train: set "
+            f"{request.name} has its weights in 8 bits, over which only adapters train: set "
             "method.name=qlora with method.bits=8, or give the original checkpoint."
         )
     precision = choose_precision(
@@ -147,7 +147,7 @@ def _build(request: _Request, *, weights: bool) -> LoadedModel:
         mark_fresh(model, ("head.weight", "head.bias"))
         notes = (*notes, f"the head is a linear layer on features pooled by: {pooling}")
     notes = (*precision.notes, *notes, *fit_to_model(tokenizer, model, request.name))
-    _settle_generation(model, tokenizer)
+    _set_generation_tokens(model, tokenizer)
     return LoadedModel(
         model=model.eval(),
         tokenizer=tokenizer,
@@ -168,7 +168,7 @@ def _source(
     import transformers
 
     config = copy.deepcopy(checkpoint.config)
-    # Else Transformers asks bitsandbytes to load an 8-bit checkpoint.
+    # Otherwise Transformers loads an 8-bit checkpoint by bitsandbytes.
     vars(config).pop("quantization_config", None)
     for key, value in request.head.config.items():
         setattr(config, key, copy.deepcopy(value))
@@ -185,13 +185,13 @@ def _source(
             f"{request.name} ({config.model_type}) has no {kind} in Transformers, which this task "
             "needs; choose another model."
         )
-    if pooling is not None and _takes_no_pooler(auto_class._model_mapping, config):
+    if pooling is not None and _has_optional_pooler(auto_class._model_mapping, config):
         arguments["add_pooling_layer"] = False
     return _Source(checkpoint, precision, config, auto_class, arguments, request.trust_remote_code)
 
 
-def _takes_no_pooler(mapping: Any, config: Any) -> bool:
-    """Whether the base can be built without the pooler, which would only take memory and time."""
+def _has_optional_pooler(mapping: Any, config: Any) -> bool:
+    """Whether the base can be built without the pooler, which is not needed."""
     from inspect import signature
 
     kind = mapping.get(type(config), None)
@@ -199,9 +199,9 @@ def _takes_no_pooler(mapping: Any, config: Any) -> bool:
 
 
 def _sketch(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model on meta, its quantised layers and fresh parameters as loading would leave them.
+    """The model on meta, with the quantised layers and new parameters that loading gives.
 
-    A layer that loading would find not to fit into 8 bits is in 8 bits here: its weight tells.
+    A layer that loading cannot quantise is in 8 bits here: only its weights would show it.
     """
     model = _on_meta(source)
     untie_stored(model, source.checkpoint.files)
@@ -217,7 +217,7 @@ def _sketch(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, .
 
 
 def _on_meta(source: _Source) -> nn.Module:
-    with torch.device("meta"), hushed():
+    with torch.device("meta"), quiet_loading():
         model: nn.Module = source.auto_class.from_config(
             copy.deepcopy(source.config),
             dtype=source.precision.at_rest,
@@ -240,7 +240,7 @@ def _load(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, ...
     if request.load_in_8bit or request.load_in_4bit:
         arguments["device_map"] = {"": "cpu" if training_device() == "cpu" else 0}
     try:
-        with hushed():
+        with quiet_loading():
             model, info = source.auto_class.from_pretrained(
                 checkpoint.folder or checkpoint.name,
                 revision=checkpoint.revision or "main",
@@ -257,18 +257,18 @@ def _load(source: _Source, request: _Request) -> tuple[nn.Module, tuple[str, ...
         raise CheckFailed(f"{request.name} cannot be loaded as safetensors: {first}") from None
     at_rest: tuple[str, ...] = ()
     if request.load_in_8bit:
-        at_rest = int8_loading.settle(model, info)
+        at_rest = int8_loading.finish_loading(model, info)
     elif request.load_in_4bit:
-        count = quantized.settle_arithmetic(model)
-        at_rest = (f"{count} frozen layers rest in 4 bits; evaluation computes as training",)
+        count = quantized.pin_arithmetic(model)
+        at_rest = (f"{count} frozen layers are stored in 4 bits; evaluation computes as training",)
     pretrained = request.head.auto_class in LANGUAGE_MODELS
     fresh, notes = check_keys(model, info, request.name, pretrained_head=pretrained)
     mark_fresh(model, fresh)
     return model, (*notes, *at_rest)
 
 
-def _settle_generation(model: nn.Module, tokenizer: Any) -> None:
-    """Generation stops and pads with the tokenizer's own tokens."""
+def _set_generation_tokens(model: nn.Module, tokenizer: Any) -> None:
+    """Let generation stop and pad with the tokenizer's own tokens."""
     settings: Any = getattr(model, "generation_config", None)
     if settings is None:
         return

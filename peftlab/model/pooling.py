@@ -1,4 +1,4 @@
-"""From token features to one vector a row, and which way a checkpoint was made for.
+"""From token features to one vector per row, and the pooling that a checkpoint was trained for.
 
 Legend: B rows, T tokens, H features.
 """
@@ -25,7 +25,7 @@ _MODES: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
     """hidden [B, T, H], attention_mask [B, T] of 0 and 1 -> [B, H] in fp32.
 
-    `cls` takes each row's first token, `last` its last, wherever the padding stands.
+    `cls` takes each row's first token, `last` its last, with padding on either side.
     """
     mask = attention_mask.to(hidden.device)
     if pooling == "mean":
@@ -41,14 +41,14 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -
     return hidden[torch.arange(len(hidden), device=hidden.device), index].float()
 
 
-def choose_pooling(asked: Pooling, checkpoint: Checkpoint) -> Pooling:
-    """Spell out auto: the checkpoint's own pooling; else mean for encoders, last for decoders.
+def choose_pooling(requested: Pooling, checkpoint: Checkpoint) -> Pooling:
+    """Resolve auto: the checkpoint's own pooling; else mean for encoders, last for decoders.
 
-    An encoder-decoder keeps the head that Transformers gives it (`model`). Raises `CheckFailed`
-    where the checkpoint's own pooling is one that is not known here.
+    An encoder-decoder keeps Transformers' head (`model`). Raises `CheckFailed` where the
+    checkpoint's own pooling is not supported.
     """
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     recorded = _recorded(checkpoint)
     if recorded is not None:
         return recorded
@@ -58,7 +58,7 @@ def choose_pooling(asked: Pooling, checkpoint: Checkpoint) -> Pooling:
 
 
 def is_decoder(config: Any) -> bool:
-    """Whether each token sees only those before it."""
+    """Whether each token attends only to those before it."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -80,7 +80,7 @@ def _recorded(checkpoint: Checkpoint) -> Pooling | None:
     else:
         from transformers.utils.hub import cached_file
 
-        found = cached_file(
+        cached = cached_file(
             checkpoint.name,
             _CONFIG,
             revision=checkpoint.revision,
@@ -88,8 +88,8 @@ def _recorded(checkpoint: Checkpoint) -> Pooling | None:
             _raise_exceptions_for_connection_errors=False,
         )
         text = None
-        if found is not None:
-            with open(found, encoding="utf-8") as file:  # noqa: PTH123  (the cache's own path)
+        if cached is not None:
+            with open(cached, encoding="utf-8") as file:  # noqa: PTH123  (the cache's own path)
                 text = file.read()
     if text is None:
         return None
@@ -105,6 +105,6 @@ def _recorded(checkpoint: Checkpoint) -> Pooling | None:
     if len(modes) == 1 and modes[0] in _MODES:
         return _MODES[modes[0]]
     raise CheckFailed(
-        f"{checkpoint.name} pools by {', '.join(modes) or 'no mode'}, which peftlab does not do; "
+        f"{checkpoint.name} pools by {', '.join(modes) or 'no mode'}, which is not supported; "
         "set method.pooling to cls, mean, last or model."
     )

@@ -1,9 +1,9 @@
-"""Which numbers a model rests in and computes with: one rule for every method.
+"""The dtypes of a model at rest and of its arithmetic: one rule for every method.
 
-Trainable tensors are fp32. Frozen ones rest in the checkpoint's dtype. Activations are bf16 where
-the device has units for it, else fp32. A CPU without 16-bit units multiplies 16-bit matrices a
-hundred times slower than fp32 ones: there a 16-bit checkpoint rests as it is and computes in fp32,
-which takes a model whose layers widen their weights (`fusion.fuse` with fp32 activations).
+Trainable tensors are fp32. Frozen ones are stored in the checkpoint's dtype. Activations are bf16
+where the device has units for it, else fp32. A CPU without bf16 units multiplies 16-bit matrices
+a hundred times slower than fp32 ones: there a 16-bit checkpoint stays in its dtype and computes in
+fp32, by layers that widen their weights (`fusion.fuse` with fp32 activations).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from peftlab.errors import CheckFailed
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 _UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
-"""Flags of /proc/cpuinfo that say the CPU multiplies bf16 matrices: x86's two, Arm's two."""
+"""Flags of /proc/cpuinfo for bf16 matrix products: x86's two, Arm's two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The dtype of frozen tensors at rest and of the arithmetic, with what the user should hear."""
+    """The dtype of frozen tensors at rest and of the arithmetic, with notes for the user."""
 
     at_rest: torch.dtype
     compute: torch.dtype
@@ -33,7 +33,7 @@ class Precision:
 
     @property
     def fp32_activations(self) -> bool:
-        """Whether arithmetic is fp32 over weights that are not: no model does that by itself."""
+        """Whether arithmetic is fp32 over other weights: the model must be fused for that."""
         return self.compute is torch.float32 and self.at_rest is not torch.float32
 
 
@@ -61,31 +61,36 @@ def training_device() -> str:
 
 
 def choose_precision(
-    asked: DType, checkpoint: torch.dtype, device: str, *, fp32_at_rest: bool = False
+    requested: DType, checkpoint: torch.dtype, device: str, *, fp32_at_rest: bool = False
 ) -> Precision:
-    """Decide both dtypes from what was asked, what the checkpoint holds, and the device.
+    """Decide both dtypes from the requested one, the checkpoint's, and the device.
 
-    `fp32_at_rest`: weights never rest in 16 bits while the arithmetic is fp32.
-    Raises `CheckFailed` for a 16-bit dtype that the device has no units for, float16 on a CPU above
-    all.
+    `fp32_at_rest`: weights are never in 16 bits while the arithmetic is fp32.
+    Raises `CheckFailed` for a 16-bit dtype that the device has no units for, and for float16 on any
+    CPU.
     """
     units = has_bf16_units(device)
-    if asked == "float32":
+    if requested == "float32":
         return Precision(torch.float32, torch.float32)
-    if asked == "float16" and not (device == "cuda" and units):
-        where = "a CPU" if device == "cpu" else f"this {device} device"
+    if requested == "float16" and not (device == "cuda" and units):
+        where = "a CPU" if device == "cpu" else f"this {_called(device)}"
         raise CheckFailed(
-            f"model.dtype is float16, in which {where} cannot train (slow products, gradients that "
-            "underflow); set model.dtype to auto or float32."
+            f"model.dtype is float16, in which {where} cannot train (slow products, underflow of "
+            "gradients); set model.dtype to auto or float32."
         )
-    if asked == "bfloat16" and not units:
+    if requested == "bfloat16" and not units:
         raise CheckFailed(
-            f"model.dtype is bfloat16, but this {device} has no bf16 units: each step would take "
-            "up to 150 times as long as in float32; set model.dtype to auto or float32."
+            f"model.dtype is bfloat16, but this {_called(device)} has no bf16 units: each step "
+            "would take up to 150 times as long as in float32; set model.dtype to auto or float32."
         )
-    if asked in {"bfloat16", "float16"}:
-        return Precision(getattr(torch, asked), torch.bfloat16)
+    if requested in {"bfloat16", "float16"}:
+        return Precision(getattr(torch, requested), torch.bfloat16)
     return _automatic(checkpoint, device, units, fp32_at_rest)
+
+
+def _called(device: str) -> str:
+    """A device type in messages."""
+    return {"cpu": "CPU", "cuda": "GPU"}.get(device, device)
 
 
 def _automatic(checkpoint: torch.dtype, device: str, units: bool, fp32_at_rest: bool) -> Precision:
@@ -95,17 +100,19 @@ def _automatic(checkpoint: torch.dtype, device: str, units: bool, fp32_at_rest: 
             return Precision(torch.float32, torch.float32)
         if device == "cpu" and not fp32_at_rest:
             note = (
-                f"the checkpoint is {name} and this cpu has no 16-bit units: frozen weights rest "
+                f"the checkpoint is {name} and this CPU has no bf16 units: frozen weights stay "
                 f"in {name}, arithmetic and activations are float32"
             )
             return Precision(checkpoint, torch.float32, (note,))
         note = (
-            f"the checkpoint is {name} and this {device} has no 16-bit units: it is loaded in "
-            "float32, which takes twice its size in memory"
+            f"the checkpoint is {name} and this {_called(device)} has no bf16 units: it is "
+            "loaded in float32, which takes twice its size in memory"
         )
         return Precision(torch.float32, torch.float32, (note,))
     if checkpoint is torch.float16 and device == "cpu":
-        # Layer norms on a CPU refuse fp16 weights beside bf16 activations.
-        note = "the checkpoint is float16 and this CPU computes in bfloat16: it rests in bfloat16"
+        # Layer norms on a CPU do not support fp16 weights with bf16 activations.
+        note = (
+            "the checkpoint is float16 and this CPU computes in bfloat16: it is loaded in bfloat16"
+        )
         return Precision(torch.bfloat16, torch.bfloat16, (note,))
     return Precision(checkpoint, torch.bfloat16)

@@ -1,6 +1,7 @@
-"""Which layers rest in 8 or 4 bits, and what stands in their place before a weight is there.
+"""Which layers are stored in 8 or 4 bits, and their empty layers before weights are loaded.
 
-8 bits are our own layers in bitsandbytes' format, and need torch alone; 4 bits are bitsandbytes'.
+8-bit layers are our own, in bitsandbytes' format, and need torch alone; 4-bit ones are
+bitsandbytes'.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from peftlab.model.structure import after_blocks, head_modules
 from peftlab_kernels.int8_linear import Int8Linear
 
 SCALES = ".SCB"
-"""What a checkpoint's key ends in that holds the row scales of an 8-bit weight."""
+"""The ending of a checkpoint's key for the row scales of an 8-bit weight."""
 
 
 def require_bitsandbytes() -> None:
@@ -28,19 +29,19 @@ def require_bitsandbytes() -> None:
     except ImportError as error:
         raise CheckFailed(
             f"method.bits is 4, which needs bitsandbytes ({error}); install it with "
-            "pip install 'peftlab[quant]', or set method.bits=8, which needs nothing."
+            "pip install 'peftlab[quant]', or set method.bits=8, which needs no package."
         ) from None
 
 
 def eight_bit_config(keep: Iterable[str]) -> Any:
-    """What the configuration of an 8-bit model says of it; the named modules stay as they are."""
+    """The `quantization_config` of an 8-bit model whose named modules are not quantised."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(keep))
 
 
 def four_bit_config(model: nn.Module, compute: torch.dtype) -> Any:
-    """Transformers' settings by which the model's blocks come in NF4."""
+    """Transformers' settings that load the model's blocks in NF4."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -52,19 +53,19 @@ def four_bit_config(model: nn.Module, compute: torch.dtype) -> Any:
 
 
 def unquantised_modules(model: nn.Module) -> tuple[str, ...]:
-    """What stays unquantised: all but the blocks' linears, the head above all.
+    """Modules that stay unquantised: the head, and those after the blocks.
 
-    And what an architecture wants in fp32 (T5's `wo`).
+    Also those that an architecture needs in fp32 (T5's `wo`).
     """
     kept: Any = getattr(model, "_keep_in_fp32_modules", None) or ()
     return (*head_modules(model), *after_blocks(model), *sorted(kept))
 
 
 def eight_bit_linears(model: nn.Module, stored: Iterable[str] | None) -> tuple[str, ...]:
-    """Names of the linear layers to rest in 8 bits.
+    """Names of the linear layers to store in 8 bits.
 
-    `stored` are the keys of a checkpoint that holds some so: those, then. Raises `CheckFailed`
-    where the model has something else than a linear layer in such a place.
+    `stored` are the keys of a checkpoint with 8-bit layers, which are then the ones. Raises
+    `CheckFailed` where one of them is not a linear layer in the model.
     """
     from transformers.quantizers.quantizers_utils import should_convert_module
 
@@ -79,17 +80,19 @@ def eight_bit_linears(model: nn.Module, stored: Iterable[str] | None) -> tuple[s
     for name in layers:
         if name not in linears:
             kind = type(model.get_submodule(name)).__name__
-            raise CheckFailed(f"the checkpoint holds {name} in 8 bits, which is a {kind} here.")
+            raise CheckFailed(
+                f"the checkpoint has {name} in 8 bits, which is a {kind} in the model."
+            )
     return layers
 
 
 def put_in_8bit(
     model: nn.Module, names: Iterable[str], *, awaiting: bool = False
 ) -> dict[str, nn.Module]:
-    """Put empty 8-bit layers, on meta, in place of the named linears; returns those by name.
+    """Replace the named linears by empty 8-bit layers on meta; returns the linears by name.
 
-    `awaiting`: their weights will be read as floats and quantised then. Until they are, the layers
-    have the linears' own, or Transformers 5.17 would cast what it reads to int8.
+    `awaiting`: their weights will be read as floats and then quantised. Until then the layers have
+    the linears' dtype, or Transformers 5.17 would cast what it reads to int8.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -122,11 +125,11 @@ def put_in_4bit(model: nn.Module, compute: torch.dtype) -> nn.Module:
     return swapped
 
 
-def settle_arithmetic(model: nn.Module) -> int:
-    """Make bitsandbytes' 4-bit layers evaluate as they train; returns how many there are.
+def pin_arithmetic(model: nn.Module) -> int:
+    """Make bitsandbytes' 4-bit layers compute in evaluation as in training; returns their number.
 
-    In evaluation on a CPU they repack their weights for another product. They hold nothing else
-    that depends on the mode.
+    In evaluation on a CPU they repack their weights for another product. Nothing else in them
+    depends on the mode.
     """
     import bitsandbytes as bnb
 
@@ -137,12 +140,12 @@ def settle_arithmetic(model: nn.Module) -> int:
 
 
 def holds_8bit(model: nn.Module) -> bool:
-    """Whether a model has 8-bit layers of ours."""
+    """Whether a model has our 8-bit layers."""
     return any(isinstance(module, Int8Linear) for module in model.modules())
 
 
 def scalars(parameter: nn.Parameter) -> int:
-    """How many scalars a parameter stands for; bitsandbytes packs two of its 4-bit ones in one."""
+    """The number of scalars of a parameter; bitsandbytes packs two 4-bit ones into one."""
     packed: Any = getattr(parameter, "quant_state", None)
     return parameter.numel() if packed is None else math.prod(packed.shape)
 
@@ -162,11 +165,11 @@ def _names_here(model: Any, scales: Iterable[str]) -> tuple[str, ...]:
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
     renamings = [t for t in transforms if not isinstance(t, WeightConverter)]
     here = model.state_dict()
-    found = (
+    names = (
         rename_source_key(
             f"{key.removesuffix(SCALES)}.weight", renamings, converters,
             model.base_model_prefix, here,
         )[0]
         for key in scales
     )  # fmt: skip
-    return tuple(name for name in found if name in here)
+    return tuple(name for name in names if name in here)

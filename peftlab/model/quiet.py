@@ -1,4 +1,4 @@
-"""Transformers' own report and progress bar while loading: peftlab says what matters itself."""
+"""Transformers' own report and progress bar while loading, silenced: peftlab reports itself."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
-    """Within it Transformers logs errors only and draws no bar; both are restored afterwards."""
+def quiet_loading() -> Iterator[None]:
+    """Let Transformers log errors only and draw no progress bar inside; both are restored."""
     from transformers.utils import logging as library
 
     level, bar = library.get_verbosity(), library.is_progress_bar_enabled()

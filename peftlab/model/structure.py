@@ -1,6 +1,6 @@
-"""What a model is made of, found by looking: its blocks, its head, what comes after the blocks.
+"""The parts of a model, by its structure: its blocks, its head, the modules after the blocks.
 
-Nothing here knows a model family by name.
+No model family is treated by name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from peftlab.errors import CheckFailed
 
 _FRESH = "_peftlab_fresh_parameters"
 _COMPANION = 0.2
-"""A second stack (an encoder beside its decoder) has at least this share of the first's scalars."""
+"""A second stack (an encoder beside its decoder) has at least this share of the first's size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,35 +30,35 @@ class BlockList:
         return f"{self.name}.{index}"
 
     def holds(self, name: str) -> bool:
-        """Whether a module's or parameter's name lies inside the stack."""
+        """Whether a module or parameter of that name is inside the stack."""
         return name.startswith(f"{self.name}.")
 
     def lies_in(self, module: str) -> bool:
-        """Whether the stack is the named module or lies inside it."""
+        """Whether the stack is the named module or inside it."""
         return self.name == module or self.name.startswith(f"{module}.")
 
 
 def block_lists(model: nn.Module) -> tuple[BlockList, ...]:
     """The stacks of blocks in the order they run: one, or an encoder's and a decoder's.
 
-    A stack is a `ModuleList` of equal-typed children, inside no other such list; the one with most
-    parameters, and any that compares with it. Raises `CheckFailed` where there is none.
+    A stack is a `ModuleList` of equal-typed children, not inside another such list; the one with
+    the most parameters, and any of comparable size. Raises `CheckFailed` where there is none.
     """
-    found: list[tuple[str, nn.ModuleList, int]] = []
+    stacks: list[tuple[str, nn.ModuleList, int]] = []
     for name, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or len({type(child) for child in module}) != 1:
             continue
         size = sum(p.numel() for p in module.parameters())
-        if size and not any(name.startswith(f"{outer}.") for outer, _, _ in found):
-            found.append((name, module, size))
-    if not found:
+        if size and not any(name.startswith(f"{outer}.") for outer, _, _ in stacks):
+            stacks.append((name, module, size))
+    if not stacks:
         raise CheckFailed(
             f"{type(model).__name__} has no list of equal blocks; choose a transformer model."
         )
-    _, largest, most = max(found, key=lambda entry: entry[2])
+    _, largest, most = max(stacks, key=lambda entry: entry[2])
     return tuple(
         BlockList(name, len(module))
-        for name, module, size in found
+        for name, module, size in stacks
         if type(module[0]) is type(largest[0]) or size >= _COMPANION * most
     )
 
@@ -105,9 +105,9 @@ def input_embeddings(model: nn.Module) -> nn.Module:
 def after_blocks(model: nn.Module) -> tuple[str, ...]:
     """Names of modules that run after the blocks, inside the base: final norms, a pooler.
 
-    Told by the order in which they were registered, in the modules that enclose the stacks; a norm
-    that calls itself final counts wherever it stands (OPT registers it before its blocks), and one
-    of the embeddings never (BART registers it after them).
+    Decided by the order of registration in the modules that enclose the stacks; a norm named final
+    counts at any position (OPT registers it before its blocks), and one of the embeddings never
+    (BART registers it after the blocks).
     """
     names: list[str] = []
     inside_head = head_modules(model)
@@ -133,7 +133,7 @@ def after_blocks(model: nn.Module) -> tuple[str, ...]:
 
 
 def tied_parameters(model: nn.Module) -> Iterator[tuple[str, ...]]:
-    """Groups of names under which one and the same parameter is registered."""
+    """Groups of names under which the same parameter is registered."""
     groups: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)
@@ -156,20 +156,20 @@ def parameters_under(model: nn.Module, modules: Iterable[str]) -> frozenset[str]
 
 
 def mark_fresh(model: nn.Module, names: Iterable[str]) -> None:
-    """Record which parameters the checkpoint did not hold: they must be trained."""
+    """Record the parameters that are not in the checkpoint: they must be trained."""
     setattr(model, _FRESH, tuple(sorted(names)))
 
 
 def fresh_modules(model: nn.Module) -> tuple[str, ...]:
-    """Names of the modules whose own parameters the checkpoint did not hold, shortest first."""
+    """Sorted names of the modules with own parameters that are not in the checkpoint."""
     names = getattr(model, _FRESH, ())
     return tuple(sorted({str(name).rpartition(".")[0] for name in names}))
 
 
 def logits_of(outputs: Any) -> torch.Tensor:
-    """A model's logits; of one that marks spans [B, T, 2], those of first and last tokens.
+    """A model's logits; of a span model [B, T, 2], those of the first and last tokens.
 
-    Of other outputs the first, whatever it is.
+    Of other outputs the first.
     """
     if isinstance(outputs, tuple):
         return torch.as_tensor(outputs[0])

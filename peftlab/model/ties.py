@@ -1,8 +1,8 @@
-"""Parameters that a class shares and a checkpoint does not.
+"""Parameters that a model class ties and a checkpoint does not.
 
-Transformers ties T5's head to its embeddings whatever its configuration says, and undoes that while
-loading where the checkpoint (T5 1.1, FLAN-T5) holds two tensors that differ. A model that is built
-without weights must come out alike.
+Transformers ties T5's head to its embeddings regardless of its configuration, and unties them while
+loading where the checkpoint (T5 1.1, FLAN-T5) has two different tensors. A model that is built
+without weights must be the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from peftlab.model.structure import tied_parameters
 
 
 def untie_stored(model: nn.Module, files: tuple[Path, ...]) -> None:
-    """Part the tied parameters of a model on meta that `files` hold apart, with other values."""
+    """Untie the parameters of a model on meta that differ in `files`."""
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     where = _files_of(files)
     for group in tied_parameters(model):
@@ -33,7 +33,7 @@ def untie_stored(model: nn.Module, files: tuple[Path, ...]) -> None:
         for name, key in stored.items():
             assert first is not None
             if key != first and not _equal(key, first, where):
-                _part(model, name)
+                _untie(model, name)
 
 
 def _files_of(files: tuple[Path, ...]) -> dict[str, Path]:
@@ -47,7 +47,7 @@ def _equal(one: str, other: str, where: Mapping[str, Path]) -> bool:
         return torch.equal(first, opened.get_tensor(other))
 
 
-def _part(model: nn.Module, name: str) -> None:
+def _untie(model: nn.Module, name: str) -> None:
     owner, _, last = name.rpartition(".")
     module = model.get_submodule(owner)
     shared = module.get_parameter(last)

@@ -1,4 +1,4 @@
-"""The tokenizer beside a model: it always pads, and every id of it has an embedding."""
+"""The tokenizer of a model: it always has a padding token, and all its ids have embeddings."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id, with a padding token.
 
-    Where it brings none (GPT-2, Llama), a token that is there already takes the part: the unknown
-    token if it is one of its own, else the end token. Padded positions are masked out of attention
+    Where it has none (GPT-2, Llama), an existing token is used: the unknown token if that is a
+    separate one, else the end token. Padded positions are masked out of attention
     and loss by position, not by id, so either is safe; a new token would need a new embedding.
     Raises `CheckFailed` where there is no tokenizer or no such token.
     """
@@ -40,7 +40,7 @@ def load_tokenizer(
             f"{name} has no usable tokenizer ({first}); put tokenizer.json beside the model."
         ) from None
     if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
-        # Transformers makes one of nothing but special tokens where there are no files.
+        # Without files Transformers builds a tokenizer of special tokens only.
         raise CheckFailed(f"{name} has no tokenizer; put tokenizer.json beside the model.")
     if tokenizer.pad_token is None:
         set_padding_token(tokenizer, name, below=len(tokenizer))
@@ -64,7 +64,7 @@ def set_padding_token(tokenizer: Any, name: str, *, below: int) -> str:
 def fit_to_model(tokenizer: Any, model: nn.Module, name: str) -> tuple[str, ...]:
     """Make tokenizer and model agree on padding, and check that every id has an embedding.
 
-    Returns what the user should hear. Raises `CheckFailed` where the tokenizer has ids beyond the
+    Returns notes for the user. Raises `CheckFailed` where the tokenizer has ids beyond the
     embeddings.
     """
     config: Any = model.config
@@ -78,7 +78,7 @@ def fit_to_model(tokenizer: Any, model: nn.Module, name: str) -> tuple[str, ...]
     beyond = sorted(t for t, i in tokenizer.get_vocab().items() if i >= rows and t != replaced)
     if beyond:
         raise CheckFailed(
-            f"the tokenizer of {name} knows {len(tokenizer)} tokens, but the model embeds {rows}: "
+            f"the tokenizer of {name} has {len(tokenizer)} tokens, the model {rows} embeddings: "
             f"{', '.join(beyond[:3])} would have no embedding; use the model's own tokenizer, or "
             "resize the checkpoint once (resize_token_embeddings, save_pretrained)."
         )
@@ -91,6 +91,6 @@ def fit_to_model(tokenizer: Any, model: nn.Module, name: str) -> tuple[str, ...]
 
 
 def embedding_rows(model: nn.Module) -> int:
-    """How many token ids the model embeds."""
+    """The number of token ids with an embedding."""
     weight: Any = input_embeddings(model).weight
     return int(weight.shape[0])

@@ -1,6 +1,6 @@
-"""The whole job, in pieces that a script can call: plan, preview, train, open a run, inspect.
+"""The steps of a job, for scripts: plan, preview, train, open a run, inspect.
 
-Importing it imports neither torch nor Transformers: a call imports what it needs.
+Importing this package imports neither torch nor Transformers: a call imports what it needs.
 """
 
 from peftlab.pipeline.inspection import inspect

@@ -1,7 +1,7 @@
-"""Which of a run's layers compute otherwise than Transformers and PEFT wrote them, and how.
+"""Which of a run's layers the kernels compute, and by which measured choices.
 
-A run keeps the choices that were made by measurement, and whatever reopens it computes by them: the
-function that answers is the one that was trained, on another machine too.
+A run records the choices that were made by measurement, and computes by them when it is opened
+again: the model is then the same function that was trained, on another machine too.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger("peftlab")
 
 CHOICES = "kernel_choices.json"
-"""In a run's folder: what was chosen by measurement, by question."""
+"""In a run's folder: the choices made by measurement, by question."""
 
 VERDICTS = "int8_arithmetic.json"
-"""In a run's folder: what each 8-bit layer computes by, and the errors that were measured."""
+"""In a run's folder: each 8-bit layer's arithmetic, and the errors that were measured."""
 
 
 def fuse_for(
     model: nn.Module, loaded: LoadedModel, config: RunConfig, *, level: int = logging.DEBUG
 ) -> FusionReport | None:
-    """Make a loaded model compute as its precision says, once the method has been applied to it.
+    """Make a loaded model compute in its precision, once the method has been applied to it.
 
-    `model` is `loaded.model` with the method on it. None where there is nothing to fuse. With
-    kernels "off" nothing is: load the model with `fp32_at_rest` then, so that weights and
-    activations have one dtype. The report is logged at `level`. Raises `ConfigError` as
-    `backend.check_environment` does, and for an arithmetic that only the kernels have.
+    `model` is `loaded.model` with the method applied. None where nothing is fused, as with kernels
+    "off": load the model with `fp32_at_rest` then, so that weights and activations have one dtype.
+    The report is logged at `level`. Raises `ConfigError` as `backend.check_environment` does, and
+    for an arithmetic that only the kernels support.
     """
-    asked = config.method.eight_bit
+    settings = config.method.eight_bit
     if config.train.kernels == "off":
         assert not loaded.fp32_activations, "16-bit weights cannot meet fp32 activations unfused"
-        if asked.get("arithmetic") == "w8a8":
+        if settings.get("arithmetic") == "w8a8":
             raise ConfigError(
-                "method.arithmetic is w8a8, which the kernels compute, but train.kernels is off; "
+                "method.arithmetic is w8a8, which needs the kernels, but train.kernels is off; "
                 "set train.kernels=auto, or method.arithmetic=w8a16."
             )
         return None
@@ -56,7 +56,7 @@ def fuse_for(
     from peftlab.model.precision import training_device
 
     check_environment(training_device())
-    report = fuse(model, activations="fp32" if loaded.fp32_activations else "keep", **asked)
+    report = fuse(model, activations="fp32" if loaded.fp32_activations else "keep", **settings)
     if not (report.fused or report.not_fused or report.widened or report.gates):
         return None
     logger.log(level, "%s", report if report.not_fused else str(report).partition("\n")[0])
@@ -64,10 +64,10 @@ def fuse_for(
 
 
 @contextmanager
-def keeping_choices(folder: Path, fusion: FusionReport | None) -> Iterator[None]:
-    """Compute by the choices that the folder holds, and add there what is chosen besides.
+def recorded_choices(folder: Path, fusion: FusionReport | None) -> Iterator[None]:
+    """Compute by the choices in the folder, and record new ones there.
 
-    At once, so that a run that is killed goes on by the choices that it began with. 8-bit layers'
+    At once, so that a killed run resumes with the choices that it began with. 8-bit layers'
     verdicts are such choices. Raises `CheckFailed` as `by_choices_of` does.
     """
     from peftlab.fusion.backend import on_choice
@@ -92,38 +92,38 @@ def keeping_choices(folder: Path, fusion: FusionReport | None) -> Iterator[None]
 
 
 def replay_verdicts(folder: Path, fusion: FusionReport | None) -> dict[str, Any]:
-    """Have the 8-bit layers compute by the verdicts that a run's folder holds; returns those.
+    """Apply the verdicts in a run's folder to the 8-bit layers; returns the verdicts.
 
-    Layers without one, as in a run that was killed early, measure. Raises `CheckFailed` where the
-    file is damaged.
+    Layers without one, as in a run that was killed early, measure again. Raises `CheckFailed` where
+    the file is damaged.
     """
     file = folder / VERDICTS
     gates = {} if fusion is None else fusion.gates
-    found: dict[str, Any] = read_json(file) if file.is_file() and gates else {}
-    for layer, verdict in found.items():
+    verdicts: dict[str, Any] = read_json(file) if file.is_file() and gates else {}
+    for layer, verdict in verdicts.items():
         arithmetic = verdict.get("arithmetic") if isinstance(verdict, dict) else None
         if arithmetic not in {"w8a8", "w8a16"} or layer not in gates:
             raise CheckFailed(
-                f"{file} says {verdict!r} of {layer}; it must name an 8-bit layer of this model, "
-                "and w8a8 or w8a16. Train the run anew, or restore the file."
+                f"{file} has {verdict!r} for {layer}; it must name an 8-bit layer of this model, "
+                "and w8a8 or w8a16. Train the run again, or restore the file."
             )
         if gates[layer].requested == "auto":
             gates[layer].verdict = arithmetic
-    return found
+    return verdicts
 
 
-def settle_verdicts(fusion: FusionReport | None) -> None:
-    """After training: layers that saw too little to decide stay with what they computed by."""
+def decide_verdicts(fusion: FusionReport | None) -> None:
+    """After training: layers that saw too few calls keep the arithmetic that they used."""
     for gate in () if fusion is None else fusion.gates.values():
         gate.decide_now()
 
 
 @contextmanager
 def by_choices_of(folder: Path) -> Iterator[None]:
-    """Compute by the choices that a run's folder holds; what this machine's would be is logged.
+    """Compute by the choices in a run's folder; logs those that this machine would not make.
 
-    A folder without them, from before runs kept them, is computed by this machine's. Raises
-    `CheckFailed` where they are damaged.
+    A folder without them, of an earlier version, uses this machine's choices. Raises `CheckFailed`
+    where they are damaged.
     """
     kept = _read_choices(folder / CHOICES)
     from peftlab.fusion.backend import drift, replayed_choices
@@ -143,5 +143,7 @@ def _read_choices(file: Path) -> dict[str, str]:
         raise CheckFailed(f"{str(damaged).removesuffix('.')}; {way_out}.") from None
     for question, answer in kept.items():
         if not isinstance(answer, str):
-            raise CheckFailed(f"{file} answers {question!r} with {answer!r}, no name; {way_out}.")
+            raise CheckFailed(
+                f"{file} answers {question!r} with {answer!r}, which is not a name; {way_out}."
+            )
     return kept

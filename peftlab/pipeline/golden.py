@@ -1,7 +1,7 @@
 """Golden examples: a few rows, their token ids and the trained model's logits, kept in the record.
 
-Whatever opens the run again replays them first: what answers is then known to be what was trained,
-its tokenizer, its templates and its weights, and not something that became of them since.
+They are replayed whenever the run is opened again: tokenizer, templates and weights are then known
+to be those of the training, unchanged since.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 _ROWS = 3
 _AMONG = 200
-"""Rows that the examples are the shortest of: the record stays small."""
+"""The examples are the shortest of this many rows, so that the record stays small."""
 _POSITIONS = 3
 _TOP = 5
 # Shares of the largest logit, which counts as the second number at least.
 _SAME = 2e-3, 0.05
-"""Of fp32 arithmetic on the same kind of device: threads and kernels sum in other orders."""
+"""For fp32 arithmetic on the same kind of device: threads and kernels sum in other orders."""
 _ROUNDED = 0.1, 1.0
-"""Of 16-bit arithmetic, or on another kind of device than the run was trained on."""
+"""For 16-bit arithmetic, or another kind of device than the run was trained on."""
 _SETTINGS = (
     "bos_token", "bos_token_id", "eos_token", "eos_token_id", "pad_token", "pad_token_id",
     "padding_side", "truncation_side",
@@ -37,14 +37,14 @@ _SETTINGS = (
 
 
 def policy(tokenizer: Any) -> dict[str, Any]:
-    """What of a tokenizer no ids of whole rows tell: padding, the ends, the chat template."""
-    found: dict[str, Any] = {name: getattr(tokenizer, name, None) for name in _SETTINGS}
+    """Settings of a tokenizer that the ids of whole rows do not reveal."""
+    settings: dict[str, Any] = {name: getattr(tokenizer, name, None) for name in _SETTINGS}
     template = getattr(tokenizer, "chat_template", None)
     text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
-    found["chat_template"] = (
+    settings["chat_template"] = (
         None if template is None else hashlib.sha256(text.encode()).hexdigest()[:16]
     )
-    return found
+    return settings
 
 
 def record_golden(
@@ -70,7 +70,7 @@ def record_golden(
         try:
             encoded = _encoded(task, tokenizer, row, max_length)
         except DataError:
-            continue  # Alone, this row leaves nothing to train on.
+            continue  # This row alone has nothing to train on.
         logits = _logits(task, model, tokenizer, encoded, compute)
         examples.append({"row": row, "encoded": encoded, "logits": _top(logits)})
         if len(examples) == _ROWS:
@@ -85,13 +85,13 @@ def record_golden(
 def check_tokenizer(
     golden: Mapping[str, Any], task: Task, tokenizer: Any, *, max_length: int, what: str
 ) -> None:
-    """Raise `CheckFailed` where a tokenizer, `what`, makes other ids than the run's did."""
+    """Raise `CheckFailed` where a tokenizer, `what`, gives other ids than the run's did."""
     now = policy(tokenizer)
     for name, was in golden["tokenizer"].items():
         if now.get(name) != was:
             raise CheckFailed(
                 f"{what} has changed since training: its {name} was {was!r} and is "
-                f"{now.get(name)!r}. Restore it, or train anew."
+                f"{now.get(name)!r}. Restore it, or train again."
             )
     for example in golden["examples"]:
         try:
@@ -101,8 +101,8 @@ def check_tokenizer(
         for column, was in example["encoded"].items():
             if encoded.get(column) != was:
                 raise CheckFailed(
-                    f"{what} reads {_named(example)} otherwise than in training: "
-                    f"{_difference(column, was, encoded.get(column))}. Restore it, or train anew."
+                    f"{what} encodes {_named(example)} differently than in training: "
+                    f"{_difference(column, was, encoded.get(column))}. Restore it, or train again."
                 )
 
 
@@ -115,7 +115,7 @@ def check_logits(
     compute: torch.dtype,
     what: str,
 ) -> None:
-    """Raise `CheckFailed` where a model, `what`, answers otherwise than the run's did."""
+    """Raise `CheckFailed` where a model, `what`, gives other logits than the run's did."""
     now_computed = _computed(model, compute)
     exact = golden["computed"] == now_computed and now_computed["compute"] == "float32"
     share, floor = _SAME if exact else _ROUNDED
@@ -128,15 +128,15 @@ def check_logits(
                 now = float(here[index]) if index < len(here) else float("nan")
                 if not abs(now - was) <= allowed:
                     raise CheckFailed(
-                        f"{what} answers {_named(example)} otherwise than after training: logit "
+                        f"{what} computes {_named(example)} differently than after training: logit "
                         f"{index} at position {kept['at']} was {was:.5g} and is {now:.5g}; "
-                        f"{allowed:.2g} is what arithmetic explains. The base "
-                        "or the trained part has changed: restore them, or train anew."
+                        f"rounding explains up to {allowed:.2g}. The base "
+                        "or the trained part has changed: restore them, or train again."
                     )
 
 
 def _encoded(task: Task, tokenizer: Any, row: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-    """The numbers of the first encoded row that a checked row makes."""
+    """The numeric columns of the first encoded row of a checked row."""
     import datasets
 
     one = datasets.Dataset.from_list([dict(row)])
@@ -158,38 +158,38 @@ def _logits(
     from peftlab.model.mode import evaluating
     from peftlab.model.structure import logits_of
 
-    place = _place(model)
+    device = _device(model)
     batch = {
-        name: value.to(place) if isinstance(value, torch.Tensor) else value
+        name: value.to(device) if isinstance(value, torch.Tensor) else value
         for name, value in task.collator(tokenizer)([dict(encoded)]).items()
     }
-    narrow = torch.autocast(place.type, torch.bfloat16, enabled=compute is torch.bfloat16)
+    narrow = torch.autocast(device.type, torch.bfloat16, enabled=compute is torch.bfloat16)
     with evaluating(model), torch.no_grad(), narrow:
         logits = logits_of(model(**task.model_inputs(batch)))[0].float().cpu()
     return logits if logits.ndim > 1 else logits[None]
 
 
-def _place(model: nn.Module) -> torch.device:
-    """Where a model computes; one that is streamed rests nowhere, and computes on the CPU."""
+def _device(model: nn.Module) -> torch.device:
+    """The device a model computes on; a streamed model, with parameters on meta, uses the CPU."""
     import torch
 
-    place = next(model.parameters()).device
-    return torch.device("cpu") if place.type == "meta" else place
+    device = next(model.parameters()).device
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def _computed(model: nn.Module, compute: torch.dtype) -> dict[str, str]:
-    return {"device": _place(model).type, "compute": str(compute).removeprefix("torch.")}
+    return {"device": _device(model).type, "compute": str(compute).removeprefix("torch.")}
 
 
 def _top(logits: torch.Tensor) -> list[dict[str, Any]]:
     """The largest logits at a few positions, the last among them."""
     count = len(logits)
-    places = sorted({round((count - 1) * k / (_POSITIONS - 1)) for k in range(_POSITIONS)})
-    found = []
-    for at in places:
+    positions = sorted({round((count - 1) * k / (_POSITIONS - 1)) for k in range(_POSITIONS)})
+    largest = []
+    for at in positions:
         values, indices = logits[at].topk(min(_TOP, logits.shape[-1]))
-        found.append({"at": at, "indices": indices.tolist(), "values": values.tolist()})
-    return found
+        largest.append({"at": at, "indices": indices.tolist(), "values": values.tolist()})
+    return largest
 
 
 def _named(example: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
-"""What a folder is: a run, an adapter, a merged model or a checkpoint, and what lies in it.
+"""What a folder is, a run, an adapter, a merged model or a checkpoint, and what it contains.
 
-Reads headers, and of a base the pieces of tensors that a fingerprint is made of.
+Reads headers, and of a base the samples of tensors that a fingerprint hashes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 def inspect(path: str | Path) -> dict[str, Any]:
     """Describe a folder under `kind`: run, unfinished run, adapter, merged model or checkpoint.
 
-    Raises `CheckFailed` where it is none of them, naming what was looked for.
+    Raises `CheckFailed` where it is none of them, naming the files it looked for.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -51,25 +51,25 @@ def inspect(path: str | Path) -> dict[str, Any]:
 
 def _run(folder: Path) -> dict[str, Any]:
     record = read_json(folder / run_folder.RECORD)
-    found: dict[str, Any] = {
+    description: dict[str, Any] = {
         "kind": "run",
         "path": str(folder),
         **record,
         "metrics": read_json(folder / run_folder.METRICS),
     }
     if golden := record.get("golden"):
-        # How many, not what they say: the rest is for machines to compare.
-        found["golden"] = {**golden, "examples": len(golden["examples"])}
+        # Their number only: the examples themselves are for comparison by machine.
+        description["golden"] = {**golden, "examples": len(golden["examples"])}
     part = folder / "adapter"
     if part.is_dir():
-        found["adapter"] = _adapter(part)
+        description["adapter"] = _adapter(part)
     else:
         part = folder / "trained"
         if part.is_dir():
-            found["trained"] = _tensors(part)
+            description["trained"] = _tensors(part)
     base = record.get("model", {})
-    found["fingerprint"] = fingerprint_state(part, base.get("name"), base.get("revision"))
-    return found
+    description["fingerprint"] = fingerprint_state(part, base.get("name"), base.get("revision"))
+    return description
 
 
 def _unfinished(folder: Path) -> dict[str, Any]:
@@ -96,9 +96,9 @@ def _adapter(folder: Path) -> dict[str, Any]:
         "layer_replication", "exclude_modules", "layers_to_transform", "target_parameters",
         "peft_version",
     )  # fmt: skip
-    said = {key: config[key] for key in keys if key in config}
-    said |= {key: config[key] for key in rare if config.get(key)}
-    return {**said, "tensors": _tensors(folder)}
+    settings = {key: config[key] for key in keys if key in config}
+    settings |= {key: config[key] for key in rare if config.get(key)}
+    return {**settings, "tensors": _tensors(folder)}
 
 
 def _of_adapter(folder: Path) -> dict[str, Any]:
@@ -107,9 +107,9 @@ def _of_adapter(folder: Path) -> dict[str, Any]:
 
 
 def _merged(folder: Path) -> dict[str, Any]:
-    """A merged model by its report, and whether what lies there is still what was reported."""
+    """A merged model by its report, and whether its files still match the report."""
     report = read_json(folder / "merge_report.json")
-    there = _checkpoint(folder)
+    checkpoint = _checkpoint(folder)
     keys = (
         "base",
         "source",
@@ -122,21 +122,25 @@ def _merged(folder: Path) -> dict[str, Any]:
         "seconds",
         "peak_anonymous_bytes",
     )
-    told = {key: report[key] for key in keys if key in report}
-    return {**there, "merge": told, "as_reported": _as_reported(folder, report, there["tensors"])}
+    merge = {key: report[key] for key in keys if key in report}
+    return {
+        **checkpoint,
+        "merge": merge,
+        "as_reported": _as_reported(folder, report, checkpoint["tensors"]),
+    }
 
 
 def _as_reported(folder: Path, report: Mapping[str, Any], tensors: Mapping[str, Any]) -> str | bool:
-    """True, or in words how the files differ from what a merge's report says of them."""
-    lacking = [name for name in report.get("files", ()) if not (folder / name).is_file()]
-    if lacking:
-        return f"no: {', '.join(lacking)} is missing"
-    for what, found, said in (
+    """True, or how the files differ from the merge report."""
+    missing = [name for name in report.get("files", ()) if not (folder / name).is_file()]
+    if missing:
+        return f"no: {', '.join(missing)} is missing"
+    for what, present, written in (
         ("files", tensors["files"], len(report.get("files", ()))),
         ("tensors", tensors["count"], sum(report.get("counts", {}).values())),
     ):
-        if found != said:
-            return f"no: there are {found} {what}, and {said} were written"
+        if present != written:
+            return f"no: there are {present} {what}, and {written} were written"
     return True
 
 
@@ -165,8 +169,8 @@ def _tensors(folder: Path) -> dict[str, Any]:
                     scalars[header.get_dtype()] += count
                     tensors += 1
         except SafetensorError as error:
-            raise CheckFailed(f"{file} is not a whole safetensors file: {error}.") from None
-    found: dict[str, Any] = {
+            raise CheckFailed(f"{file} is not a complete safetensors file: {error}.") from None
+    counts: dict[str, Any] = {
         "files": len(files),
         "count": tensors,
         "parameters": sum(scalars.values()),
@@ -174,5 +178,5 @@ def _tensors(folder: Path) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in files),
     }
     if pickled:
-        found["refused_pickled_files"] = pickled
-    return found
+        counts["refused_pickled_files"] = pickled
+    return counts

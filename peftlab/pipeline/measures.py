@@ -1,4 +1,4 @@
-"""Which metrics of a run are reported, with what interval, and on which splits."""
+"""The metrics that a run reports, with the interval of the best one, and the splits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def evaluation_batch(config: RunConfig) -> int:
 
 
 def best_metric(config: RunConfig, task: Task) -> str:
-    """The metric that chooses, with auto spelled out."""
+    """The metric that selects the best weights, with auto resolved."""
     return task.best_metric if config.eval.best == "auto" else config.eval.best
 
 
 def reported(task: Task, metrics: Mapping[str, float], config: RunConfig) -> dict[str, float]:
-    """The metrics asked for in `eval.metrics`, and always the loss and the one that chooses.
+    """The metrics that `eval.metrics` names, always with the loss and the best metric.
 
     Raises `ConfigError` naming a metric that the task does not report.
     """

@@ -1,4 +1,4 @@
-"""A finished run opened from its folder: its task, its trained model, and the checks of both."""
+"""A finished run opened from its folder: its task, its trained model, and checks of both."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoadedRun:
-    """A trained model ready to answer, with what its answers depend on."""
+    """A trained model ready to predict, with its tokenizer and the dtype of its arithmetic."""
 
     model: nn.Module
     tokenizer: Any
@@ -64,7 +64,7 @@ class OpenedRun:
 
     @cached_property
     def task(self) -> Task:
-        """The task as training recorded it: label names and the like."""
+        """The task as training recorded it, label names included."""
         from peftlab.tasks.registry import task_class
 
         task = task_class(self.config.task.name).from_state(self.record["task"]["state"])
@@ -72,7 +72,7 @@ class OpenedRun:
 
     @cached_property
     def loaded(self) -> LoadedRun:
-        """The base with the trained part on it. Raises `CheckFailed` where either is missing."""
+        """The base with the trained part applied. Raises `CheckFailed` where either is missing."""
         if self.trained is not None:
             return self.trained
         from peftlab.methods.apply import load_trained
@@ -83,7 +83,7 @@ class OpenedRun:
         compared = self._check_base()
         arguments = preparation.base_arguments(self.config) | {"revision": recorded["revision"]}
         base = load_model(recorded["name"], self.task.head(), **arguments)
-        if not compared:  # The base has been fetched meanwhile.
+        if not compared:  # load_model has downloaded the base.
             self._check_base()
         self.task.attach(base.tokenizer, base.model)
         applied = load_trained(
@@ -102,21 +102,21 @@ class OpenedRun:
         return LoadedRun(model, base.tokenizer, base.compute)
 
     def check_tokenizers(self, of_base: Any = None) -> None:
-        """Raise `CheckFailed` where the run's tokenizer, or its base's, reads otherwise by now."""
+        """Raise `CheckFailed` where the run's tokenizer, or its base's, encodes differently now."""
         from peftlab.pipeline.golden import check_tokenizer
 
         golden = self.record.get("golden")
-        if golden is None:  # A run from before there were golden examples.
+        if golden is None:  # A run of a version without golden examples.
             return
         length = int(self.record["max_length"])
-        found = {f"the tokenizer in {self.folder / 'tokenizer'}": self._own_tokenizer}
+        tokenizers = {f"the tokenizer in {self.folder / 'tokenizer'}": self._own_tokenizer}
         if of_base is not None:
-            found[f"the tokenizer of {self.record['model']['name']}"] = of_base
-        for what, tokenizer in found.items():
+            tokenizers[f"the tokenizer of {self.record['model']['name']}"] = of_base
+        for what, tokenizer in tokenizers.items():
             check_tokenizer(golden, self.task, tokenizer, max_length=length, what=what)
 
     def check_logits(self, model: nn.Module, compute: torch.dtype | None = None) -> None:
-        """Raise `CheckFailed` where a model does not answer as the trained one did.
+        """Raise `CheckFailed` where a model's logits are not those of the trained one.
 
         `compute`: the dtype of its arithmetic; fp32 by default.
         """

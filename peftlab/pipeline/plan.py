@@ -1,4 +1,4 @@
-"""What a run would do, without training: data, targets, steps, rates. And a look at its rows."""
+"""What a run would do, without training: data, targets, steps; and a preview of its rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Plan:
         return {
             "config": self.config,
             "output": self.output,
-            "data": {split: asdict(found) for split, found in self.data.items()},
+            "data": {split: asdict(statistics) for split, statistics in self.data.items()},
             "labels": self.labels,
             "coverage": self.coverage.to_json(),
             "trained_parameters": self.trained_parameters,
@@ -65,7 +65,7 @@ class Plan:
 def plan(config: RunConfig) -> Plan:
     """Validate a run against its data and its model's shapes; no weight is read.
 
-    Raises whatever `train` would raise before its first step.
+    Raises what `train` would raise before its first step.
     """
     final = preparation.output_folder(config)
     run_folder.check_free(final, overwrite=config.output.overwrite, resume="auto")
@@ -112,10 +112,10 @@ def label_counts(checked: preparation.Checked) -> dict[str, int]:
 
 
 def preview(config: RunConfig, rows: int = 3) -> dict[str, Any]:
-    """Decoded samples as the model will see them, with what is trained on, and length statistics.
+    """Decoded samples as the model will see them, with their targets, and length statistics.
 
-    Each sample is what the task's `preview` says: `text` (decoded ids, special tokens included),
-    `tokens` (their number), and its labels or `trained`, the pieces whose prediction counts.
+    Each sample is the task's `preview`: `text` (decoded ids, special tokens included), `tokens`
+    (their number), and its labels or `trained`, the pieces that the loss counts.
     """
     from peftlab.model.loading import load_tokenizer, read_checkpoint_config
 
@@ -136,7 +136,7 @@ def preview(config: RunConfig, rows: int = 3) -> dict[str, Any]:
         "source": config.data.source,
         "max_length": max_length,
         "splits": {
-            split: asdict(found) for split, found in preparation.statistics_of(encoded).items()
+            split: asdict(lengths) for split, lengths in preparation.statistics_of(encoded).items()
         },
         "labels": label_counts(checked),
         "samples": samples,

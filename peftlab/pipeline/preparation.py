@@ -1,6 +1,6 @@
-"""From a configuration to all that training needs: rows, task, model, and what of it trains.
+"""From a configuration to all that training needs: rows, task, model, and its trainable part.
 
-In two steps, so that bad input costs seconds: `check` reads the data before Transformers is
+In two steps, so that bad input fails within seconds: `check` reads the data before Transformers is
 imported; `prepare` loads the model, or builds it without weights, and encodes the rows.
 """
 
@@ -31,7 +31,7 @@ _STARTING_BATCH, _STARTING_ROWS = 16, 512
 """Rows that a method may begin from."""
 
 LONGEST_AUTO = 512
-"""`data.max_length: auto` never exceeds this many tokens, whatever the model could read."""
+"""`data.max_length: auto` never exceeds this many tokens, whatever the model's limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that training reads. `encoded` has the splits by name, in model's terms.
+    """All that training reads. `encoded` has the encoded splits by name.
 
     `learning_rates` are those that differ from `learning_rate`, by the parameters' names.
     """
@@ -97,11 +97,11 @@ def _training_rows(config: RunConfig) -> int | None:
 
 
 def _check_metrics(config: RunConfig, task: Task) -> None:
-    """Refuse metrics that the task, as it came to be on this data, does not report."""
-    asked = [("eval.best", config.eval.best)] if config.eval.best != "auto" else []
+    """Refuse metrics that the task does not report on this data."""
+    names = [("eval.best", config.eval.best)] if config.eval.best != "auto" else []
     if config.eval.metrics != "auto":
-        asked += [("eval.metrics", name) for name in config.eval.metrics]
-    for key, name in asked:
+        names += [("eval.metrics", name) for name in config.eval.metrics]
+    for key, name in names:
         if name not in task.greater_is_better:
             raise ConfigError(
                 f"{key} names {name!r}; {task.name}, as it is configured and on this data, "
@@ -119,7 +119,7 @@ def with_settings(task: Task, config: RunConfig) -> Task:
 
 
 def check_settings(checked: Checked) -> None:
-    """Refuse what Trainer does not know or this process cannot do. Raises `ConfigError`."""
+    """Refuse settings that Trainer or this process does not support. Raises `ConfigError`."""
     from peftlab.training.process import refuse_many_processes
     from peftlab.training.trainer_names import check_choices, check_penalised
 
@@ -150,22 +150,22 @@ def base_arguments(config: RunConfig) -> dict[str, Any]:
 
 
 def chosen_length(config: RunConfig, limit: int | None) -> int:
-    """Tokens a row may have. Raises `CheckFailed` where the model cannot read as many as asked."""
-    asked = config.data.max_length
-    if asked == "auto":
+    """Tokens per row. Raises `CheckFailed` where the model cannot read that many."""
+    requested = config.data.max_length
+    if requested == "auto":
         return min(LONGEST_AUTO, limit or LONGEST_AUTO)
-    if limit is not None and asked > limit:
+    if limit is not None and requested > limit:
         raise CheckFailed(
-            f"data.max_length is {asked}, but {config.model.name} reads {limit} tokens at most; "
+            f"data.max_length is {requested}; {config.model.name} reads {limit} tokens at most; "
             f"set data.max_length to {limit} or less."
         )
-    return asked
+    return requested
 
 
 def encode(
     checked: Checked, tokenizer: Any, max_length: int, splits: Sequence[str]
 ) -> dict[str, Encoded]:
-    """Encode the named splits that exist, and act on `data.truncation`."""
+    """Encode those of the named splits that exist, and apply `data.truncation`."""
     from peftlab.data.column_file import columns_on_disk
     from peftlab.tasks.encoding import check_truncation
 
@@ -180,35 +180,35 @@ def encode(
             encoded[name] = checked.task.encode(
                 rows, tokenizer, max_length=max_length, packing=packing
             )
-        found = encoded[name]
+        split = encoded[name]
         check_truncation(
-            found.statistics, split=name, max_length=max_length, policy=data.truncation
+            split.statistics, split=name, max_length=max_length, policy=data.truncation
         )
-        if found.targets is not None:
+        if split.targets is not None:
             check_truncation(
-                found.targets, split=targets_of(name), max_length=found.target_limit,
+                split.targets, split=targets_of(name), max_length=split.target_limit,
                 policy=data.truncation, key="task.max_target_length",
             )  # fmt: skip
     return encoded
 
 
 def statistics_of(encoded: Mapping[str, Encoded]) -> dict[str, TokenStatistics]:
-    """Token statistics by split; of targets that are apart from what is read, below it."""
-    found: dict[str, TokenStatistics] = {}
+    """Token statistics by split; separate targets follow the split they belong to."""
+    statistics: dict[str, TokenStatistics] = {}
     for name, split in encoded.items():
-        found[name] = split.statistics
+        statistics[name] = split.statistics
         if split.targets is not None:
-            found[targets_of(name)] = split.targets
-    return found
+            statistics[targets_of(name)] = split.targets
+    return statistics
 
 
 def targets_of(split: str) -> str:
-    """What a split's targets are called."""
+    """The name of a split's targets."""
     return f"{split} targets"
 
 
 def prepare(checked: Checked, *, weights: bool = True, checkpoint: Path | None = None) -> Prepared:
-    """Load the model (`weights=False`: shapes alone, on meta), choose what trains, encode.
+    """Load the model (`weights=False`: shapes alone, on meta), apply the method, encode.
 
     `checkpoint` is the one that training will go on from.
     Raises `ConfigError`, `CheckFailed`, `DataError`; nothing has been written by then.
@@ -224,12 +224,12 @@ def prepare(checked: Checked, *, weights: bool = True, checkpoint: Path | None =
 
     config = checked.config
     compared = check_start(config)
-    # The seed comes before loading: a fresh head is drawn there, the adapter right after.
+    # Seeded before loading, which initialises a new head; the adapter comes right after.
     set_seed(config.train.seed)
     loaded = load_model(
         config.model.name, checked.task.head(), weights=weights, **base_arguments(config)
     )
-    if not compared:  # The base has been fetched meanwhile.
+    if not compared:  # load_model has downloaded the base.
         check_start(config)
     for note in loaded.notes:
         logger.info("%s: %s", config.model.name, note)
@@ -258,7 +258,7 @@ def prepare(checked: Checked, *, weights: bool = True, checkpoint: Path | None =
         max_length=max_length,
         learning_rate=rate,
         learning_rates=method_of(config.method).learning_rates(applied, rate),
-        # Of the model as it will train, fused layers and all.
+        # Of the model as it trains, with its fused layers.
         regularizer=regularizer(applied, config.regularization),
     )
 
@@ -275,7 +275,7 @@ def _first_inputs(
 
 
 def output_folder(config: RunConfig) -> Path:
-    """`output.dir`, with auto spelled out as `runs/MODEL-METHOD`. Raises `ConfigError`."""
+    """`output.dir`, with auto resolved to `runs/MODEL-METHOD`. Raises `ConfigError`."""
     if config.output.dir != "auto":
         folder = Path(os.path.abspath(Path(config.output.dir).expanduser()))  # noqa: PTH100
         if folder in (Path.cwd(), *Path.cwd().parents):
@@ -283,7 +283,7 @@ def output_folder(config: RunConfig) -> Path:
                 f"output.dir is {config.output.dir}, which holds the working directory; name a "
                 "folder of the run's own, such as runs/one."
             )
-        # As it was written where that is a name: messages and the saved configuration show it.
+        # As the user wrote it: messages and the saved configuration show it.
         return Path(config.output.dir).expanduser()
     model = Path(config.model.name).name or "model"
     return Path("runs") / f"{model}-{config.method.name}"

@@ -1,4 +1,4 @@
-"""What a finished run leaves on disk: the trained part, the record, the metrics, the curves."""
+"""What a finished run writes: the trained part, the record, the metrics, the curves."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ RECORD_FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training returned, and the seconds spent before it on features of a frozen base."""
+    """The result of training, and the seconds spent before it on features of a frozen base."""
 
     result: TrainResult
     feature_seconds: float
 
 
 def write_run(prepared: Prepared, trained: Trained, memory: PeakMemory, folder: Path) -> None:
-    """Evaluate the kept weights once, and write all that makes a folder a run."""
+    """Evaluate the kept weights once, and write everything that a run folder needs."""
     from peftlab.measure.environment import describe_environment
     from peftlab.methods.apply import save_trained
     from peftlab.training import curves
@@ -48,9 +48,9 @@ def write_run(prepared: Prepared, trained: Trained, memory: PeakMemory, folder: 
     write_json(folder / run_folder.ENVIRONMENT, environment)
     metrics: dict[str, Any] = {"train": _training_figures(prepared, trained, memory, folder)}
     if "validation" in prepared.encoded:
-        found = _held_out(prepared, "validation")
-        prepared = _settled(prepared, found)
-        metrics["validation"] = _reported(prepared, found)
+        evaluation = _held_out(prepared, "validation")
+        prepared = _with_threshold(prepared, evaluation)
+        metrics["validation"] = _reported(prepared, evaluation)
     record = _record(prepared) | {"peftlab": environment["packages"].get("peftlab")}
     record["golden"] = _golden(prepared)
     write_json(folder / run_folder.RECORD, record)
@@ -60,7 +60,7 @@ def write_run(prepared: Prepared, trained: Trained, memory: PeakMemory, folder: 
 
 
 def _golden(prepared: Prepared) -> dict[str, Any]:
-    """Examples by which the run is known again."""
+    """Examples that verify the run when it is opened again."""
     from peftlab.pipeline.golden import record_golden
 
     splits = prepared.checked.splits
@@ -88,16 +88,16 @@ def _rounded_base(prepared: Prepared) -> bool:
     return start is not None and taken_out(start) and prepared.loaded.at_rest != torch.float32
 
 
-def _settled(prepared: Prepared, found: Evaluation) -> Prepared:
-    """With the task that has chosen on validation what is chosen there."""
-    task = prepared.checked.task.with_threshold(found.scores)
+def _with_threshold(prepared: Prepared, evaluation: Evaluation) -> Prepared:
+    """With the task's threshold chosen on validation, where it has one."""
+    task = prepared.checked.task.with_threshold(evaluation.scores)
     return replace(prepared, checked=replace(prepared.checked, task=task))
 
 
-def _reported(prepared: Prepared, found: Evaluation) -> dict[str, Any]:
-    """Metrics of a split by the task as it is now."""
+def _reported(prepared: Prepared, evaluation: Evaluation) -> dict[str, Any]:
+    """Metrics of a split, by the task in its present state."""
     checked = prepared.checked
-    again = replace(found, metrics=checked.task.metrics(found.scores))
+    again = replace(evaluation, metrics=checked.task.metrics(evaluation.scores))
     return with_interval(checked.task, again, checked.config)
 
 
@@ -116,7 +116,7 @@ def _held_out(prepared: Prepared, split: str) -> Evaluation:
 
 
 def _record(prepared: Prepared) -> dict[str, Any]:
-    """What loading the run again must know, beside its configuration."""
+    """What opening the run again needs beside its configuration."""
     checked, loaded = prepared.checked, prepared.loaded
     return {
         "format": RECORD_FORMAT,
@@ -141,7 +141,7 @@ def _record(prepared: Prepared) -> dict[str, Any]:
 def _training_figures(
     prepared: Prepared, trained: Trained, memory: PeakMemory, folder: Path
 ) -> dict[str, Any]:
-    """What training cost. Bytes, seconds, and numbers of scalars and tokens."""
+    """The cost of training: bytes, seconds, and numbers of parameters and tokens."""
     from peftlab.methods.trained_part import trained_folder
     from peftlab.model.quantized import scalars
 
@@ -170,7 +170,7 @@ def _training_figures(
 
 
 def _memory(prepared: Prepared, result: TrainResult, memory: PeakMemory) -> MemoryParts:
-    """The run's peak from before the model was loaded, its known parts told apart."""
+    """The run's peak memory, measured from before the model was loaded, by part."""
     from peftlab.measure.memory import breakdown, mapped_weights, weight_bytes
 
     model = prepared.applied.model

@@ -44,17 +44,17 @@ def write_config(prepared: Prepared, staging: Staging) -> None:
             raise ConfigError(
                 f"The unfinished run in {staging.folder} was begun with another configuration:\n"
                 + "\n".join(lines)
-                + "\nResume with the same, or start anew with output.overwrite=true --resume never."
+                + "\nResume with the same, or start again with output.overwrite=true."
             )
     file.write_text(dump_yaml(resolved_mapping(pinned)), encoding="utf-8")
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections as one mapping of dotted keys."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping) and key != "columns":
-            found |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value
-    return found
+            flat[prefix + key] = value
+    return flat

@@ -1,4 +1,4 @@
-"""A finished run: evaluated, asked for predictions, exported."""
+"""A finished run: evaluated, used for predictions, exported."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Run(OpenedRun):
         checked = replace(checked, task=checked.task.attach(ready.tokenizer, None))
         if checked.task.state() != self.task.as_from_splits().state():
             raise CheckFailed(
-                f"{self.config.data.source} has changed since the run was trained: the run knows "
-                f"{self.task.state()}, the data says {checked.task.state()}."
+                f"{self.config.data.source} has changed since the run was trained: the run has "
+                f"{self.task.state()}, the data {checked.task.state()}."
             )
         encoded = preparation.encode(
             checked, ready.tokenizer, int(self.record["max_length"]), (split,)
         )[split]
         with by_choices_of(self.folder):
-            found = evaluate(
+            evaluation = evaluate(
                 ready.model,
                 self.task,
                 encoded.rows,
@@ -57,12 +57,12 @@ class Run(OpenedRun):
                 batch_size=evaluation_batch(self.config),
                 compute_dtype=ready.compute,
             )
-        return with_interval(self.task, found, self.config)
+        return with_interval(self.task, evaluation, self.config)
 
     def predict(
         self, rows: Sequence[str | Mapping[str, Any]], **generation: Any
     ) -> list[dict[str, Any]]:
-        """Answers to texts, or to rows with the task's columns (`text`, `text_pair`,
+        """Predictions for texts, or for rows with the task's columns (`text`, `text_pair`,
         `prompt`, `messages`).
 
         `generation` overrides single settings of `eval.generation` (`max_new_tokens`, ...).
@@ -70,7 +70,7 @@ class Run(OpenedRun):
         """
         if not rows:
             return []
-        asked = [self._asked(row, number) for number, row in enumerate(rows, start=1)]
+        inputs = [self._input_row(row, number) for number, row in enumerate(rows, start=1)]
         settings = self.config.eval.generation.model_dump() | generation
         ready = self.loaded
         import torch
@@ -83,14 +83,14 @@ class Run(OpenedRun):
             return self.task.predict(
                 ready.model,
                 ready.tokenizer,
-                asked,
+                inputs,
                 max_length=int(self.record["max_length"]),
                 batch_size=evaluation_batch(self.config),
                 generation=settings if "eval.generation" in self.config.task.reads else None,
             )
 
-    def _asked(self, row: str | Mapping[str, Any], number: int) -> dict[str, Any]:
-        """A text, or a row with the data's columns or the format's roles, as the task reads it."""
+    def _input_row(self, row: str | Mapping[str, Any], number: int) -> dict[str, Any]:
+        """A text, or a row with the data's columns or the format's roles, by the task's roles."""
         from peftlab.data.formats import FORMATS
 
         by_role = self.task.input_row(row) if isinstance(row, str) else dict(row)
@@ -99,10 +99,10 @@ class Run(OpenedRun):
             for role, name in self.record["columns"].items()
             if role not in by_role and name in by_role
         }
-        # Runs from before formats had names have text in every column.
+        # Runs of versions without named formats have text in every column.
         form = FORMATS.get(self.record.get("data_format", ""))
         try:
-            return by_role if form is None else form.asked(by_role)
+            return by_role if form is None else form.input_row(by_role)
         except DataError as error:
             raise DataError(f"row {number} to predict: {error}") from None
 

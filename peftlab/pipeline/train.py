@@ -1,4 +1,4 @@
-"""The main job: check, load, freeze, train, evaluate, and leave a run folder."""
+"""The main job: check, load, freeze, train, evaluate, and write a run folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peftlab import run_folder
 from peftlab.config import parse_bytes
 from peftlab.pipeline import preparation
 from peftlab.pipeline.fingerprints import begin_on_base
-from peftlab.pipeline.fusing import keeping_choices, settle_verdicts
+from peftlab.pipeline.fusing import decide_verdicts, recorded_choices
 from peftlab.pipeline.measures import best_metric, evaluation_batch
 from peftlab.pipeline.opened import LoadedRun
 from peftlab.pipeline.record import Trained, write_run
@@ -32,11 +32,11 @@ logger = logging.getLogger("peftlab")
 
 
 def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
-    """Train as configured and return the finished run, its model still loaded.
+    """Train as configured and return the finished run, with its model loaded.
 
     `resume`: never, auto (the newest checkpoint of an unfinished run into the same folder), or a
     checkpoint's path. Raises `ConfigError`, `DataError`, `CheckFailed` before anything is written;
-    `Interrupted` after a checkpoint was saved. Nothing bears the run's name until it is whole.
+    `Interrupted` after a checkpoint was saved. The run folder appears when it is complete.
     """
     final = preparation.output_folder(config)
     checkpoint = run_folder.check_free(final, overwrite=config.output.overwrite, resume=resume)
@@ -54,15 +54,15 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
         keep_large_buffers()
     with PeakMemory(device=torch.device(training_device())) as memory:
         prepared = preparation.prepare(checked, checkpoint=checkpoint)
-        # Only now: staging may remove an earlier unfinished run, and ours is known to be able.
+        # Only now: staging may remove an earlier unfinished run, and this one has been validated.
         with run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging:
             write_config(prepared, staging)
             begin_on_base(config, prepared.loaded, prepared.applied.model, staging)
             if prepared.applied.start is not None:
                 prepared.applied.start.save(staging.folder)
-            with keeping_choices(staging.folder, prepared.fusion):
+            with recorded_choices(staging.folder, prepared.fusion):
                 trained = _train(prepared, staging)
-                settle_verdicts(prepared.fusion)
+                decide_verdicts(prepared.fusion)
                 (staging.folder / START).unlink(missing_ok=True)
                 write_run(prepared, trained, memory, staging.folder)
     loaded = LoadedRun(prepared.applied.model, prepared.loaded.tokenizer, prepared.loaded.compute)
@@ -70,7 +70,7 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
 
 
 def _import_all() -> None:
-    """Import what the run needs, so that the libraries' own memory is not counted as the run's."""
+    """Import what the run needs, so that the libraries' memory is not counted as the run's."""
     import matplotlib.figure  # noqa: F401
     import peft  # noqa: F401
     import sklearn.metrics  # noqa: F401
@@ -78,7 +78,7 @@ def _import_all() -> None:
 
 
 def _train(prepared: Prepared, staging: Staging) -> Trained:
-    """Train on the rows; where the base is frozen whole, on features computed from them once."""
+    """Train on the rows; where the whole base is frozen, on features computed from them once."""
     needed = (
         ("train",) if prepared.checked.config.eval.every == "never" else ("train", "validation")
     )
@@ -98,9 +98,9 @@ def _train(prepared: Prepared, staging: Staging) -> Trained:
         )
         if cache is not None:
             with cache:
-                found = _train_on(prepared, staging, cache.head, cache.rows, cache.collator)
-            # Validation's features are evaluation, which no method's training time counts.
-            return Trained(found, cache.seconds["train"])
+                result = _train_on(prepared, staging, cache.head, cache.rows, cache.collator)
+            # Features of validation rows are evaluation, which training time does not include.
+            return Trained(result, cache.seconds["train"])
     return Trained(_train_on(prepared, staging, applied.model, rows, prepared.collator), 0.0)
 
 

@@ -1,4 +1,4 @@
-"""The yardstick under every row of a bench: what knowing nothing, or the base model, reaches."""
+"""The baseline of every bench: what a trivial predictor, or the base model, reaches."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def evaluate_untuned(config: RunConfig) -> dict[str, Any]:
-    """Metrics before any training, under the split they were taken on, with `what` was evaluated.
+    """Metrics before any training, under the name of their split, with `what` was evaluated.
 
-    A task whose head is new has nothing to evaluate: its row is the majority class. Where the
-    pretrained head does the task (causal language models) the base model is evaluated.
+    A task with a new head has nothing to evaluate: its baseline is the majority class. Where the
+    pretrained head performs the task (language models), the base model is evaluated.
     """
     checked = preparation.check(config)
     split = "test" if checked.splits.test is not None else "validation"
@@ -25,10 +25,10 @@ def evaluate_untuned(config: RunConfig) -> dict[str, Any]:
     from peftlab.evaluation import Evaluation, evaluate
 
     if known is not None:
-        found = Evaluation(checked.task.metrics(known), known)
+        evaluation = Evaluation(checked.task.metrics(known), known)
         return {
             "what": checked.task.untuned_name,
-            split: with_interval(checked.task, found, config),
+            split: with_interval(checked.task, evaluation, config),
         }
     if getattr(checked.splits, split) is None:
         raise ConfigError(f"{config.data.source} has neither a test nor a validation split.")
@@ -44,7 +44,7 @@ def evaluate_untuned(config: RunConfig) -> dict[str, Any]:
     model = loaded.model.to(training_device())
     max_length = preparation.chosen_length(config, loaded.max_length_limit)
     encoded = preparation.encode(checked, loaded.tokenizer, max_length, (split,))
-    found = evaluate(
+    evaluation = evaluate(
         model,
         checked.task,
         encoded[split].rows,
@@ -52,4 +52,4 @@ def evaluate_untuned(config: RunConfig) -> dict[str, Any]:
         batch_size=evaluation_batch(config),
         compute_dtype=loaded.compute,
     )
-    return {"what": "base model", split: with_interval(checked.task, found, config)}
+    return {"what": "base model", split: with_interval(checked.task, evaluation, config)}

@@ -21,7 +21,7 @@ def class_weights(
     `counts` [classes]: items of each class in training. balanced is `items / (classes * count)`,
     as in scikit-learn: the mean weight of a training item is 1, so the loss keeps its scale. A
     class without items, or missing from a mapping, weighs 1. Raises `ConfigError` for a name that
-    is no label.
+    is not a label.
     """
     if setting is None:
         return None
@@ -53,6 +53,6 @@ def _check_names(setting: Mapping[str, float], label_names: Sequence[str]) -> No
             hint = did_you_mean(name, label_names)
             shown = ", ".join(label_names[:20])
             raise ConfigError(
-                f"task.class_weights names {name!r}, which is no label{hint or ';'} "
+                f"task.class_weights names {name!r}, which is not a label{hint or ';'} "
                 f"labels are {shown}."
             )

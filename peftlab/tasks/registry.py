@@ -14,6 +14,6 @@ def task_class(name: str) -> type[Task]:
     Its module, and torch with it, is imported now. Raises `ConfigError` for an unknown name.
     """
     if name not in TASKS:
-        raise ConfigError(f"task {name!r} is none of {', '.join(TASKS)}.")
+        raise ConfigError(f"task {name!r} is unknown; the tasks are {', '.join(TASKS)}.")
     kind: type[Task] = import_name(TASKS[name].implementation)
     return kind

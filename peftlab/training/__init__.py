@@ -1,1 +1,1 @@
-"""Training by transformers.Trainer, with a loss that accumulation cannot change."""
+"""Training by transformers.Trainer, with a loss that is independent of accumulation."""

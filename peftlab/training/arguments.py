@@ -1,4 +1,4 @@
-"""Our settings in Trainer's words."""
+"""peftlab's settings as Trainer's arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FREE = {"micro_batch_size", "logging_steps", "save_every", "allocator", "gradie
 
 
 def check_sizes(global_batch_size: int, micro_batch_size: int, dtype: torch.dtype) -> None:
-    """Raise `ConfigError` where batches cannot be cut as asked, or activations be of that type."""
+    """Raise `ConfigError` where the batch sizes do not divide, or the dtype cannot train."""
     if global_batch_size % micro_batch_size:
         raise ConfigError(
             f"train.micro_batch_size is {micro_batch_size}, which does not divide "
@@ -42,9 +42,9 @@ def recorded_settings(
     regularization: RegularizationConfig | None = None,
     learning_rates: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """What a checkpoint remembers of the settings, to compare on resume; JSON values.
+    """The settings that a checkpoint records, to compare on resume; JSON values.
 
-    The best metric is among them: the best value so far means nothing in another one's terms.
+    The best metric is among them: the best value so far has no meaning for another metric.
     """
     kept = settings.model_dump(mode="json", exclude=_FREE) | {"learning_rate": learning_rate}
     named = {f"train.{key}": value for key, value in kept.items()} | {
@@ -73,7 +73,7 @@ def training_arguments(
     greater_is_better: bool,
     report_to: Sequence[str],
 ) -> TrainingArguments:
-    """Trainer's arguments for `steps` optimizer steps in all, with files under `staging` alone."""
+    """Trainer's arguments for `steps` optimizer steps in total, with all files in `staging`."""
     evaluation, evaluation_steps = _strategy(evaluate_every)
     saving, saving_steps = _strategy(settings.save_every)
     arguments = TrainingArguments(
@@ -97,7 +97,7 @@ def training_arguments(
         adam_epsilon=settings.adam_epsilon,
         max_grad_norm=settings.max_grad_norm,
         logging_steps=settings.logging_steps,
-        # It replaces a loss that is not finite by a made-up one; here such a loss is an error.
+        # The filter replaces a loss that is not finite; here such a loss is an error.
         logging_nan_inf_filter=False,
         eval_strategy=evaluation,
         eval_steps=evaluation_steps,
@@ -109,13 +109,13 @@ def training_arguments(
         report_to=list(report_to),
         disable_tqdm=True,
         log_level="error",
-        # Rows carry what tasks count by, not only what the model's forward names.
+        # Rows have columns that tasks count by, beside the arguments of the model's forward.
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    # accelerate launch hands mixed precision over in the environment; ours is `compute_dtype`.
+    # accelerate launch sets mixed precision in the environment; ours is `compute_dtype`.
     arguments.mixed_precision = "no"
-    # One process, one device: DataParallel would split micro-batches behind the item count's back.
+    # One process, one device: DataParallel would split micro-batches after items are counted.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 

@@ -1,4 +1,4 @@
-"""Trainer callbacks: when to save and stop, and a progress bar where somebody watches."""
+"""Trainer callbacks: when to save and stop, and a progress bar on terminals."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from peftlab.training.ledger import Ledger
 from peftlab.training.process import StopSignals
 
 
-class Flow(TrainerCallback):
-    """Puts checkpoints after the evaluation they belong to, and stops when a signal asks.
+class CheckpointCallback(TrainerCallback):
+    """Saves checkpoints after the evaluation they belong to, and stops on a signal.
 
     Trainer saves a step's checkpoint before the evaluation at the end of its epoch; a run resumed
-    from there would never evaluate that epoch.
+    from there would skip that evaluation.
     """
 
     def __init__(self, ledger: Ledger, signals: StopSignals, steps_per_epoch: int) -> None:
@@ -29,7 +29,7 @@ class Flow(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        # A resumed state brings along the intervals of the run that wrote it.
+        # A resumed state has the intervals of the run that wrote it.
         state.compute_steps(args, state.max_steps)
         self._ledger.start_clock()
 

@@ -1,4 +1,4 @@
-"""Checkpoints: the trained part, optimizer, schedule, random state and counts; whole or not at all.
+"""Checkpoints: trained part, optimizer, schedule, random state and counts; complete or absent.
 
 STAGING/
   best.safetensors      trained tensors of the best evaluation so far
@@ -31,8 +31,8 @@ _FILES = (TRAINED, LEDGER, STATE, "optimizer.pt", "scheduler.pt", "rng_state.pth
 
 
 def save_trained(model: nn.Module, path: Path) -> None:
-    """Write the trainable tensors by parameter name; `path` holds the old file or the new one."""
-    # Checkpoints link to the old file, which keeps its content.
+    """Write the trainable tensors by parameter name; `path` is always a complete file."""
+    # Checkpoints have hard links to the old file, which keeps its content.
     with replacing(path) as partial:
         save_file({name: t.contiguous() for name, t in trained_state(model).items()}, partial)
 
@@ -46,13 +46,13 @@ def load_trained(model: nn.Module, path: Path) -> None:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckFailed(
-            f"{path} cannot be read ({error}); start anew, without --resume."
+            f"{path} cannot be read ({error}); start again without --resume."
         ) from None
     load_trained_state(model, tensors)
 
 
 def write_checkpoint(staging: Path, step: int, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a folder, give it its name once it is whole, and drop the older ones."""
+    """Let `write` fill a folder, rename it once it is complete, and remove older ones."""
     final = staging / f"checkpoint-{step}"
     partial = staging / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -72,15 +72,15 @@ def write_checkpoint(staging: Path, step: int, write: Callable[[Path], None]) ->
 
 
 def open_checkpoint(checkpoint: Path, staging: Path) -> Ledger:
-    """Read a checkpoint's counts and put its best weights so far back into `staging`.
+    """Read a checkpoint's ledger, and restore its best weights so far into `staging`.
 
     Raises `CheckFailed` naming what is missing from the checkpoint.
     """
     missing = [name for name in _FILES if not (checkpoint / name).is_file()]
     if missing:
         raise CheckFailed(
-            f"{checkpoint} is no whole checkpoint: {', '.join(missing)} missing; "
-            "start anew, without --resume."
+            f"{checkpoint} is incomplete, without {', '.join(missing)}; "
+            "start again without --resume."
         )
     (staging / BEST).unlink(missing_ok=True)
     if (checkpoint / BEST).exists():
@@ -88,7 +88,7 @@ def open_checkpoint(checkpoint: Path, staging: Path) -> Ledger:
     return Ledger.load(checkpoint / LEDGER)
 
 
-def refuse_drift(ledger: Ledger, settings: dict[str, object], checkpoint: Path) -> None:
+def check_settings(ledger: Ledger, settings: dict[str, object], checkpoint: Path) -> None:
     """Raise `ConfigError` listing settings that differ from those of the checkpoint."""
     before = ledger.settings
     changed = [
@@ -98,6 +98,6 @@ def refuse_drift(ledger: Ledger, settings: dict[str, object], checkpoint: Path) 
     ]
     if changed:
         raise ConfigError(
-            f"{checkpoint} was trained otherwise: {'; '.join(changed)}. "
-            "Set it back to go on, or start anew without --resume."
+            f"{checkpoint} was trained with other settings: {'; '.join(changed)}. "
+            "Restore them to resume, or start again without --resume."
         )

@@ -1,4 +1,4 @@
-"""What training changes around itself and puts back: logging, environment, model switches."""
+"""What training changes and restores afterwards: logging, environment, model switches."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from peftlab.errors import CheckFailed
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what Transformers and bitsandbytes say about choices that were made on purpose."""
+def quiet_training() -> Iterator[None]:
+    """Silence warnings of Transformers and bitsandbytes about choices that are intended."""
     before = transformers_logging.get_verbosity()
     # "Inputs will be cast": true of every 8-bit layer at every step.
     casting = logging.getLogger("bitsandbytes.autograd._functions")
@@ -38,11 +38,11 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def settled_heap() -> Iterator[None]:
-    """Let the garbage collector pass over all that exists already.
+def frozen_heap() -> Iterator[None]:
+    """Exclude all existing objects from garbage collection.
 
-    The imports alone are half a million objects, and walking through them takes most of a second
-    every time a full collection comes round. What the block makes is collected as ever.
+    The imports alone are half a million objects, whose traversal takes most of a second at every
+    full collection. Objects created inside the block are collected as usual.
     """
     if gc.get_freeze_count():
         yield
@@ -56,7 +56,7 @@ def settled_heap() -> Iterator[None]:
 
 @contextlib.contextmanager
 def reporters_into(staging: Path) -> Iterator[None]:
-    """Keep loggers' files inside the run, unless the user sent them elsewhere."""
+    """Keep reporters' files inside the run, unless the user set another folder."""
     folders = {"TENSORBOARD_LOGGING_DIR": staging / "tensorboard", "WANDB_DIR": staging}
     ours = {key: str(folder) for key, folder in folders.items() if key not in os.environ}
     os.environ.update(ours)
@@ -69,7 +69,7 @@ def reporters_into(staging: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def switched_for_training(model: nn.Module, *, gradient_checkpointing: bool) -> Iterator[None]:
-    """No key-value cache, and checkpointed blocks if asked; all as it was afterwards.
+    """No key-value cache, and recomputed blocks if requested; all restored afterwards.
 
     Raises `CheckFailed` where the architecture cannot recompute its blocks.
     """
@@ -89,16 +89,16 @@ def switched_for_training(model: nn.Module, *, gradient_checkpointing: bool) -> 
         for part in checkpointed:
             _uncheckpoint(part)
         vars(model).pop("_is_accelerate_prepared", None)
-        # Trainer switches it off for good; generation afterwards wants it.
+        # Trainer disables it for good; generation afterwards needs it.
         if cached is not None:
             config.use_cache = cached
 
 
 def _outermost(model: nn.Module) -> list[PreTrainedModel]:
-    """The Transformers models in `model` that lie in no other; none in a head over features."""
+    """The outermost Transformers models in `model`; none in a head over features."""
     if isinstance(model, PreTrainedModel):
         return [model]
-    return [found for child in model.children() for found in _outermost(child)]
+    return [part for child in model.children() for part in _outermost(child)]
 
 
 def _checkpoint(model: PreTrainedModel) -> None:

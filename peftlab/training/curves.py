@@ -28,13 +28,13 @@ def write_curves(
 
 
 def write_log(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Write a run's logged points as CSV: one line a step, `validation_METRIC` columns last."""
+    """Write a run's logged points as CSV: one line per step, `validation_METRIC` columns last."""
     lines: dict[int, dict[str, float]] = {}
     for entry in history:
         line = lines.setdefault(int(entry["step"]), {})
         line.update({_column(name): value for name, value in entry.items()})
-    found = {name for line in lines.values() for name in line}
-    columns = [*(name for name in _FIRST if name in found), *sorted(found - set(_FIRST))]
+    names = {name for line in lines.values() for name in line}
+    columns = [*(name for name in _FIRST if name in names), *sorted(names - set(_FIRST))]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
@@ -52,7 +52,7 @@ def plot_curves(
 ) -> list[Path]:
     """Draw training and validation loss over steps, and `metric` where it is another.
 
-    Writes `loss.png` and `loss.svg` into `folder`, which is made, and returns their paths; draws
+    Writes `loss.png` and `loss.svg` into `folder`, which is created, and returns their paths; draws
     nothing where nothing was logged.
     """
     training = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]

@@ -2,7 +2,7 @@
 
 Trainer leaves the division to the model, and the losses of classification, token and T5 heads
 ignore the item count that it passes: cut into eight micro-batches, a step's gradient is eight times
-too large. Here the task sums, this class divides, and every head is treated alike.
+too large. Here the task sums and this class divides, for every head in the same way.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Evaluate = Callable[[nn.Module], Mapping[str, float]]
 class ItemMeanTrainer(Trainer):
     """Trainer with `task.loss_sum` over an optimizer step divided by `task.count_items` over it.
 
-    `evaluate` takes the place of Trainer's evaluation. `ledger` is counted up as training goes.
-    Penalties join once an optimizer step, beside the task's loss and not in it: their gradient
-    before clipping, L1's proximal step after the optimizer's.
+    `evaluate` replaces Trainer's evaluation. `ledger` is updated during training. Penalties are
+    applied once per optimizer step and are not part of the loss: their gradient before clipping,
+    L1's proximal step after the optimizer's.
     """
 
     loss_is_scaled_for_ga = True
@@ -56,7 +56,7 @@ class ItemMeanTrainer(Trainer):
         super().__init__(**arguments)
         assert isinstance(self.model, nn.Module)
         self.module: nn.Module = self.model
-        # Before 5.20, this and a count are what keeps training_step from dividing once more.
+        # Before 5.20, this and a count keep training_step from dividing a second time.
         self.model_accepts_loss_kwargs = True
         self.task = task
         self.ledger = ledger
@@ -67,8 +67,8 @@ class ItemMeanTrainer(Trainer):
         self._regularizer = regularizer
         self._learning_rates = learning_rates
         self._staging = Path(str(self.args.output_dir))
-        # Their order never changes; asking 200 modules for them every step would cost as much as
-        # a small layer.
+        # Their order never changes; collecting them from 200 modules every step would cost as much
+        # as a small layer.
         self._trained = [p for p in self.module.parameters() if p.requires_grad]
         self._step_items = 0
         self._step_loss = torch.zeros((), device=self.args.device)
@@ -76,11 +76,11 @@ class ItemMeanTrainer(Trainer):
     def _get_num_items_in_batch(
         self, batch_samples: list[Batch], device: torch.device
     ) -> torch.Tensor | int | None:
-        """Count what the next optimizer step will see, before its first forward pass."""
+        """Count the items of the next optimizer step, before its first forward pass."""
         self.ledger.tokens += sum(_take_tokens(batch) for batch in batch_samples)
         self._step_items = sum(self.task.count_items(batch) for batch in batch_samples)
         self._step_loss = torch.zeros((), device=device)
-        # A step in which everything is masked has loss 0, not 0 / 0.
+        # A fully masked step has loss 0, not 0 / 0.
         return max(self._step_items, 1)
 
     def compute_loss(
@@ -126,7 +126,7 @@ class ItemMeanTrainer(Trainer):
         norm = get_total_norm([p.grad for p in self._trained if p.grad is not None])
         advice = (
             "No weight was updated by this step. Lower train.learning_rate, lengthen "
-            "train.warmup_steps, or look for broken rows in the data."
+            "train.warmup_steps, or look for invalid rows in the data."
         )
         if loss - loss != 0.0:
             raise CheckFailed(f"Step {step}: the loss is {loss}. {advice}")
@@ -146,7 +146,7 @@ class ItemMeanTrainer(Trainer):
         return norm
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Trainer's optimizer. Raises `ConfigError` where it cannot be had here."""
+        """Trainer's optimizer. Raises `ConfigError` where it is not available here."""
         try:
             optimizer = super().create_optimizer(model)
         except (ImportError, ValueError, RuntimeError) as error:
@@ -170,11 +170,11 @@ class ItemMeanTrainer(Trainer):
         )
 
     def floating_point_ops(self, inputs: Batch) -> int:
-        """Not counted: it walks through all parameters every micro-batch, for nobody."""
+        """Not counted: it visits all parameters for every micro-batch, and the result is unused."""
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with losses as means over items instead of means over steps, and penalties apart."""
+        """Log losses as means over items instead of means over steps, and penalties separately."""
         if "loss" in logs:
             logs["loss"] = self.ledger.close_window()
             if self._regularizer is not None:
@@ -191,20 +191,20 @@ class ItemMeanTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Evaluate by the injected function; keep the trained part where it is the best so far."""
+        """Evaluate by the injected function; save the trained part where it is the best so far."""
         assert self._evaluate_model is not None, "Trainer evaluates only where there is a function"
         with self.ledger.not_training():
             # Schedule-free optimizers hold other weights for training than for use.
             if callable(switch := getattr(self.optimizer, "eval", None)):
                 switch()
-            found = dict(self._evaluate_model(self.module))
-            if self._best_metric not in found:
+            values = dict(self._evaluate_model(self.module))
+            if self._best_metric not in values:
                 raise CheckFailed(
-                    f"eval.best is {self._best_metric}, but validation reports {', '.join(found)}."
+                    f"eval.best is {self._best_metric}, but validation reports {', '.join(values)}."
                 )
             step, epoch = self.state.global_step, float(self.state.epoch or 0.0)
             best = self.ledger.judge(
-                found,
+                values,
                 self._best_metric,
                 greater=bool(self.args.greater_is_better),
                 step=step,
@@ -212,11 +212,11 @@ class ItemMeanTrainer(Trainer):
             )
             if best:
                 checkpoint.save_trained(self.module, self._staging / checkpoint.BEST)
-            report = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+            report = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             logger.info(
                 "Epoch %.4g, step %d: validation %s%s", epoch, step, report, " *" if best else ""
             )
-            metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+            metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(
                 self.args, self.state, self.control, metrics
@@ -248,9 +248,9 @@ class ItemMeanTrainer(Trainer):
 
 
 def _take_tokens(batch: Batch) -> int:
-    """Tokens of a batch; cached features carry their rows' counts in a column of its own."""
-    if (carried := batch.pop("tokens", None)) is not None:
-        return int(torch.as_tensor(carried).sum())
+    """Tokens of a batch; cached features have their rows' counts in a separate column."""
+    if (counts := batch.pop("tokens", None)) is not None:
+        return int(torch.as_tensor(counts).sum())
     if (mask := batch.get("attention_mask")) is not None:
         return int(mask.sum())
     ids = batch.get("input_ids")

@@ -1,4 +1,4 @@
-"""What a run has counted so far, kept beside Trainer's own state and saved with it."""
+"""A run's counts so far, kept beside Trainer's own state and saved with it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from peftlab.files import read_json, write_json
 
 @dataclass(slots=True)
 class Ledger:
-    """Sums over items, tokens and seconds; the best evaluation; how the run was set up.
+    """Sums over items, tokens and seconds; the best evaluation; the run's settings.
 
-    `loss` and `items` cover the whole run, `window_loss` and `window_items` what has come since
+    `loss` and `items` cover the whole run, `window_loss` and `window_items` the part since
     the last logged point, `window_penalty` the penalties of its `window_steps` steps, which no loss
-    includes. `training_seconds` leaves out evaluating and saving, `seconds` nothing.
+    includes. `training_seconds` excludes evaluating and saving, which `seconds` includes.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Ledger:
     _training_since: float | None = None
 
     def start_clock(self) -> None:
-        """Seconds count from now."""
+        """Start counting seconds."""
         self._since = self._training_since = time.perf_counter()
 
     def read_clock(self) -> None:
@@ -57,7 +57,7 @@ class Ledger:
             self._training_since = now
 
     def stop_clock(self) -> None:
-        """Seconds count no longer."""
+        """Stop counting seconds."""
         self.read_clock()
         self._since = self._training_since = None
 
@@ -102,7 +102,7 @@ class Ledger:
     def judge(
         self, metrics: Mapping[str, float], metric: str, *, greater: bool, step: int, epoch: float
     ) -> bool:
-        """Note an evaluation; True where it is the best so far. NaN never is, unless first."""
+        """Record an evaluation; True where it is the best so far. NaN only if first."""
         value = metrics[metric]
         best = self.best_value
         better = best is None or math.isnan(best) or (value > best if greater else value < best)
@@ -115,7 +115,7 @@ class Ledger:
         return True
 
     def save(self, path: Path) -> None:
-        """Write what a resumed run must know as JSON."""
+        """Write the counts that a resumed run needs as JSON."""
         self.read_clock()
         kept = {key: value for key, value in asdict(self).items() if not key.startswith("_")}
         write_json(path, kept)

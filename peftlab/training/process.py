@@ -1,4 +1,4 @@
-"""The training process: one alone, and Ctrl-C or SIGTERM finish the step and save a checkpoint."""
+"""The training process: a single one; Ctrl-C or SIGTERM finish the step and save a checkpoint."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ class StopSignals:
             raise KeyboardInterrupt
         self.requested = signal.Signals(number).name
         logger.warning(
-            "%s: stopping after this step, with a checkpoint; once more to stop at once.",
+            "%s: stopping after this step, with a checkpoint; repeat to stop at once.",
             self.requested,
         )

@@ -1,4 +1,4 @@
-"""Train a model on a task's rows: the one entry to training."""
+"""Train a model on a task's rows: the entry point of training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from peftlab.methods.penalties.regularization import Regularizer
 from peftlab.tasks.task import Batch, Task
 from peftlab.training import checkpoint, context
 from peftlab.training.arguments import check_sizes, recorded_settings, training_arguments
-from peftlab.training.callbacks import Flow, ProgressBar
+from peftlab.training.callbacks import CheckpointCallback, ProgressBar
 from peftlab.training.item_mean_trainer import Evaluate, ItemMeanTrainer
 from peftlab.training.ledger import Ledger
 from peftlab.training.process import StopSignals, refuse_many_processes
@@ -36,15 +36,15 @@ logger = logging.getLogger("peftlab")
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What training did. The model holds the kept weights: the best, where there was a choice.
+    """The result of training. The model has the kept weights: the best, if there was a choice.
 
     `loss` is the mean over all items trained on. `metrics` are validation's at the kept weights
     (empty without evaluation), `best_step` and `best_epoch` where they were taken. `history` has
-    one entry a logged point, as Trainer's: `step`, `epoch` and either `loss`, `grad_norm`,
-    `learning_rate` or `eval_METRIC`; where there are penalties also `penalty`, their mean over the
-    steps since the point before, of which `loss` has nothing, and with l1 `sparsity`.
-    `regularization` is `Regularizer.report` at the kept weights. `seconds` is the whole,
-    `training_seconds` without evaluating and saving; `tokens_per_second` counts over the latter. A
+    one entry per logged point, as Trainer's: `step`, `epoch` and either `loss`, `grad_norm`,
+    `learning_rate` or `eval_METRIC`; with penalties also `penalty`, their mean over the steps since
+    the previous point, which `loss` does not include, and with l1 `sparsity`.
+    `regularization` is `Regularizer.report` at the kept weights. `seconds` is the total,
+    `training_seconds` excludes evaluating and saving; `tokens_per_second` counts over the latter. A
     resumed run counts from its start.
     """
 
@@ -88,15 +88,14 @@ def train(
 ) -> TrainResult:
     """Train the tensors that require a gradient, and leave the best of them in the model.
 
-    `learning_rate` and `micro_batch_size` are those of `settings` with auto spelled out.
-    `evaluate` returns validation metrics; `best_metric` among them chooses the weights. Activations
+    `learning_rate` and `micro_batch_size` are those of `settings` with auto resolved.
+    `evaluate` returns validation metrics; `best_metric` among them selects the weights. Activations
     are bf16 where `compute_dtype` is. `regularizer` penalises parameters of this model;
-    `learning_rates` are those of parameters, by name, that differ. Files go to
-    `staging` alone: checkpoints and reporters' logs. The device is Trainer's choice: CUDA where
-    there is one.
+    `learning_rates` are those that differ, by the parameters' names. All files, checkpoints and
+    reporters' logs, go to `staging`. Trainer chooses the device: CUDA if available.
 
-    Raises `ConfigError` for settings that cannot be met, `CheckFailed` where the loss or a gradient
-    is not finite (naming the step), `Interrupted` after a signal, with a checkpoint saved.
+    Raises `ConfigError` for unsupported settings, `CheckFailed` where the loss or a gradient is not
+    finite (naming the step), `Interrupted` after a signal, with a checkpoint saved.
     """
     refuse_many_processes()
     evaluates = evaluate is not None and evaluate_every != "never"
@@ -122,7 +121,7 @@ def train(
     ledger = Ledger(settings=recorded)
     if resume is not None:
         ledger = checkpoint.open_checkpoint(resume, staging)
-        checkpoint.refuse_drift(ledger, recorded, resume)
+        checkpoint.check_settings(ledger, recorded, resume)
     arguments = training_arguments(
         settings,
         learning_rate=learning_rate,
@@ -136,8 +135,8 @@ def train(
     )
     signals = StopSignals()
     with (
-        context.settled_heap(),
-        context.quiet(),
+        context.frozen_heap(),
+        context.quiet_training(),
         context.reporters_into(staging),
         context.switched_for_training(
             model, gradient_checkpointing=settings.gradient_checkpointing
@@ -149,9 +148,9 @@ def train(
             args=arguments,
             data_collator=collator,
             train_dataset=rows,
-            # Never read: Trainer refuses to evaluate without, and `evaluate` has its own rows.
+            # Unused, but Trainer does not evaluate without it; `evaluate` has its own rows.
             eval_dataset=rows if evaluates else None,
-            callbacks=[Flow(ledger, signals, steps_per_epoch), ProgressBar()],
+            callbacks=[CheckpointCallback(ledger, signals, steps_per_epoch), ProgressBar()],
             task=task,
             ledger=ledger,
             evaluate=evaluate if evaluates else None,
@@ -165,21 +164,21 @@ def train(
         _run(trainer, signals, resume)
         _keep_best(trainer, staging)
         result = _result(trainer, regularizer)
-        # Optimizer and data loader hang in cycles; what follows (a test split, a merge) wants
-        # their room.
+        # Optimizer and data loader are in reference cycles; what follows (a test split, a merge)
+        # needs their memory.
         del trainer
         gc.collect()
     return result
 
 
 def _run(trainer: ItemMeanTrainer, signals: StopSignals, resume: Path | None) -> None:
-    """Train to the end, or nothing where the checkpoint was the end already."""
+    """Train to the end; where the checkpoint is the end already, only load it."""
     if resume is not None and trainer.ledger.finished:
         trainer._load_from_checkpoint(str(resume))
         trainer.state = trainer.state.load_from_json(str(resume / checkpoint.STATE))
         return
-    # On CUDA autograd's own thread would wait for the interpreter that the layers' Python shares,
-    # with cold caches: on an H200 a step that launches bound took a sixth longer.
+    # On CUDA autograd's own thread competes with the layers' Python code for the interpreter: on
+    # an H200 a launch-bound step took a sixth longer.
     with _reporters_closed(trainer), torch.autograd.set_multithreading_enabled(False):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if callable(switch := getattr(trainer.optimizer, "eval", None)):
@@ -194,7 +193,7 @@ def _run(trainer: ItemMeanTrainer, signals: StopSignals, resume: Path | None) ->
 
 @contextlib.contextmanager
 def _reporters_closed(trainer: ItemMeanTrainer) -> Iterator[None]:
-    """Let loggers flush and bars close when training breaks off."""
+    """Let loggers flush and progress bars close when training fails."""
     try:
         yield
     except BaseException:

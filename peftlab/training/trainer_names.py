@@ -54,7 +54,7 @@ def check_choices(
 
 
 def check_penalised(optim: str, *, l1: float) -> None:
-    """Raise `ConfigError` for an optimizer whose steps penalties cannot join."""
+    """Raise `ConfigError` for an optimizer that cannot be combined with penalties."""
     if "lomo" in optim or optim.endswith("_layerwise"):
         raise ConfigError(
             f"train.optim is {optim}, which steps inside the backward pass, before a penalty of "
@@ -80,10 +80,10 @@ def _warn_unpaged(optim: str) -> None:
 def schedule_arguments(
     lr_scheduler_type: str, *, steps: int, greater_is_better: bool
 ) -> Mapping[str, Any]:
-    """What a schedule must be told beside the step counts; without these it would not start.
+    """The arguments that a schedule requires beside the step counts.
 
-    The cosines with a floor end at a tenth of the rate, warmup_stable_decay decays over the last
-    tenth of the steps, and the schedules that follow a metric learn its direction.
+    The cosines with a floor end at a tenth of the learning rate, warmup_stable_decay decays over
+    the last tenth of the steps, and the schedules that follow a metric get its direction.
     """
     if lr_scheduler_type in ("cosine_with_min_lr", "cosine_warmup_with_min_lr"):
         return {"min_lr_rate": 0.1}

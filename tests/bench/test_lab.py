@@ -18,6 +18,7 @@ from peftlab.bench.report.write import text_table
 from peftlab.bench.results import BenchResult
 from peftlab.config.schema import RunConfig
 from peftlab.errors import ConfigError, DataError, Interrupted
+from tests.hanging import HANGS_AFTER
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -243,7 +244,7 @@ def test_ctrl_c_stops_the_running_job(
     with pytest.raises(Interrupted, match="Stopped after 1 rows"):
         run(config, folder, fake_jobs, train="sleep")
     pid = int(witness.read_text())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HANGS_AFTER
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists()

@@ -160,7 +160,7 @@ def piped(content: bytes) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(content))
 
 
-def test_where_predict_takes_its_rows_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_of_predicts_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = tmp_path / "a.txt"
     lines.write_text("x\n\ny\n")
     assert rows_to_answer([], str(lines)) == ["x", "y"]
@@ -231,7 +231,7 @@ def test_bench_takes_methods_and_seeds(cli: Cli, calls: Any, config: str, tmp_pa
     assert calls.made[-2][2] == {"folder": Path("runs/model-bench")}
 
 
-def test_a_bench_of_which_nothing_was_scored_fails(cli: Cli, calls: Any, config: str) -> None:
+def test_a_bench_without_scores_fails(cli: Cli, calls: Any, config: str) -> None:
     calls.answers["run_bench"] = SimpleNamespace(to_json=dict, trained=("lora",), scored=())
     done = cli("bench", config)
     assert done.code == 1

@@ -67,7 +67,7 @@ FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "half a character": (
         "train.jsonl", GOOD + '{"text": "\\ud800", "label": "no"}\n', ["l:11", "surrogate"],
     ),
-    "one class": ("train.csv", "text,label\na,x\nb,x\nc,x\n", ["train.csv", "one label 'x'"]),
+    "one class": ("train.csv", "text,label\na,x\nb,x\nc,x\n", ["train.csv", "the label 'x'"]),
     "one row": ("train.csv", "text,label\na,x\n", ["train.csv", "one row"]),
     "label for each row": (
         "train.csv", "text,label\n" + "".join(f"t{i},l{i}\n" for i in range(30)), ["'l0'"],
@@ -143,7 +143,7 @@ def test_two_names_for_one_split(tmp_path: Path) -> None:
 
 def test_incomplete_shards(tmp_path: Path) -> None:
     source = write(tmp_path, train__00000__of__00003_jsonl=GOOD, train__00002__of__00003_jsonl=GOOD)
-    refused(source, "shards", "not complete")
+    refused(source, "shards", "are incomplete")
 
 
 def test_labels_that_train_lacks(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_splits_that_contradict(tmp_path: Path) -> None:
     refused(source, "subset='en'", kind=ConfigError, subset="en")
 
 
-def test_columns_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_columns(tmp_path: Path) -> None:
     source = write(tmp_path, train_jsonl=GOOD)
     refused(source, "no column 'labl'", "did you mean label?", columns={"label": "labl"})
     refused(source, "columns.txt", "text", kind=ConfigError, columns={"txt": "text"})
@@ -204,7 +204,7 @@ def test_causal_columns(tmp_path: Path) -> None:
         **CAUSAL,
     )
     refused(
-        source, "text and prompt, which no one format has", **CAUSAL, kind=ConfigError,
+        source, "text and prompt, which no single format has", **CAUSAL, kind=ConfigError,
         columns={"text": "question", "prompt": "body_"},
     )  # fmt: skip
 
@@ -227,7 +227,9 @@ def test_parquet_cut_short(tmp_path: Path) -> None:
     refused(str(tmp_path), "train.parquet", "not a readable parquet")
 
 
-def test_hub_data_set_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_data_set_that_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
 
     def offline(*_: object) -> None:

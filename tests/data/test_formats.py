@@ -1,4 +1,4 @@
-"""Every format of rows: found in the columns, read to what a task is given, refused in one line."""
+"""Every format of rows: its columns, the values that a task gets, refusals in one line."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_tags_that_a_class_label_names(tmp_path: Path) -> None:
     assert splits.train["tags"] == [["B-x", "O"], ["O"]]
 
 
-def test_a_tag_that_train_lacks_is_known_all_the_same(tmp_path: Path) -> None:
+def test_a_tag_that_train_lacks_is_known(tmp_path: Path) -> None:
     write(tmp_path, {"tokens": ["a"], "tags": ["O"]}, {"tokens": ["b"], "tags": ["O"]})
     write(tmp_path, {"tokens": ["C"], "tags": ["B-y"]}, name="test.jsonl")
     assert load(str(tmp_path), "tokens-tags").label_names == ("B-y", "O")
@@ -120,7 +120,7 @@ def test_lists_in_csv_are_json(tmp_path: Path) -> None:
     splits = load(str(tmp_path), "tokens-tags")
     assert splits.train[0] == {"tokens": ["a", "b"], "tags": ["O", "B-x"]}
     (tmp_path / "train.csv").write_text("tokens,ner_tags\na b,O B-x\nc,O\n")
-    with pytest.raises(DataError, match=r"train.csv:2.*'a b', which is no JSON list"):
+    with pytest.raises(DataError, match=r"train.csv:2.*'a b', which is not a JSON list"):
         load(str(tmp_path), "tokens-tags")
 
 
@@ -149,12 +149,12 @@ def test_questions_and_answers(answers: Any, tmp_path: Path) -> None:
 
 def test_the_nested_file_that_squad_is_published_as(tmp_path: Path) -> None:
     answer = {"text": "Ann", "answer_start": 7}
-    asked = [
+    questions = [
         {"id": "1", "question": "Who?", "answers": [answer], "is_impossible": False},
         {"id": "2", "question": "Why?", "answers": [], "is_impossible": True,
          "plausible_answers": [answer]},
     ]  # fmt: skip
-    paragraph = {"context": QUESTION["context"], "qas": asked}
+    paragraph = {"context": QUESTION["context"], "qas": questions}
     whole = {"version": "v2.0", "data": [{"title": "T", "paragraphs": [paragraph]}]}
     (tmp_path / "train.json").write_text(json.dumps(whole))
     rows = load(str(tmp_path), "squad").train
@@ -174,12 +174,12 @@ def test_the_nested_file_that_squad_is_published_as(tmp_path: Path) -> None:
 def test_relations(row: dict[str, Any], tmp_path: Path) -> None:
     rows = [{**row, "relation": "on"}, {**row, "relation": "off"}]
     splits = load(write(tmp_path, *rows), "relation")
-    found = splits.train[0]
-    assert found["text"] == "The cat sat on a mat."
-    assert found["label"] == "on"
-    assert found["head"] == {"start": 4, "end": 7}
-    spoken = found["text"][found["tail"]["start"] : found["tail"]["end"]]
-    assert spoken == ("a mat." if "tokens" in row else "a mat")
+    one = splits.train[0]
+    assert one["text"] == "The cat sat on a mat."
+    assert one["label"] == "on"
+    assert one["head"] == {"start": 4, "end": 7}
+    tail_text = one["text"][one["tail"]["start"] : one["tail"]["end"]]
+    assert tail_text == ("a mat." if "tokens" in row else "a mat")
     assert splits.label_names == ("off", "on")
 
 
@@ -213,7 +213,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "number among tokens": ("tokens-tags", {"tokens": [3], "tags": ["O"]}, "3 (an integer)"),
     "answer elsewhere": (
         "squad", {**QUESTION, "answers": {"text": ["Ann"], "answer_start": [3]}},
-        "the answer 'Ann' is not at answer_start 3; it stands at 7",
+        "the answer 'Ann' is not at answer_start 3; it is at 7",
     ),
     "answer nowhere": (
         "squad", {**QUESTION, "answers": {"text": ["Bob"], "answer_start": [3]}},
@@ -249,12 +249,12 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
                    "turn 2 of column 'messages' is empty"),
     "null turn": ("messages", {"messages": [TURNS[0], {"role": "assistant", "content": None}]},
                   "turn 2 of column 'messages': column 'messages.content' is null"),
-    "no answer to learn": ("messages", {"messages": TURNS[:1]}, "no turn of the assistant"),
+    "no answer to learn": ("messages", {"messages": TURNS[:1]}, "no assistant turn"),
     "no turn": ("messages", {"messages": []}, "has no turn"),
     "late system": ("messages", {"messages": [*TURNS, {"role": "system", "content": "be"}]},
-                    "a system turn stands after the first turn"),
+                    "a system turn follows the first turn"),
     "tools": ("messages", {"messages": [{**TURNS[0], "tool_calls": [1]}, TURNS[1]]},
-              "has tool_calls, which is not read here"),
+              "has tool_calls, which is not supported"),
     "turn of another kind": ("sharegpt", {"conversations": [{"from": "human"}]},
                              "turn 1 of column 'conversations' is not an object with from and"),
     "unknown speaker": ("sharegpt", {"conversations": [{"from": "dog", "value": "woof"}]},
@@ -277,7 +277,7 @@ GOOD: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_row_is_named(case: str, tmp_path: Path) -> None:
-    name, row, said = BAD[case]
+    name, row, expected = BAD[case]
     good = GOOD[name]
     if case in {"no marks", "marks twice", "marks crossed"}:
         good = {"text": "<e1>a</e1> <e2>b</e2>", "label": "s"}
@@ -286,7 +286,7 @@ def test_a_bad_row_is_named(case: str, tmp_path: Path) -> None:
         load(source, name)
     message = str(refused.value)
     assert message.startswith(f"{tmp_path}/train.jsonl:2: ")
-    assert said in message
+    assert expected in message
     assert "\n" not in message
     assert len(message) < 400
 
@@ -299,20 +299,20 @@ def test_labels_that_are_no_numbers(tmp_path: Path) -> None:
 
 def test_columns_of_no_format(tmp_path: Path) -> None:
     source = write(tmp_path, {"question": "a", "context": "b", "answers": "c"}, {"question": "a"})
-    with pytest.raises(DataError, match=r"columns .* format squad.* does not look like it"):
+    with pytest.raises(DataError, match=r"columns .* format squad.* the first row does not"):
         load(source, "squad", "relation")
 
 
-def test_rows_to_predict_lack_what_is_to_be_predicted() -> None:
-    marked = FORMATS["relation"].asked({"text": "<e1>a</e1> of <e2>b</e2>"})
+def test_rows_to_predict_may_lack_targets() -> None:
+    marked = FORMATS["relation"].input_row({"text": "<e1>a</e1> of <e2>b</e2>"})
     assert (marked["text"], marked["tail"]) == ("a of b", {"start": 5, "end": 6})
-    asked = FORMATS["squad"].asked({"question": "Who?", "context": "Ann."})
-    assert asked == {"id": "Who?", "question": "Who?", "context": "Ann."}
-    assert FORMATS["messages"].asked({"messages": TURNS[:1]})["messages"] == TURNS[:1]
-    assert FORMATS["alpaca"].asked({"instruction": "hi"})["messages"] == TURNS[:1]
-    assert FORMATS["tokens-tags"].asked({"tokens": "a b"}) == {"tokens": "a b"}
+    question = FORMATS["squad"].input_row({"question": "Who?", "context": "Ann."})
+    assert question == {"id": "Who?", "question": "Who?", "context": "Ann."}
+    assert FORMATS["messages"].input_row({"messages": TURNS[:1]})["messages"] == TURNS[:1]
+    assert FORMATS["alpaca"].input_row({"instruction": "hi"})["messages"] == TURNS[:1]
+    assert FORMATS["tokens-tags"].input_row({"tokens": "a b"}) == {"tokens": "a b"}
     with pytest.raises(DataError, match="exactly once"):
-        FORMATS["relation"].asked({"text": "nothing marked"})
+        FORMATS["relation"].input_row({"text": "nothing marked"})
 
 
 @pytest.mark.parametrize(

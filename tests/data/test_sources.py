@@ -215,10 +215,10 @@ def test_named_validation_and_no_test(tmp_path: Path) -> None:
 def test_hub_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import datasets
 
-    asked = []
+    loads = []
 
     def load_dataset(name: str, subset: str | None) -> datasets.DatasetDict:
-        asked.append((name, subset, datasets.are_progress_bars_disabled()))
+        loads.append((name, subset, datasets.are_progress_bars_disabled()))
         label = datasets.ClassLabel(names=["bad", "good"])
         features = datasets.Features({"sentence": datasets.Value("string"), "label": label})
         rows = {"sentence": ["a", "b", "c", "d"], "label": [0, 1, 1, 0]}
@@ -228,7 +228,7 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     splits = load_splits("somebody/reviews", subset="en", **CLASSIFY)
-    assert asked == [("somebody/reviews", "en", True)]
+    assert loads == [("somebody/reviews", "en", True)]
     assert not datasets.are_progress_bars_disabled()
     assert splits.train.to_list()[1] == {"text": "b", "label": "good"}
     assert splits.names["train"] == "somebody/reviews [train]"

@@ -1,4 +1,4 @@
-"""Rows read one by one: the same rows as otherwise, no more of them than asked, kept in files."""
+"""Rows read one by one: the same rows as otherwise, no more than needed, stored in files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READS: dict[str, Any] = {"formats": ("pair", "text-label"), "roles": ("text", "l
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of temporary files of the test's own."""
+    """A folder of temporary files for this test."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -58,7 +58,7 @@ def test_a_stream_of_everything_is_everything(
     assert list(temporary.iterdir()) == []
 
 
-def test_what_is_not_needed_is_not_read(tmp_path: Path) -> None:
+def test_rows_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
     source = write(tmp_path / "rows", 500, broken_at=120)
     with pytest.raises(DataError, match=r"train.jsonl:121: malformed JSON"):
         load_splits(source, **READS, max_train_samples=90)
@@ -103,7 +103,9 @@ def test_a_stream_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
         return datasets.IterableDatasetDict({"train": stream})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError, match=r"some/set \[train\] cannot be read on: the line is dead"):
+    with pytest.raises(
+        DataError, match=r"some/set \[train\] cannot be read further: the line is dead"
+    ):
         load_splits("some/set", **READS, streaming=True)
 
 
@@ -120,8 +122,8 @@ def test_columns_in_a_file_are_those_in_memory(temporary: Path) -> None:
         in_file.add(batch)
         in_memory.add(batch)
     assert len(list(temporary.iterdir())) == 1
-    found, expected = in_file.finish(), in_memory.finish()
-    assert {n: c.to_pylist() for n, c in found.items()} == {
+    actual, expected = in_file.finish(), in_memory.finish()
+    assert {n: c.to_pylist() for n, c in actual.items()} == {
         n: c.to_pylist() for n, c in expected.items()
     }
     assert list(temporary.iterdir()) == []
@@ -133,13 +135,13 @@ def test_as_many_rows_as_the_steps_take(tiny_checkpoint: Any, tmp_path: Path) ->
     from peftlab import pipeline
     from peftlab.config import load_config
 
-    said = [
+    keys = [
         f"model.name={tiny_checkpoint('bert')}", "task=text-classification", "method=lora",
         f"data.source={write(tmp_path / 'rows', 400, broken_at=150)}", "data.streaming=true",
         "train.max_steps=4", "train.global_batch_size=8", f"output.dir={tmp_path / 'run'}",
         "train.save_every=never",
     ]  # fmt: skip
-    run = pipeline.train(load_config(None, said).config)
+    run = pipeline.train(load_config(None, keys).config)
     assert run.metrics["train"]["steps"] == 4
     assert run.metrics["train"]["epochs"] == pytest.approx(1)
     assert pipeline.open_run(run.folder).evaluate("validation")["loss"] > 0

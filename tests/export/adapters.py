@@ -75,10 +75,10 @@ class Made:
 
     def load(self, folder: Path) -> Any:
         """The model in a folder by Transformers alone; nothing may be missing or left over."""
-        found, info = self.kind.from_pretrained(folder, dtype=self.dtype, output_loading_info=True)
+        result, info = self.kind.from_pretrained(folder, dtype=self.dtype, output_loading_info=True)
         if folder == self.out:
             assert info["missing_keys"] == info["unexpected_keys"] == set()
-        return found.eval()
+        return result.eval()
 
     def merged_by_peft(self) -> dict[str, Tensor]:
         """The state that PEFT's own merge makes of the base."""
@@ -93,5 +93,5 @@ class Made:
         ids = torch.randint(3, 50, (2, 9), generator=torch.Generator().manual_seed(2))
         more = {"decoder_input_ids": ids[:, :4]} if self.family == "t5" else {}
         with torch.no_grad():
-            found: Tensor = model.eval()(input_ids=ids, **more).logits
-        return found.float()
+            result: Tensor = model.eval()(input_ids=ids, **more).logits
+        return result.float()

@@ -29,15 +29,15 @@ def test_adapted_layers_saved_heads_and_single_rows(tmp_path: Path) -> None:
         tmp_path, "llama", tied=False, target_modules=["q_proj"], modules_to_save=["lm_head"],
         trainable_token_indices={"embed_tokens": [3, 5]},
     )  # fmt: skip
-    found = read(made)
+    result = read(made)
     layers = [f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)]
-    assert sorted(found.adapted) == layers
-    assert set(found.adapted[layers[0]]) == {"lora_A.weight", "lora_B.weight"}
-    assert set(found.replaced) == {"lm_head.weight"}
-    assert {name: rows for name, (rows, _) in found.rows.items()} == {
+    assert sorted(result.adapted) == layers
+    assert set(result.adapted[layers[0]]) == {"lora_A.weight", "lora_B.weight"}
+    assert set(result.replaced) == {"lm_head.weight"}
+    assert {name: rows for name, (rows, _) in result.rows.items()} == {
         "model.embed_tokens.weight": (3, 5)
     }
-    assert found.tensors == len(load_file(made.adapter / WEIGHTS))
+    assert result.tensors == len(load_file(made.adapter / WEIGHTS))
 
 
 def test_an_adapted_table_that_was_resized_keeps_what_it_was_adapted_from(tmp_path: Path) -> None:
@@ -45,17 +45,17 @@ def test_an_adapted_table_that_was_resized_keeps_what_it_was_adapted_from(tmp_pa
         tmp_path, "llama", target_modules=["embed_tokens", "q_proj"],
         prepare=lambda model: model.resize_token_embeddings(53),
     )  # fmt: skip
-    found = read(made)
-    assert set(found.bases) == {"model.embed_tokens.weight"}
-    assert found.bases["model.embed_tokens.weight"].shape == (53, 32)
-    assert set(found.adapted["model.embed_tokens"]) == {"lora_embedding_A", "lora_embedding_B"}
-    assert found.tensors == len(load_file(made.adapter / WEIGHTS))
+    result = read(made)
+    assert set(result.bases) == {"model.embed_tokens.weight"}
+    assert result.bases["model.embed_tokens.weight"].shape == (53, 32)
+    assert set(result.adapted["model.embed_tokens"]) == {"lora_embedding_A", "lora_embedding_B"}
+    assert result.tensors == len(load_file(made.adapter / WEIGHTS))
 
 
 def test_a_part_that_was_trained_whole_has_the_models_names(tmp_path: Path) -> None:
     save_file({"classifier.weight": torch.ones(3, 4)}, tmp_path / "w.safetensors")
-    found = whole_changes(tmp_path, tmp_path / "w.safetensors")
-    assert (found.tensors, set(found.replaced), found.peft) == (1, {"classifier.weight"}, None)
+    result = whole_changes(tmp_path, tmp_path / "w.safetensors")
+    assert (result.tensors, set(result.replaced), result.peft) == (1, {"classifier.weight"}, None)
 
 
 def setting(key: str, value: Any) -> Callable[[Made], None]:
@@ -74,20 +74,20 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "message"),
     [
         (setting("layer_replication", [[0, 2]]), "layers are repeated"),
         (setting("target_parameters", ["a.b"]), "adapts parameters, not layers"),
-        (setting("peft_type", "IA3"), "of kind .*IA3; LORA is merged|cannot be used"),
+        (setting("peft_type", "IA3"), "of type .*IA3; only LORA can be merged|cannot be used"),
         (setting("peft_type", "NOTHING"), "adapter_config.json cannot be used"),
-        (tensors(lambda t: {**t, "mine": torch.ones(2)}), "mine, which is no name that PEFT gives"),
+        (tensors(lambda t: {**t, "mine": torch.ones(2)}), "mine, which is not a name of PEFT"),
         (tensors(lambda t: {}), "holds no tensor"),
     ],
 )
-def test_what_cannot_be_merged_is_refused_by_name(edit: Any, said: str, tmp_path: Path) -> None:
+def test_what_cannot_be_merged_is_refused_by_name(edit: Any, message: str, tmp_path: Path) -> None:
     made = Made(tmp_path, "llama", target_modules=["q_proj"])
     edit(made)
-    with pytest.raises(CheckFailed, match=said):
+    with pytest.raises(CheckFailed, match=message):
         read(made)
 
 
@@ -97,5 +97,5 @@ def test_rows_without_their_indices_are_refused(tmp_path: Path) -> None:
         trainable_token_indices={"embed_tokens": [3]},
     )  # fmt: skip
     setting("trainable_token_indices", None)(made)
-    with pytest.raises(CheckFailed, match=r"does not say which rows of .*embed_tokens train"):
+    with pytest.raises(CheckFailed, match=r"does not name the trained rows of .*embed_tokens"):
         read(made)

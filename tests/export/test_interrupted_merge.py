@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import subprocess
+import random
+import resource
+import shutil
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from peftlab.errors import CheckFailed
 from peftlab.export.merge import merge
+from peftlab.export.safetensors_files import stored_in
+from tests.forked import forked
 
 from .adapters import Made
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.poison_empty(False),
@@ -25,64 +29,60 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 
-KILLER = '''
-"""Forks a worker that has everything imported, kills it at a random moment, and looks."""
-import json, os, random, shutil, signal, sys, time, warnings
-from pathlib import Path
 
-warnings.simplefilter("ignore")
-import torch
-from peftlab.export.merge import merge
-from peftlab.export.safetensors_files import stored_in
+def calls_of(run: Callable[[], object], limit: int = 0) -> int:
+    """How many Python functions `run` calls; at the call `limit` the process kills itself."""
+    calls = 0
 
-torch.set_num_threads(1)
-adapter, base, out, kills = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-started = time.monotonic()
-merge(adapter, out, base=base)
-whole = time.monotonic() - started
-expected = {name: t.size for name, t in stored_in(sorted(out.glob("*.safetensors"))).items()}
-names = sorted(file.name for file in out.iterdir())
-shutil.rmtree(out)
-draw = random.Random(5)
-outcomes = []
-for _ in range(kills):
-    worker = os.fork()
-    if worker == 0:
-        try:
-            merge(adapter, out, base=base)
-        finally:
-            os._exit(0)
-    time.sleep(draw.uniform(0, 1.1 * whole))
-    os.kill(worker, signal.SIGKILL)
-    os.waitpid(worker, 0)
-    if not out.exists():
-        outcomes.append("nothing")
-        continue
-    stored = {name: t.size for name, t in stored_in(sorted(out.glob("*.safetensors"))).items()}
-    whole_now = stored == expected and sorted(f.name for f in out.iterdir()) == names
-    outcomes.append("whole" if whole_now else "half")
-    shutil.rmtree(out)
-left = [p.name for p in out.parent.iterdir() if "unfinished" in p.name]
-merge(adapter, out, base=base)
-after = [p.name for p in out.parent.iterdir() if "unfinished" in p.name]
-print(json.dumps({"outcomes": outcomes, "left": left, "after": after}))
-'''
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+        if calls == limit:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(count)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return calls
 
 
 def test_thirty_kills_never_leave_half_a_model(tmp_path: Path) -> None:
+    """At random calls: no clock decides how far an export has come."""
     made = Made(tmp_path, "llama", shards="20KB", target_modules="all-linear")
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, made.adapter, made.base, made.out, "30"],
-        cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": f".{os.pathsep}kernels"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert len(result["outcomes"]) == 30
-    assert "half" not in result["outcomes"]
-    assert result["outcomes"].count("nothing") >= 10
-    assert len(result["left"]) <= 1  # each export removes what a killed one left
-    assert result["after"] == []
+    out = made.out
+
+    def export() -> None:
+        merge(made.adapter, out, base=str(made.base))
+
+    def sizes() -> dict[str, int]:
+        return {name: t.size for name, t in stored_in(sorted(out.glob("*.safetensors"))).items()}
+
+    def unfinished() -> list[str]:
+        return [path.name for path in out.parent.iterdir() if "unfinished" in path.name]
+
+    export()
+    expected, names = sizes(), sorted(file.name for file in out.iterdir())
+    shutil.rmtree(out)
+    calls = calls_of(export)
+    shutil.rmtree(out)
+    draw, outcomes = random.Random(5), []
+    for _ in range(30):
+        at = draw.randrange(1, int(1.1 * calls))
+        ended = forked(lambda at=at: calls_of(export, at) and 0)
+        assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
+        if not out.exists():
+            outcomes.append("nothing")
+            continue
+        whole = sizes() == expected and sorted(f.name for f in out.iterdir()) == names
+        outcomes.append("whole" if whole else "half")
+        shutil.rmtree(out)
+    assert "half" not in outcomes
+    assert outcomes.count("nothing") >= 10
+    assert len(unfinished()) <= 1  # each export removes what a killed one left
+    export()
+    assert unfinished() == []
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing(
@@ -101,21 +101,15 @@ def test_a_full_disk_is_reported_and_leaves_nothing(
 
 
 def test_a_disk_that_fills_up_in_the_middle(tmp_path: Path) -> None:
-    """By the limit of the process: a real write fails with fewer bytes written than asked."""
+    """By the limit of the process: a real write fails with fewer bytes written than requested."""
     made = Made(tmp_path, "llama", target_modules=["q_proj"])
-    script = f"""
-import resource, signal, warnings
-warnings.simplefilter("ignore")
-from pathlib import Path
-from peftlab.export.merge import merge
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
-merge(Path({str(made.adapter)!r}), Path({str(made.out)!r}), base={str(made.base)!r})
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": f".{os.pathsep}kernels"},
-    )  # fmt: skip
+
+    def export() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+        merge(made.adapter, made.out, base=str(made.base))
+
+    done = forked(export)
     assert done.returncode == 1
     assert "File too large" in done.stderr.splitlines()[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]

@@ -46,9 +46,9 @@ def test_equal_to_pefts_merge(
 ) -> None:
     made = Made(tmp_path, family, tied=tied, dtype=dtype, **WAYS[way])
     report = merge(made.adapter, made.out, base=str(made.base))
-    found, expected = made.load(made.out).state_dict(), made.merged_by_peft()
-    assert found.keys() == expected.keys()
-    assert [name for name, t in expected.items() if not torch.equal(found[name], t)] == []
+    result, expected = made.load(made.out).state_dict(), made.merged_by_peft()
+    assert result.keys() == expected.keys()
+    assert [name for name, t in expected.items() if not torch.equal(result[name], t)] == []
     assert not report.untied
     assert report.verified["logits"]["error"] <= report.verified["logits"]["tolerance"]
 
@@ -148,7 +148,7 @@ def test_bytes_that_read_back_otherwise_leave_nothing(
 ) -> None:
     made = Made(tmp_path, "llama", target_modules=["q_proj"])
     monkeypatch.setattr("peftlab.export.verify.hashed", lambda stored: "another")
-    with pytest.raises(VerificationError, match="was copied and reads back otherwise"):
+    with pytest.raises(VerificationError, match="was copied and reads back differently"):
         merge(made.adapter, made.out, base=str(made.base))
     assert not made.out.exists()
 
@@ -168,7 +168,7 @@ def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
 def test_other_bases_and_adapters_are_refused_by_name(tmp_path: Path) -> None:
     made = Made(tmp_path / "one", "llama")
     other = Made(tmp_path / "two", "gpt2")
-    absent = r"adapts model\.layers\.0.*which GPT2LMHeadModel has not"
+    absent = r"adapts model\.layers\.0.*which is not in GPT2LMHeadModel"
     with pytest.raises(CheckFailed, match=absent):
         merge(made.adapter, made.out, base=str(other.base))
 
@@ -179,26 +179,28 @@ def test_other_bases_and_adapters_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match="PEFT's layer and the file differ in"):
         merge(made.adapter, made.out, base=str(made.base))
     save_file(state | {"something": torch.zeros(1)}, file)
-    with pytest.raises(CheckFailed, match="something, which is no name that PEFT gives"):
+    with pytest.raises(CheckFailed, match="something, which is not a name of PEFT"):
         merge(made.adapter, made.out, base=str(made.base))
     assert not made.out.exists()
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("layer_replication", [[0, 2], [1, 2]], "layers are repeated"),
         ("alora_invocation_tokens", [1, 2], "aLoRA"),
         ("target_parameters", ["weight"], "adapts parameters"),
-        ("peft_type", "IA3", "LORA is merged"),
+        ("peft_type", "IA3", "only LORA can be merged"),
     ],
 )
-def test_what_cannot_be_merged_is_refused(key: str, value: Any, said: str, tmp_path: Path) -> None:
+def test_what_cannot_be_merged_is_refused(
+    key: str, value: Any, message: str, tmp_path: Path
+) -> None:
     made = Made(tmp_path, "llama", target_modules=["q_proj"])
     file = made.adapter / "adapter_config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {key: value}))
-    with pytest.raises(CheckFailed, match=said):
+    with pytest.raises(CheckFailed, match=message):
         merge(made.adapter, made.out, base=str(made.base))
 
 
@@ -253,7 +255,8 @@ def adapters(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     }
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+# An example is a base and an adapter, written, merged and merged again by PEFT: a second or two.
+@settings(max_examples=settings.default.max_examples // 3, suppress_health_check=list(HealthCheck))
 @given(drawn=adapters())
 def test_random_adapters_are_merged_as_peft_does(
     tmp_path_factory: pytest.TempPathFactory, drawn: tuple[str, dict[str, Any]]
@@ -262,9 +265,9 @@ def test_random_adapters_are_merged_as_peft_does(
     family, how = drawn
     made = Made(tmp_path_factory.mktemp("random"), family, **how)
     report = merge(made.adapter, made.out, base=str(made.base), verify=False)
-    found, expected = made.load(made.out).state_dict(), made.merged_by_peft()
-    assert found.keys() == expected.keys()
-    assert [name for name, t in expected.items() if not torch.equal(found[name], t)] == []
+    result, expected = made.load(made.out).state_dict(), made.merged_by_peft()
+    assert result.keys() == expected.keys()
+    assert [name for name, t in expected.items() if not torch.equal(result[name], t)] == []
     base = load_file(made.base / "model.safetensors")
     written = load_file(made.out / "model.safetensors")
     assert written.keys() == base.keys()

@@ -1,4 +1,4 @@
-"""The nearest of several merged models: by divergence, the base at hand where it is as near."""
+"""The nearest of several merged models: by divergence, the first one where several are equal."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def test_the_least_divergence_wins_and_hardly_more_is_as_good(
     assert table(**divergence).best == best
 
 
-def test_the_table_is_told_to_people_and_to_machines() -> None:
-    found = table(original=3e-3, dequant=2e-3)
-    first, *rows = found.lines()
+def test_the_table_as_text_and_as_json() -> None:
+    compared = table(original=3e-3, dequant=2e-3)
+    first, *rows = compared.lines()
     assert "has accuracy 0.5 on these rows" in first
     assert [row.split()[0] for row in rows] == ["original", "dequant"]
     assert "KL 0.002 nats, same answer 75.0 %, accuracy 0.25" in rows[1]
     assert [row for row in rows if "chosen" in row] == rows[1:]
-    assert found.to_json() == {
+    assert compared.to_json() == {
         "chosen": "dequant", "metric": "accuracy", "trained": {"accuracy": 0.5},
         "original": {"kl": 3e-3, "agree": 0.75, "accuracy": 0.25},
         "dequant": {"kl": 2e-3, "agree": 0.75, "accuracy": 0.25},
     }  # fmt: skip
-    assert "the dequant base" in str(found.provenance()["merged into"])
+    assert "the dequant base" in str(compared.provenance()["merged into"])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -60,10 +60,10 @@ def test_padding_has_no_say_in_the_divergence(tmp_path: Path) -> None:
     inputs = {"input_ids": ids, "attention_mask": mask}
     with torch.no_grad():
         trained: Any = made.model.eval()(**inputs).logits.float()
-    asked: list[torch.nn.Module] = []
+    measured: list[torch.nn.Module] = []
 
     def measure(model: torch.nn.Module) -> float:
-        asked.append(model)
+        measured.append(model)
         return 7.0
 
     def compare(outputs: torch.Tensor) -> Table:
@@ -72,7 +72,7 @@ def test_padding_has_no_say_in_the_divergence(tmp_path: Path) -> None:
     same = compare(trained)
     assert same.divergence["original"] < 1e-6
     assert same.agree["original"] == 1.0
-    assert (same.scores, len(asked)) == ({"trained": 8.0, "original": 7.0}, 1)
+    assert (same.scores, len(measured)) == ({"trained": 8.0, "original": 7.0}, 1)
     other = trained.clone()
     other[1, 5:] = torch.randn(4, 50) * 9
     assert compare(other).divergence["original"] < 1e-6

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 def of(made: Made, *, dtype: torch.dtype | None = None, **source: Any) -> Outline:
     from dataclasses import replace
 
-    found: Source = replace(adapter_source(made.adapter, str(made.base)), **source)
-    return laid_out(found, dtype=dtype)[1]
+    given: Source = replace(adapter_source(made.adapter, str(made.base)), **source)
+    return laid_out(given, dtype=dtype)[1]
 
 
 def kinds(plan: Outline) -> dict[str, int]:
@@ -90,7 +90,7 @@ def test_a_base_of_another_shape_or_without_a_layer_is_refused(tmp_path: Path) -
     whole = load_file(file)
     name = "model.layers.0.self_attn.q_proj.weight"
     save_file(whole | {name: whole[name][:16].clone()}, file, metadata={"format": "pt"})
-    with pytest.raises(CheckFailed, match=rf"{name} as \(16, 32\), where \(32, 32\) is wanted"):
+    with pytest.raises(CheckFailed, match=rf"{name} as \(16, 32\), but the model needs \(32, 32\)"):
         of(made)
     save_file({k: t for k, t in whole.items() if k != name}, file, metadata={"format": "pt"})
     with pytest.raises(CheckFailed, match=f"{name}"):

@@ -30,7 +30,7 @@ TEXT = "Once upon a time there was a little girl who had a red ball."
 
 @pytest.fixture(params=MODELS)
 def real(request: pytest.FixtureRequest) -> tuple[Path, str]:
-    """A real model's folder, and its task in PEFT's words."""
+    """A real model's folder, and its task in PEFT's terms."""
     if request.param == "minilm":
         return request.getfixturevalue("minilm"), MODELS[request.param]
     folder = request.getfixturevalue("shared_data") / request.param
@@ -83,9 +83,9 @@ def test_real_merges_are_pefts_to_the_bit(
         plain = loaded(base, task, width)(**inputs)[0].float()
     peft = adapted.merge_and_unload()
     merged = loaded(out, task, width)
-    expected, found = peft.state_dict(), merged.state_dict()
-    assert found.keys() == expected.keys()
-    assert [name for name, t in expected.items() if not torch.equal(found[name], t)] == []
+    expected, result = peft.state_dict(), merged.state_dict()
+    assert result.keys() == expected.keys()
+    assert [name for name, t in expected.items() if not torch.equal(result[name], t)] == []
     with torch.no_grad():
         answers = merged(**inputs)[0].float()
         assert torch.equal(answers, peft(**inputs)[0].float())

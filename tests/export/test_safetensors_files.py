@@ -45,12 +45,13 @@ def with_header(file: Path, change: Callable[[dict[str, Any]], object], cut: int
 
 def test_read_as_the_library_reads(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "x.safetensors")
-    found = stored_tensors(tmp_path / "x.safetensors")
-    assert found.keys() == STATE.keys()
+    result = stored_tensors(tmp_path / "x.safetensors")
+    assert result.keys() == STATE.keys()
     for name, tensor in STATE.items():
-        assert torch.equal(found[name].read(), tensor)
+        assert torch.equal(result[name].read(), tensor)
         assert (
-            b"".join(found[name].chunks()) == tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+            b"".join(result[name].chunks())
+            == tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
         )
 
 
@@ -61,9 +62,9 @@ def test_written_as_the_library_reads(tmp_path: Path) -> None:
     with written(file, specs, {"format": "pt"}) as writer:
         for name, tensor in STATE.items():
             writer.tensor(name, tensor)
-    found = load_file(file)
-    assert found.keys() == STATE.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in STATE.items())
+    result = load_file(file)
+    assert result.keys() == STATE.keys()
+    assert all(torch.equal(result[name], tensor) for name, tensor in STATE.items())
 
 
 def test_what_was_not_announced_is_not_written(tmp_path: Path) -> None:
@@ -86,26 +87,26 @@ def test_what_was_not_announced_is_not_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "cut", "said"),
+    ("change", "cut", "message"),
     [
-        (lambda h: None, 1, "lies beyond its end"),
-        (lambda h: h["a"].update(data_offsets=[0, 99]), 0, "lies beyond its end"),
-        (lambda h: h["a"].update(data_offsets=[24, 0]), 0, "lies beyond its end"),
-        (lambda h: h["a"].update(data_offsets=[-8, 16]), 0, "lies beyond its end"),
-        (lambda h: h["a"].update(shape=[2, 4]), 0, "other bytes than its shape"),
-        (lambda h: h["a"].update(shape=[-2, -3]), 0, "other bytes than its shape"),
+        (lambda h: None, 1, "is beyond its end"),
+        (lambda h: h["a"].update(data_offsets=[0, 99]), 0, "is beyond its end"),
+        (lambda h: h["a"].update(data_offsets=[24, 0]), 0, "is beyond its end"),
+        (lambda h: h["a"].update(data_offsets=[-8, 16]), 0, "is beyond its end"),
+        (lambda h: h["a"].update(shape=[2, 4]), 0, "a size that does not match its shape"),
+        (lambda h: h["a"].update(shape=[-2, -3]), 0, "a size that does not match its shape"),
         (lambda h: h["b"].update(data_offsets=[2, 6]), 0, "overlap"),
         (lambda h: h["a"].pop("dtype"), 0, "dtype"),
-        (lambda h: h.update(a=3), 0, "not a whole safetensors file"),
+        (lambda h: h.update(a=3), 0, "not a complete safetensors file"),
     ],
 )
 def test_broken_headers(
-    change: Callable[[dict[str, Any]], object], cut: int, said: str, tmp_path: Path
+    change: Callable[[dict[str, Any]], object], cut: int, message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "x.safetensors"
     save_file(STATE, file)
     with_header(file, change, cut)
-    with pytest.raises(CheckFailed, match=said):
+    with pytest.raises(CheckFailed, match=message):
         stored_tensors(file)
 
 
@@ -115,19 +116,19 @@ def test_broken_headers(
 def test_what_is_no_such_file(data: bytes, tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     file.write_bytes(data)
-    with pytest.raises(CheckFailed, match="is not a whole safetensors file"):
+    with pytest.raises(CheckFailed, match="is not a complete safetensors file"):
         stored_tensors(file)
 
 
 def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     save_file(STATE, file)
-    found = stored_tensors(file)
+    result = stored_tensors(file)
     file.write_bytes(file.read_bytes()[:-30])
-    *_, last = found.values()
-    with pytest.raises(CheckFailed, match="ends before its tensors do"):
+    *_, last = result.values()
+    with pytest.raises(CheckFailed, match="is truncated"):
         last.read()
-    with pytest.raises(CheckFailed, match="ends before its tensors do"):
+    with pytest.raises(CheckFailed, match="is truncated"):
         list(last.chunks())
 
 

@@ -1,4 +1,4 @@
-"""Memory that is used again: it holds what it was asked for, for as long as it was promised."""
+"""Reused memory: each tensor keeps its values until its use is requested again."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def test_a_merged_tensor_stays_until_the_second_after_it(
     tensors = Tensors(built, changes, plan.outputs, overwrite=True)
     before: Tensor | None = None
     for index, output in enumerate(outputs):
-        found = tensors.made(output)
-        assert torch.equal(found, expected[index])
+        result = tensors.made(output)
+        assert torch.equal(result, expected[index])
         if before is not None:
             assert torch.equal(before, expected[index - 1])
-        before = found
+        before = result
 
 
 def test_parts_of_a_module_that_come_apart_are_not_overwritten(tmp_path: Path) -> None:
@@ -100,5 +100,5 @@ def test_what_a_module_hands_on_of_its_weights_outlives_them() -> None:
     given = {"first.weight": torch.randn(6, 3), "second.weight": torch.randn(6, 3)}
     skeleton = Skeleton(_Two(), None, {}, (), {}, Path())
     with streamed(skeleton, given.__getitem__, {}) as model:
-        found = model(4)
-    assert torch.equal(found, torch.stack([given["first.weight"][:4], given["second.weight"][:4]]))
+        result = model(4)
+    assert torch.equal(result, torch.stack([given["first.weight"][:4], given["second.weight"][:4]]))

@@ -25,35 +25,35 @@ def test_every_key_has_a_parameter_and_nothing_a_weight(
     family: str, task: str, tiny_checkpoint: Any
 ) -> None:
     folder = tiny_checkpoint(family, task)
-    found = skeleton(
+    built = skeleton(
         read_checkpoint_config(str(folder)), keys_of(folder), auto_class=None, updates={}
     )
-    assert set(found.names.values()) == keys_of(folder).keys()
-    assert found.unread == ()
-    assert found.folder == folder
-    assert all(parameter.is_meta for parameter in found.model.parameters())
+    assert set(built.names.values()) == keys_of(folder).keys()
+    assert built.unread == ()
+    assert built.folder == folder
+    assert all(parameter.is_meta for parameter in built.model.parameters())
 
 
 def test_a_bare_base_below_a_head_is_found_by_its_own_names(tiny_checkpoint: Any) -> None:
     folder = tiny_checkpoint("bert")
-    found = skeleton(
+    built = skeleton(
         read_checkpoint_config(str(folder)), [*keys_of(folder), "left.over"],
         auto_class="AutoModelForSequenceClassification", updates={"num_labels": 5},
     )  # fmt: skip
     name = "bert.encoder.layer.0.attention.self.query.weight"
-    assert found.names[name] == name.removeprefix("bert.")
-    assert "classifier.weight" not in found.names
-    assert found.model.get_parameter("classifier.weight").shape[0] == 5
-    assert found.unread == ("left.over",)
+    assert built.names[name] == name.removeprefix("bert.")
+    assert "classifier.weight" not in built.names
+    assert built.model.get_parameter("classifier.weight").shape[0] == 5
+    assert built.unread == ("left.over",)
 
 
-def test_tied_names_are_told_by_each_of_them(tiny_checkpoint: Any) -> None:
+def test_tied_names_are_listed_by_each_of_them(tiny_checkpoint: Any) -> None:
     folder = tiny_checkpoint("gpt2", "causal")
-    found = skeleton(
+    built = skeleton(
         read_checkpoint_config(str(folder)), keys_of(folder), auto_class=None, updates={}
     )
     both = {"transformer.wte.weight", "lm_head.weight"}
-    ties = tied_names(found.model)
+    ties = tied_names(built.model)
     assert ties.keys() == both
     assert all(set(names) == both for names in ties.values())
 
@@ -68,9 +68,9 @@ def test_a_head_that_the_checkpoint_has_apart_is_not_tied(
         if file.suffix == ".json":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    found = skeleton(read_checkpoint_config(str(tmp_path)), state, auto_class=None, updates={})
-    assert tied_names(found.model) == {}
-    assert found.names["lm_head.weight"] == "lm_head.weight"
+    built = skeleton(read_checkpoint_config(str(tmp_path)), state, auto_class=None, updates={})
+    assert tied_names(built.model) == {}
+    assert built.names["lm_head.weight"] == "lm_head.weight"
 
 
 def test_a_class_that_the_architecture_has_not_is_refused(tiny_checkpoint: Any) -> None:

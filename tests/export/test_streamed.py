@@ -28,27 +28,27 @@ def test_it_computes_as_the_whole_model_and_keeps_no_weight(
     family: str, tiny_checkpoint: Any
 ) -> None:
     folder = tiny_checkpoint(family, FAMILIES[family])
-    found = built(folder)
-    whole = type(found.model).from_pretrained(folder).eval()
+    model_skeleton = built(folder)
+    whole = type(model_skeleton.model).from_pretrained(folder).eval()
     state = {**dict(whole.named_parameters(remove_duplicate=False)), **dict(whole.named_buffers())}
-    asked: list[str] = []
+    requested: list[str] = []
 
     def weights(name: str) -> torch.Tensor:
-        asked.append(name)
+        requested.append(name)
         return state[name].detach().clone()
 
-    inputs = sample_inputs(found)
-    with streamed(found, weights, {}) as model:
+    inputs = sample_inputs(model_skeleton)
+    with streamed(model_skeleton, weights, {}) as model:
         held = logits(model, inputs)
         assert all(parameter.is_meta for parameter in model.parameters())
     assert torch.equal(held, logits(whole, inputs))
-    given = {id(state[name]) for name in asked}
+    given = {id(state[name]) for name in requested}
     assert {id(parameter) for parameter in whole.parameters()} <= given
 
 
 def test_a_layer_of_its_own_is_made_at_each_call(tiny_checkpoint: Any) -> None:
     folder = tiny_checkpoint("llama", "causal")
-    found = built(folder)
+    model_skeleton = built(folder)
     state = load_file(folder / "model.safetensors")
     made: list[torch.nn.Module] = []
 
@@ -57,26 +57,26 @@ def test_a_layer_of_its_own_is_made_at_each_call(tiny_checkpoint: Any) -> None:
         return torch.nn.Identity()
 
     before = "model.norm"
-    inputs = sample_inputs(found)
-    with streamed(found, lambda name: state[name].clone(), {before: nothing}) as model:
+    inputs = sample_inputs(model_skeleton)
+    with streamed(model_skeleton, lambda name: state[name].clone(), {before: nothing}) as model:
         first = logits(model, inputs)
         second = logits(model, inputs)
     assert len(made) == 2
     assert torch.equal(first, second)
-    with streamed(found, lambda name: state[name].clone(), {}) as model:
+    with streamed(model_skeleton, lambda name: state[name].clone(), {}) as model:
         assert not torch.equal(first, logits(model, inputs))
 
 
 def test_sampled_inputs_are_alike_each_time_and_one_row_is_padded(tiny_checkpoint: Any) -> None:
-    found = built(tiny_checkpoint("gpt2", "causal"), pad_token_id=7)
-    one, two = sample_inputs(found), sample_inputs(found)
+    model_skeleton = built(tiny_checkpoint("gpt2", "causal"), pad_token_id=7)
+    one, two = sample_inputs(model_skeleton), sample_inputs(model_skeleton)
     assert all(torch.equal(one[name], two[name]) for name in one)
     ids, mask = one["input_ids"], one["attention_mask"]
     assert ids.shape == mask.shape == (3, 24)
     assert mask.sum(dim=1).tolist() == [24, 24, 12]
     assert (ids == 7).sum(dim=1).tolist() == [0, 0, 12]
-    assert int(ids.max()) < found.config.vocab_size
-    assert sample_inputs(found, rows=2, length=6)["input_ids"].shape == (2, 6)
+    assert int(ids.max()) < model_skeleton.config.vocab_size
+    assert sample_inputs(model_skeleton, rows=2, length=6)["input_ids"].shape == (2, 6)
 
 
 def test_an_encoder_decoder_reads_two_texts(tiny_checkpoint: Any) -> None:

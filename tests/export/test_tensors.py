@@ -25,9 +25,9 @@ LAYER = "transformer.h.0.attn.c_attn"
 
 
 def made_of(made: Made, dtype: torch.dtype | None = None, **source: Any) -> tuple[Any, Tensors]:
-    found = replace(adapter_source(made.adapter, str(made.base)), **source)
-    built, plan = laid_out(found, dtype=dtype)
-    return plan.outputs, Tensors(built, found.changes, plan.outputs)
+    result = replace(adapter_source(made.adapter, str(made.base)), **source)
+    built, plan = laid_out(result, dtype=dtype)
+    return plan.outputs, Tensors(built, result.changes, plan.outputs)
 
 
 def delta(made: Made, layer: str) -> torch.Tensor:
@@ -42,8 +42,8 @@ def test_a_merged_tensor_is_the_base_with_the_adapter_rounded_once(tmp_path: Pat
     exact += delta(made, LAYER)
     for dtype in (None, torch.float32):
         outputs, tensors = made_of(made, dtype)
-        found = {o.spec.name: tensors.made(o) for o in outputs if o.kind == "merged"}
-        got = found[f"{LAYER}.weight"]
+        result = {o.spec.name: tensors.made(o) for o in outputs if o.kind == "merged"}
+        got = result[f"{LAYER}.weight"]
         assert got.dtype is (dtype or torch.bfloat16)
         assert torch.allclose(got.double(), exact, rtol=2**-8 if dtype is None else 1e-6, atol=1e-7)
         assert tensors.consumed == 4
@@ -68,15 +68,15 @@ def test_codes_again_bring_their_scales(tmp_path: Path) -> None:
     plain, tensors = made_of(made, quantised=lambda _: (LAYER,))
     merged = tensors.made(next(o for o in plain if o.spec.name == f"{LAYER}.weight"))
     outputs, tensors = made_of(made, quantised=lambda _: (LAYER,), requantise=True)
-    found = {
+    result = {
         o.spec.name.removeprefix(f"{LAYER}."): tensors.made(o)
         for o in outputs
         if o.in_8bit or o.kind in ("scales", "format")
     }
     codes, scales = int8_quantize(merged.T)
-    assert torch.equal(found["weight"], codes)
-    assert torch.equal(found["SCB"], scales)
-    assert found["weight_format"].dtype is torch.uint8
+    assert torch.equal(result["weight"], codes)
+    assert torch.equal(result["SCB"], scales)
+    assert result["weight_format"].dtype is torch.uint8
 
 
 def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:

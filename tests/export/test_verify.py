@@ -50,19 +50,19 @@ def test_files_as_announced_pass(merged: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"model__norm__weight": None}, "model.norm.weight is missing"),
-        ({"mine": lambda t: t}, "mine is too many"),
+        ({"mine": lambda t: t}, "mine is unexpected"),
         ({"model__norm__weight": lambda t: t[:5].clone()}, "of another shape"),
         ({"model__norm__weight": lambda t: t.half()}, "written as F16"),
-        ({"model__norm__weight": lambda t: t + 1e-6}, "was copied and reads back otherwise"),
+        ({"model__norm__weight": lambda t: t + 1e-6}, "was copied and reads back differently"),
     ],
 )
-def test_what_differs_is_named(changes: Any, said: str, merged: Any) -> None:
+def test_what_differs_is_named(changes: Any, message: str, merged: Any) -> None:
     _, outputs, copied, file = merged
     rewrite(file, **changes)
-    with pytest.raises(VerificationError, match=said):
+    with pytest.raises(VerificationError, match=message):
         check_files([file], outputs, copied)
 
 
@@ -77,11 +77,11 @@ def test_logits_agree_until_a_merged_value_is_another(family: str, tmp_path: Pat
         files = stored_in([made.out / "model.safetensors"])
         return logit_error(built, source.changes, plan.outputs, files)
 
-    found = error()
-    assert found["finite"]
-    assert found["error"] < 1e-5 == found["tolerance"] == TOLERANCES["F32"]
+    result = error()
+    assert result["finite"]
+    assert result["error"] < 1e-5 == result["tolerance"] == TOLERANCES["F32"]
     # As if the adapter had not been added to one of its layers.
     name = next(o.spec.name for o in plan.outputs if o.kind == "merged" and "weight" in o.spec.name)
     base = load_file(made.base / "model.safetensors")
     rewrite(made.out / "model.safetensors", **{name.replace(".", "__"): lambda _: base[name]})
-    assert error()["error"] > found["tolerance"]
+    assert error()["error"] > result["tolerance"]

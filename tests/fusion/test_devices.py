@@ -1,4 +1,4 @@
-"""Fused against PEFT where the model lies: on a CPU, and with `-m gpu` on a CUDA device too."""
+"""Fused against PEFT on the model's device: on a CPU, and with `-m gpu` on a CUDA device too."""
 
 from __future__ import annotations
 

@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from tests.hanging import HANGS_AFTER
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAYERS = 14
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What the first process of `two_processes.py` says of each kind of training."""
+    """The output of the first process of `two_processes.py` for each kind of training."""
     store = tmp_path_factory.mktemp("distributed") / "store"
     script = REPOSITORY / "tests" / "fusion" / "two_processes.py"
     environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'kernels'}"}
@@ -33,7 +35,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         for rank in range(2)
     ]
     try:
-        printed = [process.communicate(timeout=300) for process in processes]
+        printed = [process.communicate(timeout=HANGS_AFTER) for process in processes]
     finally:
         for process in processes:
             process.kill()

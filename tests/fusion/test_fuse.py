@@ -269,7 +269,7 @@ def test_generate(llama: Any, calls: Any) -> None:
     assert calls.take() == 4 * LAYERS
 
 
-def test_another_method_of_peft_is_left_alone_and_told(calls: Any) -> None:
+def test_another_method_of_peft_is_left_alone_and_reported(calls: Any) -> None:
     from peft import IA3Config, get_peft_model
 
     config = IA3Config(target_modules=["q_proj"], feedforward_modules=[])
@@ -292,7 +292,7 @@ def test_trained_tokens_are_nothing_to_fuse(calls: Any) -> None:
     assert calls.take() == len(report.fused) == 2
 
 
-def test_layers_that_are_not_linear_are_told(calls: Any) -> None:
+def test_layers_that_are_not_linear_are_reported(calls: Any) -> None:
     model = adapted_tiny("llama", target_modules=["embed_tokens", "q_proj"])
     expected = model_outcome(model, batch("llama"))
     report = fuse(model)
@@ -309,8 +309,8 @@ def test_a_layer_whose_forward_was_replaced_is_not_touched(calls: Any) -> None:
     own = layer.forward
     layer.forward = lambda x: own(x) + 1
     expected = outcome(model)
-    (layer,) = fuse(model).not_fused
-    assert "its forward is replaced on the instance" in layer.reason
+    (entry,) = fuse(model).not_fused
+    assert "its forward is replaced on the instance" in entry.reason
     assert type(layer) is lora.Linear
     assert_same(outcome(model), expected, 0)
     assert calls.take() == 0
@@ -341,7 +341,7 @@ def test_a_class_made_from_the_fused_one_cannot_be_unfused(llama: Any, calls: An
     assert fused_layers(llama) == LAYERS - 1
 
 
-def test_a_model_of_shapes_alone_tells_what_would_be_fused() -> None:
+def test_a_model_of_shapes_alone_shows_what_would_be_fused() -> None:
     with torch.device("meta"):
         model = adapted_tiny("llama", target_modules=["q_proj", "embed_tokens"])
     report = fuse(model)

@@ -277,7 +277,7 @@ def test_a_base_in_8_bit_floats() -> None:
 
 
 def fate(call: Callable[[], torch.Tensor]) -> tuple[Any, ...]:
-    """The error that a call raises, or where its result lies."""
+    """The error that a call raises, or its result's device, dtype and shape."""
     try:
         y = call()
     except (RuntimeError, NotImplementedError) as error:

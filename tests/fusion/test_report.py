@@ -1,4 +1,4 @@
-"""The report: what it says, how it reads, and that it is data."""
+"""The report: its contents, its text and its JSON."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_it_is_json() -> None:
     ]
 
 
-def test_it_tells_where_fp32_takes_memory() -> None:
+def test_it_shows_where_fp32_takes_memory() -> None:
     lines = str(fuse(adapted_tiny("llama", torch.bfloat16), "fp32")).splitlines()
     (heading,) = [line for line in lines if line.startswith("fp32 activations")]
     # Two blocks of seven layers and the output layer.

@@ -1,4 +1,4 @@
-"""LoRA variants and other kinds of adapters: PEFT computes them, and the report says so."""
+"""LoRA variants and other kinds of adapters: PEFT computes them, and they are reported."""
 
 from __future__ import annotations
 

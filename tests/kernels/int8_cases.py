@@ -1,4 +1,4 @@
-"""A call of `int8_lora_linear`, and what float64 makes of it: of the function or of its codes."""
+"""A call of `int8_lora_linear`, and its float64 results: of the function or of its codes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Gradients = dict[str, Tensor]
 
 @dataclass
 class Int8Case:
-    """One call's tensors, random and on leaves, and what float64 makes of them."""
+    """One call's random tensors, its results, and those of float64."""
 
     shape: tuple[int, int, int, int]
     arithmetic: Int8Arithmetic = "w8a8"
@@ -33,27 +33,27 @@ class Int8Case:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        rows, features, outs, rank = self.shape
+        rows, in_features, out_features, rank = self.shape
         draw = torch.Generator().manual_seed(sum(self.shape))
 
         def random(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
-            found = torch.randn(shape, generator=draw, dtype=torch.float64) / 3
-            return found.to(dtype or self.dtype)
+            values = torch.randn(shape, generator=draw, dtype=torch.float64) / 3
+            return values.to(dtype or self.dtype)
 
-        codes, scales = int8_quantize(random(outs, features, dtype=torch.float32))
+        codes, scales = int8_quantize(random(out_features, in_features, dtype=torch.float32))
         self.tensors = {
-            "x": random(rows, features).requires_grad_(),
+            "x": random(rows, in_features).requires_grad_(),
             "codes": codes,
             "scales": scales,
-            "lora_a": random(rank, features, dtype=self.adapter_dtype).requires_grad_(),
-            "lora_b": random(outs, rank, dtype=self.adapter_dtype).requires_grad_(),
+            "lora_a": random(rank, in_features, dtype=self.adapter_dtype).requires_grad_(),
+            "lora_b": random(out_features, rank, dtype=self.adapter_dtype).requires_grad_(),
         }
         if self.bias:
-            self.tensors["bias"] = random(outs).requires_grad_()
+            self.tensors["bias"] = random(out_features).requires_grad_()
 
     @property
     def leaves(self) -> dict[str, Tensor]:
-        """All that requires a gradient."""
+        """The tensors that require a gradient."""
         return {name: t for name, t in self.tensors.items() if t.requires_grad}
 
     def forward(self, **changes: Any) -> Tensor:
@@ -64,11 +64,11 @@ class Int8Case:
         return int8_lora_linear(**self.tensors | fixed | changes)
 
     def run(self, seed: int = 3) -> tuple[Tensor, Gradients]:
-        """The output and the gradients of all that requires one."""
+        """The output and the gradients of the leaves."""
         torch.manual_seed(seed)
         y = self.forward()
-        found = torch.autograd.grad(y, list(self.leaves.values()), self.dy(y))
-        return y.detach(), dict(zip(self.leaves, found, strict=True))
+        gradients = torch.autograd.grad(y, list(self.leaves.values()), self.dy(y))
+        return y.detach(), dict(zip(self.leaves, gradients, strict=True))
 
     def dy(self, y: Tensor) -> Tensor:
         """Random, of y's shape and dtype."""
@@ -76,10 +76,10 @@ class Int8Case:
         return torch.randn(y.shape, generator=draw, dtype=torch.float64).to(y.dtype)
 
     def kernels(self) -> EagerInt8Kernels:
-        """What computes the call with w8a8."""
-        found = int8_kernels_for(self.tensors["x"], self.weight)
-        assert isinstance(found, EagerInt8Kernels)
-        return found
+        """The kernels that compute the call with w8a8."""
+        chosen = int8_kernels_for(self.tensors["x"], self.weight)
+        assert isinstance(chosen, EagerInt8Kernels)
+        return chosen
 
     @property
     def weight(self) -> Int8Weight:
@@ -87,11 +87,11 @@ class Int8Case:
         return Int8Weight(self.tensors["codes"], self.tensors["scales"])
 
     def exact(self, seed: int = 3) -> tuple[Tensor, Gradients]:
-        """The function: no activation is rounded, and W is what its codes stand for."""
+        """The function: no activation is rounded, and W is dequantised from its codes."""
         return self._in_float64(seed, self._wide("x"), "function")
 
     def twin(self, seed: int = 3) -> tuple[Tensor, Gradients]:
-        """The arithmetic: w8a8's very codes, of x and of dy, multiplied in float64."""
+        """The arithmetic: the same codes of x and of dy as w8a8's, multiplied in float64."""
         if self.arithmetic == "w8a16":
             return self.exact(seed)
         rows = self.kernels().quantize(self.tensors["x"].detach())
@@ -99,9 +99,9 @@ class Int8Case:
         return self._in_float64(seed, x, "codes")
 
     def uncancelled(self, seed: int = 3) -> tuple[Tensor, Gradients]:
-        """How large the results are where their terms do not cancel.
+        """The size of the results where their terms do not cancel.
 
-        Rounding is in proportion to this, whatever becomes of a result that is one number.
+        Rounding errors are in proportion to it, however small a sum of few terms is.
         """
         y, gradients = self._in_float64(seed, self._wide("x", 2), "squares")
         return y.sqrt(), {name: gradient.sqrt() for name, gradient in gradients.items()}
@@ -112,9 +112,9 @@ class Int8Case:
     def _in_float64(
         self, seed: int, x: Tensor, what: Literal["function", "codes", "squares"]
     ) -> tuple[Tensor, Gradients]:
-        """By the reference; for squares of every number's square, as each of its terms then is."""
+        """By the reference; `squares` squares every number, and so every term."""
         power = 2 if what == "squares" else 1
-        keep = self._keep(seed, power)
+        keep = self.keep(seed, power)
         codes = self._wide("codes", power)
         # codes^2 * (scales^2 / 127) / 127 is the weight's square.
         scales = self._wide("scales", power) / 127 ** (power - 1)
@@ -126,8 +126,8 @@ class Int8Case:
         y = reference.int8_lora_linear(x, codes, scales, *adapter, bias=bias, **fixed)
         dy = self.dy(y).to(self.dtype)
         wide = dy.double() ** power
-        found = reference.int8_lora_linear_backward(wide, x, codes, scales, *adapter, **fixed)
-        gradients = found._asdict()
+        backward = reference.int8_lora_linear_backward(wide, x, codes, scales, *adapter, **fixed)
+        gradients = backward._asdict()
         if what == "codes":
             gradients["x"] += self._folded(dy) @ codes - wide @ reference.dequantize_rows(
                 codes, scales
@@ -137,12 +137,13 @@ class Int8Case:
         return y, gradients
 
     def _folded(self, dy: Tensor) -> Tensor:
-        """dy with W's scales in it, as backward's codes have it."""
+        """dy with W's scales folded in, dequantised from the codes of backward."""
         largest = largest_code(self.kernels().backward_engine)
         rows = quantize_rows(dy, largest, self.tensors["scales"] / 127)
         return rows.codes.double() * rows.steps.double().unsqueeze(1)
 
-    def _keep(self, seed: int, power: int) -> Tensor | None:
+    def keep(self, seed: int, power: int) -> Tensor | None:
+        """The dropout mask divided by (1 - p)^power, as the seed draws it; None without dropout."""
         if not self.dropout:
             return None
         torch.manual_seed(seed)

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
-from peftlab_kernels import autotune, dispatch
+from peftlab_kernels import autotune
+from peftlab_kernels.backends import eager_kernels
 from peftlab_kernels.eager import cpu_arithmetic
+from peftlab_kernels.eager.backend import EagerKernels
 
 CPU = torch.device("cpu")
 Candidates = Mapping[str, Callable[[], object]]
+
+
+class Clock:
+    """Stands for `time`: what sleeps takes as long as it says, all else a microsecond."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+CLOCK = Clock()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer depends on how busy this machine is."""
+    monkeypatch.setattr(autotune, "time", CLOCK)
 
 
 @pytest.fixture
@@ -29,7 +52,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def two(slow: str = "left", fast: str = "right") -> Candidates:
-    return {slow: lambda: time.sleep(0.01), fast: lambda: None}
+    return {slow: lambda: CLOCK.sleep(0.01), fast: lambda: None}
 
 
 def never() -> Candidates:
@@ -144,7 +167,7 @@ def test_a_hopeless_candidate_runs_once(cache: Path) -> None:
 
     def slow() -> None:
         runs.append(1)
-        time.sleep(0.05)
+        CLOCK.sleep(0.05)
 
     autotune.choose("which", CPU, lambda: {"slow": slow, "fast": lambda: None}, default="slow")
     assert len(runs) == 1
@@ -156,9 +179,9 @@ def test_the_time_of_compiling_kernels_makes_no_candidate_hopeless(cache: Path) 
     def compiled_at_first() -> None:
         runs.append(1)
         if len(runs) == 1:
-            time.sleep(0.2)
+            CLOCK.sleep(0.2)
 
-    candidates = {"ready": lambda: time.sleep(0.01), "compiled": compiled_at_first}
+    candidates = {"ready": lambda: CLOCK.sleep(0.01), "compiled": compiled_at_first}
     device = torch.device("mps")  # none is needed: any that is no CPU
     assert autotune.choose("which", device, lambda: candidates, default="ready") == "compiled"
 
@@ -184,11 +207,11 @@ def test_replays_of_two_threads_end_in_any_order(cache: Path) -> None:
     assert asked() == "right"
 
 
-def test_a_listener_is_told_what_is_asked_from_then_on(cache: Path) -> None:
+def test_a_callback_gets_every_choice_from_then_on(cache: Path) -> None:
     autotune.choose("before", CPU, two, default="left")
     autotune.choose("which", CPU, two, default="left")
     heard: dict[str, str] = {}
-    with autotune.told(heard.__setitem__):
+    with autotune.on_choice(heard.__setitem__):
         autotune.choose("which", CPU, never, default="left")
         with autotune.replay({"which": "left"}):
             autotune.choose("which", CPU, never, default="left")
@@ -217,18 +240,18 @@ def test_another_default_device_is_not_what_is_measured(cache: Path, dtype: torc
             dtype, "dy @ W"
         )
         for run in candidates.values():
-            found = run()
-            assert isinstance(found, torch.Tensor)
-            assert found.device == CPU
+            product = run()
+            assert isinstance(product, torch.Tensor)
+            assert product.device == CPU
 
 
 def test_the_cpu_s_arithmetic_is_measured_without_touching_the_generator(cache: Path) -> None:
     before = torch.get_rng_state()
-    found = dispatch.eager_kernels(torch.zeros(2, 3, dtype=torch.bfloat16))
+    kernels = eager_kernels(torch.zeros(2, 3, dtype=torch.bfloat16))
     assert torch.equal(before, torch.get_rng_state())
-    asked = {choice.question: choice for choice in autotune.made()}
-    assert asked.keys() == {"bfloat16 x @ W.T", "bfloat16 dy @ W"}
-    assert all(set(choice.seconds) == {"native", "fp32"} for choice in asked.values())
-    assert found.forward_arithmetic == asked["bfloat16 x @ W.T"].answer
-    assert found.backward_arithmetic == asked["bfloat16 dy @ W"].answer
-    assert dispatch.eager_kernels(torch.zeros(2, 3)) == dispatch.EagerKernels()
+    choices = {choice.question: choice for choice in autotune.made()}
+    assert choices.keys() == {"bfloat16 x @ W.T", "bfloat16 dy @ W"}
+    assert all(set(choice.seconds) == {"native", "fp32"} for choice in choices.values())
+    assert kernels.forward_arithmetic == choices["bfloat16 x @ W.T"].answer
+    assert kernels.backward_arithmetic == choices["bfloat16 dy @ W"].answer
+    assert eager_kernels(torch.zeros(2, 3)) == EagerKernels()

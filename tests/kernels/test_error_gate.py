@@ -27,17 +27,17 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
     if why_not is not None and (reason := why_not()):
         pytest.skip(f"{request.param}: {reason}")
     kernels = EagerInt8Kernels(request.param, request.param)
-    monkeypatch.setattr("peftlab_kernels.dispatch.eager_int8_kernels", lambda x: kernels)
-    found: Engine = request.param
-    return found
+    monkeypatch.setattr("peftlab_kernels.backends.eager_int8_kernels", lambda x: kernels)
+    actual: Engine = request.param
+    return actual
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def weight_of(outs: int, features: int) -> Int8Weight:
-    return Int8Weight(*int8_quantize(gaussian(outs, features, seed=5) * 0.02))
+def weight_of(out_features: int, in_features: int) -> Int8Weight:
+    return Int8Weight(*int8_quantize(gaussian(out_features, in_features, seed=5) * 0.02))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -52,7 +52,7 @@ def test_gaussian_rows_are_about_one(engine: Engine, dtype: torch.dtype) -> None
 def test_it_is_the_error_of_the_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the reference's, in float64, on the rows that are measured: here all."""
     monkeypatch.setattr(
-        "peftlab_kernels.dispatch.eager_int8_kernels", lambda x: EagerInt8Kernels("fp32", "fp32")
+        "peftlab_kernels.backends.eager_int8_kernels", lambda x: EagerInt8Kernels("fp32", "fp32")
     )
     weight, x = weight_of(100, 256), gaussian(SAMPLED_ROWS, 256)
     rounded = reference.dequantize_rows(*reference.quantize_rows(x.double()))

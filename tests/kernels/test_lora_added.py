@@ -43,11 +43,11 @@ def test_output_and_gradients(dtype: torch.dtype, bound: float, rank: int, adapt
     base = t["x"] @ t["weight"].T
     y = lora_added(base, t["x"], t["lora_a"], t["lora_b"], scaling=0.7)
     assert y.data_ptr() == base.data_ptr()
-    found = torch.autograd.grad(y, leaves, t["dy"])
+    actual = torch.autograd.grad(y, leaves, t["dy"])
     adapter: Any = [wide[n] for n in ("x", "weight", "lora_a", "lora_b")]
     assert error(y.detach(), reference.lora_linear(*adapter, scaling=0.7)) < bound
     truth = reference.lora_linear_backward(wide["dy"], *adapter, scaling=0.7)
-    for gradient, leaf, expected in zip(found, leaves, truth, strict=True):
+    for gradient, leaf, expected in zip(actual, leaves, truth, strict=True):
         assert gradient.dtype is leaf.dtype
         assert gradient.is_contiguous()
         assert error(gradient, expected) < bound
@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_refused() -> None:
         lora_added(y[:5], t["x"], t["lora_a"], t["lora_b"])
     with pytest.raises(ValueError, match="must be contiguous"):
         lora_added(torch.zeros(N, M).double().T, t["x"], t["lora_a"], t["lora_b"])
-    with pytest.raises(ValueError, match="for 72 features and 100 outs"):
+    with pytest.raises(ValueError, match="for 72 in_features and 100 out_features"):
         lora_added(y, t["x"], t["lora_b"], t["lora_a"])
     with pytest.raises(ValueError, match="scaling has shape"):
         lora_added(y, t["x"], t["lora_a"], t["lora_b"], scaling=torch.ones(2))

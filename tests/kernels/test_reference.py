@@ -37,9 +37,9 @@ def test_gradients_equal_autograd(m: int, k: int, n: int, r: int, dropout: float
     y = lora_linear(x, weight, lora_a, lora_b, scaling=1.7, bias=bias, keep=keep)
     expected = torch.autograd.grad(y, (x, lora_a, lora_b), dy)
     with torch.no_grad():
-        found = lora_linear_backward(dy, x, weight, lora_a, lora_b, scaling=1.7, keep=keep)
+        actual = lora_linear_backward(dy, x, weight, lora_a, lora_b, scaling=1.7, keep=keep)
 
-    for got, want in zip(found, expected, strict=True):
+    for got, want in zip(actual, expected, strict=True):
         assert got.shape == want.shape
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 

@@ -21,7 +21,7 @@ from peftlab_kernels.shared_rows import shared_rows
 def nothing_made(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is remembered, before and after; codes reach 127 on every machine."""
     kernels = EagerInt8Kernels("fp32", "fp32")
-    monkeypatch.setattr("peftlab_kernels.dispatch.eager_int8_kernels", lambda x: kernels)
+    monkeypatch.setattr("peftlab_kernels.backends.eager_int8_kernels", lambda x: kernels)
     module._latest.made = None
     yield
     module._latest.made = None
@@ -72,7 +72,7 @@ def test_another_dtype_or_engine_is_another(
     assert not torch.equal(narrow.steps, first.steps)
     assert quantised(x, weight).codes.abs().max() == 127
     kernels = EagerInt8Kernels("qlinear", "qlinear")
-    monkeypatch.setattr("peftlab_kernels.dispatch.eager_int8_kernels", lambda x: kernels)
+    monkeypatch.setattr("peftlab_kernels.backends.eager_int8_kernels", lambda x: kernels)
     assert quantised(x, weight).codes.abs().max() == 63
 
 

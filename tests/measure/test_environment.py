@@ -1,4 +1,4 @@
-"""The environment is JSON and says what is usable and why not."""
+"""The environment is JSON and lists what is usable and why not."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from peftlab.measure.environment import cpu_arithmetic, describe_environment, op
 
 
 def test_description() -> None:
-    found = describe_environment()
-    assert json.loads(json.dumps(found)) == found
-    assert found["packages"]["torch"] == torch.__version__
-    assert found["cpu"]["threads"] == torch.get_num_threads()
-    assert found["cpu"]["model"]
-    assert len(found["devices"]) == torch.cuda.device_count()
-    for package in found["optional"].values():
+    result = describe_environment()
+    assert json.loads(json.dumps(result)) == result
+    assert result["packages"]["torch"] == torch.__version__
+    assert result["cpu"]["threads"] == torch.get_num_threads()
+    assert result["cpu"]["model"]
+    assert len(result["devices"]) == torch.cuda.device_count()
+    for package in result["optional"].values():
         assert package["usable"] == (package["why_not"] is None)
 
 

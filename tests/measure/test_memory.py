@@ -1,4 +1,4 @@
-"""Peak memory sees what is allocated and touched, remembers it, and tells its parts apart."""
+"""Peak memory counts what is allocated and touched, keeps the maximum, and splits it by part."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from peftlab.measure import memory as memory_module
 from peftlab.measure.allocator import keep_large_buffers
 from peftlab.measure.memory import (
     PeakMemory,
@@ -27,6 +29,20 @@ from peftlab.measure.memory import (
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MB = 10**6
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What every look at this process's memory has read so far."""
+    read = list[int]()
+    real = memory_module._anonymous
+
+    def look(status: bytes) -> int:
+        read.append(real(status))
+        return read[-1]
+
+    monkeypatch.setattr(memory_module, "_anonymous", look)
+    return read
 
 
 def touched(size: int) -> Any:
@@ -50,11 +66,13 @@ def test_it_sees_an_allocation_and_remembers_it() -> None:
 
 
 @linux
-def test_it_sees_a_buffer_that_lives_between_two_looks() -> None:
-    """Only the sampling thread can: nobody asks while the buffer is there."""
+def test_it_sees_a_buffer_that_lives_between_two_looks(looks: list[int]) -> None:
+    """Only the sampling thread can: `peak` is not read while the buffer is alive."""
     with PeakMemory() as memory:
+        before = looks[-1]
         buffer = touched(200 * MB)
-        time.sleep(0.5)  # many looks, also where the machine is busy
+        while max(looks) < before + 195 * MB:  # until the thread has had its turn
+            time.sleep(0.01)
         del buffer
     assert memory.peak == pytest.approx(200 * MB, abs=5 * MB)
     assert not any(thread.name == "peak-memory" for thread in threading.enumerate())
@@ -87,13 +105,21 @@ def test_untouched_and_mapped_memory_does_not_count(tmp_path: Any) -> None:
 
 
 @linux
-def test_it_costs_little() -> None:
-    """Sampling takes below 2 % of one core."""
+def test_it_costs_little(looks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty looks a second, each of them one read of a small file."""
+    slept = list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        time.sleep(0.001)
+
+    monkeypatch.setattr("peftlab.measure.memory.time", SimpleNamespace(sleep=sleep))
     with PeakMemory():
-        before = time.process_time()
-        time.sleep(1.0)
-        spent = time.process_time() - before
-    assert spent < 0.02
+        while len(slept) < 20:
+            time.sleep(0.001)
+    assert set(slept) == {0.02}
+    # Beside the thread's, one look on entry and one on exit.
+    assert len(looks) <= len(slept) + 2
 
 
 def test_an_error_passes_through() -> None:

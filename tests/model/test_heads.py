@@ -1,4 +1,4 @@
-"""Pooling by hand-made numbers, the pooled head's modes, and which pooling a checkpoint wants."""
+"""Pooling by hand-made numbers, the pooled head's modes, and the pooling of a checkpoint."""
 
 from __future__ import annotations
 

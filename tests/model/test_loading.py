@@ -74,8 +74,8 @@ def test_a_padded_batch_gives_the_logits_of_its_rows(
     def logits(batch: list[str]) -> torch.Tensor:
         inputs = tokenizer(batch, padding=True, return_tensors="pt")
         with torch.no_grad():
-            found = model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits
-        return found if task == "classification" else found[inputs.attention_mask.bool()]
+            outputs = model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits
+        return outputs if task == "classification" else outputs[inputs.attention_mask.bool()]
 
     together = logits(texts)
     alone = torch.cat([logits([text]) for text in texts])
@@ -195,7 +195,7 @@ def shard_outside(folder: Path) -> None:
         (too_many_blocks, ("encoder.layer.1.", "number of layers")),
         (other_width, ("query.weight", "(8, 32)", "(32, 32)")),
         (pickled_only, ("pickled", "pytorch_model.bin", "safetensors")),
-        (truncated, ("safetensors", "fetch it again")),
+        (truncated, ("safetensors", "download it again")),
         (remote_code, ("model.trust_remote_code=true",)),
         (quantised, ("gptq", "qlora")),
         (no_tokenizer, ("tokenizer",)),
@@ -248,7 +248,7 @@ def test_a_folder_has_no_revision(tiny_checkpoint: Tiny) -> None:
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
 def test_only_decoders_are_causal(tiny_checkpoint: Tiny, family: str) -> None:
-    with pytest.raises(CheckFailed, match="no causal language model"):
+    with pytest.raises(CheckFailed, match="not a causal language model"):
         load_model(str(tiny_checkpoint(family)), CAUSAL)
 
 
@@ -294,7 +294,7 @@ def test_a_tokenizer_beyond_the_embeddings(tmp_path: Path) -> None:
 
 
 def test_a_copied_checkpoint_loads_the_same(tiny_checkpoint: Tiny, tmp_path: Path) -> None:
-    """Nothing but the folder's files decides: not where it lies, a space in the path included."""
+    """Only the folder's files matter: not its location, a space in the path included."""
     folder = tiny_checkpoint("llama", "causal")
     copy = shutil.copytree(folder, tmp_path / "a copy")
     first, second = (load_model(str(p), CAUSAL, dtype="float32") for p in (folder, copy))

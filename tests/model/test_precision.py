@@ -19,7 +19,7 @@ F32, B16, F16 = torch.float32, torch.bfloat16, torch.float16
 
 
 @pytest.mark.parametrize(
-    ("asked", "checkpoint", "device", "units", "at_rest", "compute", "noted"),
+    ("requested", "checkpoint", "device", "units", "at_rest", "compute", "noted"),
     [
         ("auto", F32, "cpu", False, F32, F32, False),
         ("auto", B16, "cpu", False, B16, F32, True),
@@ -36,7 +36,7 @@ F32, B16, F16 = torch.float32, torch.bfloat16, torch.float16
 )
 def test_the_rule(
     monkeypatch: pytest.MonkeyPatch,
-    asked: Any,
+    requested: Any,
     checkpoint: torch.dtype,
     device: str,
     units: bool,
@@ -45,31 +45,31 @@ def test_the_rule(
     noted: bool,
 ) -> None:
     monkeypatch.setattr(precision, "has_bf16_units", lambda _: units)
-    chosen = choose_precision(asked, checkpoint, device)
+    chosen = choose_precision(requested, checkpoint, device)
     assert (chosen.at_rest, chosen.compute) == (at_rest, compute)
     assert bool(chosen.notes) is noted
     assert chosen.fp32_activations is (compute is F32 and at_rest is not F32)
-    wide = choose_precision(asked, checkpoint, device, fp32_at_rest=True)
+    wide = choose_precision(requested, checkpoint, device, fp32_at_rest=True)
     assert not wide.fp32_activations
     assert wide.compute is compute
     assert wide.at_rest is (F32 if chosen.fp32_activations else at_rest)
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "units"),
+    ("requested", "device", "units"),
     [("float16", "cpu", False), ("float16", "cpu", True), ("float16", "cuda", False),
      ("bfloat16", "cpu", False), ("bfloat16", "cuda", False)],
 )  # fmt: skip
 def test_what_the_device_cannot_do_is_refused(
-    monkeypatch: pytest.MonkeyPatch, asked: Any, device: str, units: bool
+    monkeypatch: pytest.MonkeyPatch, requested: Any, device: str, units: bool
 ) -> None:
     monkeypatch.setattr(precision, "has_bf16_units", lambda _: units)
-    with pytest.raises(CheckFailed, match=f"model.dtype is {asked}.*auto or float32"):
-        choose_precision(asked, F32, device)
+    with pytest.raises(CheckFailed, match=f"model.dtype is {requested}.*auto or float32"):
+        choose_precision(requested, F32, device)
 
 
 @pytest.mark.parametrize("checkpoint", ["bfloat16", "float16"])
-def test_what_a_16bit_checkpoint_rests_in_is_said_aloud(
+def test_the_dtype_of_a_16bit_checkpoint_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str
 ) -> None:
     folder = str(write_checkpoint(tmp_path / checkpoint, "llama", "causal", dtype=checkpoint))
@@ -83,7 +83,7 @@ def test_what_a_16bit_checkpoint_rests_in_is_said_aloud(
 
     dtypes, notes, activations = load(units=False)
     assert (dtypes, activations) == ({getattr(torch, checkpoint)}, True)
-    assert f"rest in {checkpoint}, arithmetic and activations are float32" in notes
+    assert f"stay in {checkpoint}, arithmetic and activations are float32" in notes
     dtypes, notes, activations = load(units=False, fp32_at_rest=True)
     assert (dtypes, activations) == ({F32}, False)
     assert "loaded in float32, which takes twice its size" in notes

@@ -69,13 +69,13 @@ def test_every_bit_is_that_of_bitsandbytes(
     folder = tiny_checkpoint(family, task, dtype=dtype)
     loaded = load(folder, task)
     theirs = by_bitsandbytes(folder, task, dtype=loaded.at_rest)
-    wanted, found = theirs.state_dict(), loaded.model.state_dict()
-    assert found.keys() == wanted.keys()
+    wanted, given = theirs.state_dict(), loaded.model.state_dict()
+    assert given.keys() == wanted.keys()
     for name, value in wanted.items():
-        assert found[name].dtype is value.dtype, name
-        assert torch.equal(found[name], value), name
+        assert given[name].dtype is value.dtype, name
+        assert torch.equal(given[name], value), name
     assert len(eight(loaded.model)) == LAYERS[family]
-    assert f"{LAYERS[family]} frozen layers rest in 8 bits" in loaded.notes
+    assert f"{LAYERS[family]} frozen layers are stored in 8 bits" in loaded.notes
     buffers = dict(theirs.named_buffers())
     for name, buffer in loaded.model.named_buffers():
         if not name.endswith((".SCB", ".weight_format")):
@@ -186,8 +186,8 @@ def test_a_layer_that_fp16_cannot_hold_stays_and_is_named(
     assert_same_state(load(again, task).model, loaded.model)
 
 
-def assert_same_state(found: nn.Module, wanted: nn.Module) -> None:
-    left, right = found.state_dict(), wanted.state_dict()
+def assert_same_state(given: nn.Module, wanted: nn.Module) -> None:
+    left, right = given.state_dict(), wanted.state_dict()
     assert left.keys() == right.keys()
     for name, value in right.items():
         assert left[name].dtype is value.dtype, name
@@ -208,9 +208,9 @@ def test_8bit_checkpoints_go_both_ways(
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     loaded.model.save_pretrained(ours)
     loaded.tokenizer.save_pretrained(ours)
-    said = json.loads((ours / "config.json").read_text())["quantization_config"]
-    assert said["load_in_8bit"] is True
-    assert said["quant_method"] == "bitsandbytes"
+    written_config = json.loads((ours / "config.json").read_text())["quantization_config"]
+    assert written_config["load_in_8bit"] is True
+    assert written_config["quant_method"] == "bitsandbytes"
 
     kind = getattr(transformers, spec(task).auto_class)
     read = kind.from_pretrained(ours, device_map={"": "cpu"})
@@ -275,7 +275,7 @@ def other_width(folder: Path) -> None:
     ("spoil", "words"),
     [
         (half_the_blocks, ("lacks", "model.layers.1.")),
-        (truncated, ("safetensors", "fetch it again")),
+        (truncated, ("safetensors", "download it again")),
         (other_width, ("up_proj.weight", "(8, 32)", "(64, 32)")),
     ],
 )
@@ -345,8 +345,8 @@ def test_a_head_for_other_labels_is_replaced_or_refused(tmp_path: Path) -> None:
     try:
         loaded = load(folder)
     except CheckFailed as refused:  # Transformers 5.17 compares no shapes here
-        told = str(refused)
-        if "classifier" in told and "upgrade transformers" in told:
+        message = str(refused)
+        if "classifier" in message and "upgrade transformers" in message:
             return
         raise
     assert loaded.model.classifier.weight.shape == (3, 32)
@@ -360,9 +360,9 @@ def test_8_bit_rows_are_known_without_the_configuration(
     loaded = load(tiny_checkpoint("llama", "causal"), "causal")
     loaded.model.save_pretrained(tmp_path)
     loaded.tokenizer.save_pretrained(tmp_path)
-    said = json.loads((tmp_path / "config.json").read_text())
-    del said["quantization_config"]
-    (tmp_path / "config.json").write_text(json.dumps(said))
+    written_config = json.loads((tmp_path / "config.json").read_text())
+    del written_config["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(written_config))
     assert_same_state(load(tmp_path, "causal").model, loaded.model)
     with pytest.raises(CheckFailed, match="in 8 bits"):
         load(tmp_path, "causal", load_in_8bit=False)

@@ -1,4 +1,4 @@
-"""Blocks, heads and what comes between, found in models of many families without a table."""
+"""Blocks, heads and what comes between, detected in models of many families without a table."""
 
 from __future__ import annotations
 

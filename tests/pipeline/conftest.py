@@ -14,7 +14,7 @@ WORDS = ("good", "bad")
 Train = Callable[..., Any]
 
 
-class Said(NamedTuple):
+class Ran(NamedTuple):
     """What a command line came to."""
 
     code: int
@@ -23,15 +23,15 @@ class Said(NamedTuple):
 
 
 @pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """`cli("export", folder, "-o", out)`: runs a command line in this process."""
 
-    def run(*words: object) -> Said:
+    def run(*words: object) -> Ran:
         capfd.readouterr()
         code = main([str(word) for word in words])
-        found = Said(code, *capfd.readouterr())
-        assert "Traceback" not in found.err
-        return found
+        result = Ran(code, *capfd.readouterr())
+        assert "Traceback" not in result.err
+        return result
 
     return run
 

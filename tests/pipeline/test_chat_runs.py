@@ -1,4 +1,4 @@
-"""Runs on conversations, prompts and text: trained, measured, asked, exported, refused."""
+"""Runs on conversations, prompts and text: trained, evaluated, predicting, exported, refused."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import transformers
 
 import peftlab
 from peftlab.errors import PeftlabError
+from peftlab.pipeline.untuned import evaluate_untuned
 from tests.checkpoints import write_checkpoint
 from tests.tasks.language.chat.tokenizers import tokenizer_of
 
@@ -74,7 +75,7 @@ def config_of(model: Path, source: Path, out: Path, **changes: Any) -> dict[str,
 
 @pytest.fixture(scope="session")
 def speaking(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Random models of 256 positions, with a tokenizer that knows every character."""
+    """Random models of 256 positions, with a tokenizer for every character."""
     made: dict[str, Path] = {}
 
     def make(family: str) -> Path:
@@ -107,7 +108,7 @@ def test_eight_rows_are_learnt_and_come_back(
     if packing:
         config["data"]["max_length"] = 200
         config["task"]["packing"] = "isolated"
-    untuned = _untuned_loss(config, tmp_path)
+    untuned = evaluate_untuned(peftlab.load_config(config))["test"]["loss"]
     with caplog.at_level("INFO", "peftlab"):
         run = peftlab.train(config)
     assert ("8 rows packed into" in caplog.text) == packing
@@ -120,15 +121,8 @@ def test_eight_rows_are_learnt_and_come_back(
     assert run.predict([row, "name number 3"]) == again.predict([row, "name number 3"])
 
 
-def _untuned_loss(config: dict[str, Any], tmp_path: Path) -> float:
-    still = json.loads(json.dumps(config))
-    still["train"] |= {"learning_rate": 1e-12, "max_steps": 1}
-    still["output"]["dir"] = str(tmp_path / "still")
-    return float(peftlab.train(still).metrics["test"]["loss"])
-
-
 REAL = {
-    # data set, model, method, packing, what else the task is told
+    # data set, model, method, packing, further options of the task
     "alpaca": ("alpaca_1k", "model_tinystories656k", {"name": "lora"}, True, {}),
     "alpaca over 8 bits": ("alpaca_1k", "model_tinystories656k", {"name": "qlora"}, False, {}),
     "gsm8k": ("gsm8k", "model_tinystories656k", {"name": "full"}, True, {"loss_on": "all"}),
@@ -144,11 +138,11 @@ REAL = {
 
 @pytest.mark.parametrize("case", REAL)
 def test_real_sets(case: str, shared_data: Path, tmp_path: Path) -> None:
-    data, model, method, packing, told = REAL[case]
+    data, model, method, packing, options = REAL[case]
     if method["name"] == "qlora":
         pytest.importorskip("bitsandbytes")
     config = config_of(shared_data / model, shared_data / data, tmp_path / "run")
-    config["task"] |= told
+    config["task"] |= options
     config["method"] = method
     config["data"] |= {
         "packing": packing, "max_length": 256, "max_train_samples": 64, "max_eval_samples": 8,
@@ -165,15 +159,15 @@ def test_real_sets(case: str, shared_data: Path, tmp_path: Path) -> None:
     run.export(out)
     merged = transformers.AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
-    asked = run.task.input_row("Tell me a story about a dog.")
-    if "messages" not in asked:
+    message_row = run.task.input_row("Tell me a story about a dog.")
+    if "messages" not in message_row:
         return
     # Other tools need no more than what was exported to ask as peftlab does, and to stop.
-    turns = asked["messages"]
-    if told.get("system"):
-        turns = [{"role": "system", "content": told["system"]}, *turns]
+    turns = message_row["messages"]
+    if options.get("system"):
+        turns = [{"role": "system", "content": options["system"]}, *turns]
     ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
-    assert ids == run.task.rows.prompts([asked], run.loaded.tokenizer, 400)[0]
+    assert ids == run.task.rows.prompts([message_row], run.loaded.tokenizer, 400)[0]
     assert tokenizer.eos_token_id in merged.generation_config.eos_token_id
     if method["name"] == "qlora":
         return

@@ -1,4 +1,4 @@
-"""A run goes on, and an adapter is taken up, only on the base that it was trained on."""
+"""A run resumes, and an adapter is continued, only on the base that it was trained on."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def test_a_run_is_not_resumed_on_another_base(
         )
     interrupt(config, monkeypatch)
     change(base, QUERY)
-    with pytest.raises(CheckFailed, match=f"{QUERY} has other values; restore the base") as told:
+    with pytest.raises(CheckFailed, match=f"{QUERY} has other values; restore the base") as caught:
         pipeline.train(config, resume="auto")
-    assert "run.unfinished was begun on" in str(told.value)
+    assert "run.unfinished was begun on" in str(caught.value)
     unfinished = base.parent / "run.unfinished"
     assert [p.name for p in unfinished.glob("checkpoint-4")] == ["checkpoint-4"]
     assert not (base.parent / "run").exists()
@@ -112,7 +112,7 @@ def test_a_run_begun_without_a_fingerprint_resumes_with_a_warning(
     (base.parent / "run.unfinished" / "adapter" / "peftlab.json").unlink()
     with caplog.at_level(logging.WARNING, "peftlab"):
         run = pipeline.train(config, resume="auto")
-    assert "run.unfinished carries no fingerprint of its base" in caplog.text
+    assert "run.unfinished has no fingerprint of its base" in caplog.text
     assert (run.folder / "adapter" / "peftlab.json").is_file()
 
 
@@ -128,13 +128,13 @@ def test_training_starts_from_an_adapter_on_its_own_base_only(
     for layer in (0, 1):
         change(base, QUERY.replace("layer.1", f"layer.{layer}"))
     for verb in (pipeline.plan, pipeline.train):
-        with pytest.raises(CheckFailed, match=r"method\.init_from, .*was trained on") as told:
+        with pytest.raises(CheckFailed, match=r"method\.init_from, .*was trained on") as caught:
             verb(again)
-        assert str(told.value).count("has other values") == 2
-        assert "leave method.init_from out" in str(told.value)
+        assert str(caught.value).count("has other values") == 2
+        assert "leave method.init_from out" in str(caught.value)
     assert not (base.parent / "again").exists()
 
     (begun / "peftlab.json").unlink()
     with caplog.at_level(logging.WARNING, "peftlab"):
         pipeline.plan(again)
-    assert "carries no fingerprint of its base" in caplog.text
+    assert "has no fingerprint of its base" in caplog.text

@@ -159,7 +159,7 @@ def test_a_base_that_moved_and_was_cut_otherwise_is_the_same(
 def test_what_was_trained_on_codes_is_merged_into_what_they_were_made_of(
     train: Train, base: Path, tmp_path: Path
 ) -> None:
-    """And into no other 16-bit checkpoint, though the fingerprint knows no 16-bit tensor."""
+    """And into no other 16-bit checkpoint, though the fingerprint has no 16-bit tensor."""
     train("first").export(tmp_path / "codes", merge_base="requant")
     stored = load_file(tmp_path / "codes" / "model.safetensors")
     # As if the codes had been made of this one.
@@ -195,9 +195,9 @@ def test_only_what_a_checkpoint_keeps_in_8_bits_is_written_so(
 
     run = train(model=tmp_path / "codes")
     run.export(tmp_path / "again", merge_base="requant")
-    found = load_file(tmp_path / "again" / "model.safetensors")
-    assert torch.equal(found[f"{kept}.weight"], state[f"{kept}.weight"])
-    assert found[WEIGHT].dtype is torch.int8
+    result = load_file(tmp_path / "again" / "model.safetensors")
+    assert torch.equal(result[f"{kept}.weight"], state[f"{kept}.weight"])
+    assert result[WEIGHT].dtype is torch.int8
 
 
 def test_weights_rounded_before_their_8_bits_are_rounded_so_again(
@@ -227,7 +227,7 @@ def test_what_cannot_be_compared_is_warned_of(
     file.write_text(json.dumps(old))
     with caplog.at_level(logging.WARNING, "peftlab"):
         run.export(tmp_path / "one", merge_base="dequant")
-    assert "does not tell the 8-bit codes it was trained on" in caplog.text
+    assert "has no fingerprint of the 8-bit codes it was trained on" in caplog.text
     caplog.clear()
     whole["fingerprint"]["format"] = 3
     file.write_text(json.dumps(whole))

@@ -1,4 +1,4 @@
-"""Runs on 16-bit checkpoints on a CPU without 16-bit units: arithmetic is fp32."""
+"""Runs on 16-bit checkpoints on a CPU without bf16 units: arithmetic is fp32."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_run_rests_in_16_bits_and_answers_in_fp32(
             configure("run", "text-classification", family, dtype, method=METHODS[method])
         )
     assert (run.record["model"]["at_rest"], run.record["model"]["compute"]) == (dtype, "float32")
-    assert f"frozen weights rest in {dtype}, arithmetic and activations are float32" in caplog.text
+    assert f"frozen weights stay in {dtype}, arithmetic and activations are float32" in caplog.text
     train = run.metrics["train"]
     share = train["peak_memory"]["weights"] / (4 * train["total_parameters"])
     assert share >= 0.99 if method == "full" else share < 0.9
@@ -103,13 +103,13 @@ def losses(run: Any) -> list[float]:
     """Every loss of a run's log, and those at its end."""
     rows = (run.folder / "log.csv").read_text().splitlines()
     names = rows[0].split(",")
-    found = [
+    result = [
         float(value)
         for row in rows[1:]
         for name, value in zip(names, row.split(","), strict=True)
         if value and "loss" in name
     ]
-    return [*found, run.metrics["train"]["loss"], run.metrics["test"]["loss"]]
+    return [*result, run.metrics["train"]["loss"], run.metrics["test"]["loss"]]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -137,7 +137,7 @@ def test_training_is_that_of_the_fp32_model(method: str, family: str, configure:
 
 
 def wide_model(configure: Configure, family: str) -> dict[str, Any]:
-    """The same checkpoint, asked for in fp32."""
+    """The same checkpoint, requested in fp32."""
     return {"name": configure("-", "causal-lm", family).model.name, "dtype": "float32"}
 
 
@@ -179,11 +179,11 @@ def test_planning_sees_the_same_precision(configure: Configure) -> None:
 
 def test_the_untuned_base_is_evaluated_in_fp32(configure: Configure) -> None:
     config = configure("run", "causal-lm", "llama")
-    found = evaluate_untuned(config)
+    result = evaluate_untuned(config)
     wide = config.model_copy(update={"model": config.model.model_copy(update={"dtype": "float32"})})
     expected = evaluate_untuned(wide)
-    assert found["test"]["loss"] == pytest.approx(expected["test"]["loss"], rel=1e-6)
-    assert math.isfinite(found["test"]["loss"])
+    assert result["test"]["loss"] == pytest.approx(expected["test"]["loss"], rel=1e-6)
+    assert math.isfinite(result["test"]["loss"])
 
 
 def test_int8_layers_beside_16bit_ones(configure: Configure) -> None:

@@ -51,7 +51,7 @@ def trained(
 
 @pytest.fixture
 def copied(trained: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
-    """A copy of both to tamper with; the run knows its base by the copy's path."""
+    """A copy of both to tamper with; the run's base is the copy's path."""
     run, base = (shutil.copytree(folder, tmp_path / folder.name) for folder in trained)
     for name in ("peftlab.json", "config.yaml", "adapter/adapter_config.json"):
         file = run / name
@@ -86,13 +86,13 @@ def scale_adapter(run: Path, by: float = 1.5) -> None:
               metadata={"format": "pt"})  # fmt: skip
 
 
-def asked(run: pipeline.Run) -> Any:
+def predicted(run: pipeline.Run) -> Any:
     return run.predict(["a good film"])
 
 
 USES: dict[str, Callable[[pipeline.Run, Path], Any]] = {
     "eval": lambda run, _: run.evaluate("validation"),
-    "predict": lambda run, _: asked(run),
+    "predict": lambda run, _: predicted(run),
     "export": lambda run, out: run.export(out),
 }
 
@@ -107,20 +107,23 @@ def test_an_untouched_run_is_used(use: str, copied: tuple[Path, Path], tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("tamper", "said"),
+    ("tamper", "message"),
     [
-        (swap_words, r"reads the golden example '.*' otherwise .*: input_ids at position \d+ was"),
+        (
+            swap_words,
+            r"encodes the golden example '.*' differently .*: input_ids at position \d+ was",
+        ),
         (change_settings, "its padding_side was 'right' and is 'left'"),
         (change_template, "its chat_template was None and is '"),
     ],
 )
 @pytest.mark.parametrize("use", USES)
 def test_the_runs_tokenizer_has_changed(
-    use: str, tamper: Any, said: str, copied: tuple[Path, Path], tmp_path: Path
+    use: str, tamper: Any, message: str, copied: tuple[Path, Path], tmp_path: Path
 ) -> None:
     tamper(copied[0] / "tokenizer")
     out = tmp_path / "out"
-    with pytest.raises(CheckFailed, match=rf"the tokenizer in .*tokenizer .*{said}") as refused:
+    with pytest.raises(CheckFailed, match=rf"the tokenizer in .*tokenizer .*{message}") as refused:
         USES[use](pipeline.open_run(copied[0]), out)
     assert refused.value.exit_code == 3
     assert not out.exists()
@@ -129,7 +132,7 @@ def test_the_runs_tokenizer_has_changed(
 @pytest.mark.parametrize("use", ["eval", "predict"])
 def test_the_bases_tokenizer_has_changed(use: str, copied: tuple[Path, Path]) -> None:
     swap_words(copied[1])
-    with pytest.raises(CheckFailed, match=rf"the tokenizer of {copied[1]} reads the golden"):
+    with pytest.raises(CheckFailed, match=rf"the tokenizer of {copied[1]} encodes the golden"):
         USES[use](pipeline.open_run(copied[0]), Path())
 
 
@@ -137,35 +140,37 @@ def test_the_bases_tokenizer_has_changed(use: str, copied: tuple[Path, Path]) ->
 def test_the_trained_part_has_changed(use: str, copied: tuple[Path, Path], tmp_path: Path) -> None:
     scale_adapter(copied[0])
     out = tmp_path / "out"
-    with pytest.raises(CheckFailed, match=r"answers the golden example '.*' otherwise .*: logit"):
+    with pytest.raises(
+        CheckFailed, match=r"computes the golden example '.*' differently .*: logit"
+    ):
         USES[use](pipeline.open_run(copied[0]), out)
     assert not out.exists()
 
 
 def test_other_devices_round_otherwise(copied: tuple[Path, Path]) -> None:
-    """What is drift where the run was trained is rounding where another device computes."""
+    """A difference that is an error on the training device is rounding on another one."""
     scale_adapter(copied[0], by=1.05)
-    with pytest.raises(CheckFailed, match="otherwise than after training"):
-        asked(pipeline.open_run(copied[0]))
+    with pytest.raises(CheckFailed, match="differently than after training"):
+        predicted(pipeline.open_run(copied[0]))
     file = copied[0] / "peftlab.json"
     record = json.loads(file.read_text())
     assert record["golden"]["computed"] == {"device": "cpu", "compute": "float32"}
     record["golden"]["computed"]["device"] = "cuda"
     file.write_text(json.dumps(record))
-    assert asked(pipeline.open_run(copied[0]))
+    assert predicted(pipeline.open_run(copied[0]))
 
 
-def test_the_command_line_says_so_and_stops(
+def test_the_command_line_reports_it_and_stops(
     copied: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     from peftlab.cli import main
 
     scale_adapter(copied[0])
     assert main(["predict", str(copied[0]), "a film"]) == 3
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert "otherwise than after training" in said.err
-    assert "Traceback" not in said.err
+    message = capfd.readouterr()
+    assert message.out == ""
+    assert "differently than after training" in message.err
+    assert "Traceback" not in message.err
 
 
 def test_a_run_from_before_golden_examples_opens(copied: tuple[Path, Path]) -> None:
@@ -185,7 +190,7 @@ def test_a_run_from_before_golden_examples_opens(copied: tuple[Path, Path]) -> N
     )
     assert f"\ntask: {name}\n" in config.read_text()
     run = pipeline.open_run(copied[0])
-    assert asked(run)
+    assert predicted(run)
     assert run.evaluate("validation")["loss"] == pytest.approx(
         run.metrics["validation"]["loss"], rel=1e-5
     )

@@ -1,4 +1,4 @@
-"""What `peftlab inspect` tells of adapters, runs and merged models, and of their bases."""
+"""`peftlab inspect` on adapters, runs and merged models, and their bases."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def test_an_adapter_of_ours_and_whether_its_base_is_the_same(
     run: Any, cli: Cli, tmp_path: Path
 ) -> None:
     adapter, base = moved(run, tmp_path)
-    said = cli("inspect", adapter)
-    assert said.code == 0, said.err
-    assert "kind: adapter" in said.out
-    assert "fingerprint:\n  state: matches\n  tensors: 4" in said.out
-    found = json.loads(cli("inspect", adapter, "--json").out)
-    assert found["fingerprint"] == {"state": "matches", "tensors": 4}
-    assert all(name.endswith(".self.query") for name in found["target_modules"])
-    assert found["peft_type"] == "LORA"
+    ran = cli("inspect", adapter)
+    assert ran.code == 0, ran.err
+    assert "kind: adapter" in ran.out
+    assert "fingerprint:\n  state: matches\n  tensors: 4" in ran.out
+    described = json.loads(cli("inspect", adapter, "--json").out)
+    assert described["fingerprint"] == {"state": "matches", "tensors": 4}
+    assert all(name.endswith(".self.query") for name in described["target_modules"])
+    assert described["peft_type"] == "LORA"
 
     shutil.rmtree(base)
     gone = inspect(adapter)["fingerprint"]
@@ -63,9 +63,9 @@ def test_an_adapter_of_ours_and_whether_its_base_is_the_same(
 
 def test_what_differs_is_named(run: Any, cli: Cli, tmp_path: Path) -> None:
     adapter, _ = moved(run, tmp_path, changed=(0, 1))
-    said = cli("inspect", adapter, "--json")
-    assert said.code == 0, said.err
-    assert json.loads(said.out)["fingerprint"] == {
+    ran = cli("inspect", adapter, "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["fingerprint"] == {
         "state": "differs",
         "tensors": 4,
         "differences": [f"{QUERY.format(layer)} has other values" for layer in (0, 1)],
@@ -84,11 +84,11 @@ def test_an_adapter_of_plain_peft_has_no_fingerprint(
         r=3, target_modules=["q_proj"], rank_pattern={"layers.1.self_attn.q_proj": 2}
     )
     get_peft_model(model, config).save_pretrained(tmp_path)
-    found = json.loads(cli("inspect", tmp_path, "--json").out)
-    assert found["kind"] == "adapter"
-    assert found["fingerprint"] == {"state": "none"}
-    assert found["rank_pattern"] == {"layers.1.self_attn.q_proj": 2}
-    assert found["tensors"]["count"] == 4
+    described = json.loads(cli("inspect", tmp_path, "--json").out)
+    assert described["kind"] == "adapter"
+    assert described["fingerprint"] == {"state": "none"}
+    assert described["rank_pattern"] == {"layers.1.self_attn.q_proj": 2}
+    assert described["tensors"]["count"] == 4
     assert "fingerprint:\n  state: none" in cli("inspect", tmp_path).out
 
 
@@ -96,22 +96,22 @@ def test_a_broken_fingerprint_is_an_error(run: Any, cli: Cli, tmp_path: Path) ->
     adapter, _ = moved(run, tmp_path)
     for text in ("{", "[]", '{"format": 1}'):
         (adapter / "peftlab.json").write_text(text)
-        said = cli("inspect", adapter)
-        assert said.code == 3
-        assert str(adapter / "peftlab.json") in said.err
+        ran = cli("inspect", adapter)
+        assert ran.code == 3
+        assert str(adapter / "peftlab.json") in ran.err
 
 
 @pytest.mark.parametrize("method", ["lora", "last_n"])
-def test_a_run_tells_the_state_of_its_base(
+def test_a_run_shows_the_state_of_its_base(
     method: str, trained: Train, run: Any, cli: Cli, tmp_path: Path
 ) -> None:
     run = run if method == "lora" else trained("bert", name="last_n", n=1)
     part = "adapter" if method == "lora" else "trained"
-    found = json.loads(cli("inspect", run.folder, "--json").out)
-    assert found["kind"] == "run"
-    assert found["fingerprint"]["state"] == "matches"
-    assert found["fingerprint"]["tensors"] == (4 if method == "lora" else 18)
-    assert part in found
+    described = json.loads(cli("inspect", run.folder, "--json").out)
+    assert described["kind"] == "run"
+    assert described["fingerprint"]["state"] == "matches"
+    assert described["fingerprint"]["tensors"] == (4 if method == "lora" else 18)
+    assert part in described
 
     copy = shutil.copytree(run.folder, tmp_path / "run")
     (copy / part / "peftlab.json").unlink()
@@ -129,17 +129,17 @@ def test_a_merged_model_shows_how_it_was_merged_and_proved(
     out = tmp_path / "out"
     assert cli("export", run.folder, "-o", out, "--max-shard-size", "40KB").code == 0
     report = json.loads((out / "merge_report.json").read_text())
-    found = json.loads(cli("inspect", out, "--json").out)
-    assert found["kind"] == "merged model"
-    assert found["architectures"] == ["BertForSequenceClassification"]
-    merge = found["merge"]
+    described = json.loads(cli("inspect", out, "--json").out)
+    assert described["kind"] == "merged model"
+    assert described["architectures"] == ["BertForSequenceClassification"]
+    merge = described["merge"]
     assert merge["counts"] == report["counts"]
     assert merge["counts"]["merged"] == 2
     assert merge["counts"]["replaced"] == 2
     assert merge["verified"]["logits"] == report["verified"]["logits"]
     assert set(merge["peak_anonymous_bytes"]) == {"merge", "verify"}
     assert set(merge["seconds"]) == {"merge", "verify"}
-    assert found["as_reported"] is True
+    assert described["as_reported"] is True
     shown = cli("inspect", out).out
     for line in ("kind: merged model", "  merged: 2", "tolerance: ", "peak_anonymous_bytes:"):
         assert line in shown

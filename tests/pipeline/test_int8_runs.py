@@ -39,8 +39,8 @@ def configured(checkpoint: Path, folder: Path, name: str = "run", **method: Any)
 
 @pytest.fixture
 def checkpoint(tiny_checkpoint: Any) -> Path:
-    found: Path = tiny_checkpoint("llama", "causal", dtype="float32")
-    return found
+    saved: Path = tiny_checkpoint("llama", "causal", dtype="float32")
+    return saved
 
 
 def test_verdicts_are_saved_shown_and_replayed(checkpoint: Path, tmp_path: Path) -> None:
@@ -84,13 +84,13 @@ def test_an_explicit_demand_is_obeyed(arithmetic: str, checkpoint: Path, tmp_pat
 
 def test_a_damaged_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     run = pipeline.train(configured(checkpoint, tmp_path))
-    for text, said in (
+    for text, message in (
         ("{", "int8_arithmetic.json"),
         ('{"nowhere": {"arithmetic": "w8a8"}}', "nowhere"),
         ('{"nowhere": "w8a8"}', "must name an 8-bit layer"),
     ):
         (run.folder / VERDICTS).write_text(text)
-        with pytest.raises(CheckFailed, match=said):
+        with pytest.raises(CheckFailed, match=message):
             pipeline.open_run(run.folder).evaluate("test")
 
 

@@ -15,9 +15,9 @@ from peftlab import pipeline
 from peftlab.config import config_from_mapping
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.fusion import backend
-from peftlab.pipeline.fusing import by_choices_of, keeping_choices
+from peftlab.pipeline.fusing import by_choices_of, recorded_choices
 from peftlab.pipeline.plan import plan
-from peftlab_kernels import dispatch
+from peftlab_kernels import backends
 from peftlab_kernels.eager import cpu_arithmetic
 from peftlab_kernels.eager.backend import EagerKernels
 
@@ -71,16 +71,16 @@ def test_training_is_the_same_with_and_without(family: str, configure: Configure
     assert plain.record["fusion"] is None
 
 
-def test_plan_tells_what_will_be_fused(configure: Configure) -> None:
-    found = plan(configure("auto", "bert")).fusion
-    assert found is not None
-    assert found.fused
+def test_plan_shows_what_will_be_fused(configure: Configure) -> None:
+    result = plan(configure("auto", "bert")).fusion
+    assert result is not None
+    assert result.fused
     assert plan(configure("off", "bert")).fusion is None
     dora = {"name": "lora", "r": 4, "use_dora": True}
-    found = plan(configure("auto", "bert", method=dora)).fusion
-    assert found is not None
-    assert not found.fused
-    assert all("DoraLinearVariant" in layer.reason for layer in found.not_fused)
+    result = plan(configure("auto", "bert", method=dora)).fusion
+    assert result is not None
+    assert not result.fused
+    assert all("DoraLinearVariant" in layer.reason for layer in result.not_fused)
 
 
 def test_a_run_is_computed_by_its_own_choices(
@@ -89,23 +89,23 @@ def test_a_run_is_computed_by_its_own_choices(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """On a machine where another arithmetic is faster it answers as trained, and says so."""
+    """On a machine where another arithmetic is faster it computes as trained, and logs it."""
     monkeypatch.setenv("PEFTLAB_KERNEL_CHOICES", str(tmp_path / "choices.json"))
     monkeypatch.setattr("peftlab.model.precision.cpu_has_bf16_units", lambda: True)
     used: list[EagerKernels] = []
-    choose = dispatch.eager_kernels
+    choose = backends.eager_kernels
 
     def spy(x: torch.Tensor) -> EagerKernels:
         used.append(choose(x))
         return used[-1]
 
-    monkeypatch.setattr(dispatch, "eager_kernels", spy)
+    monkeypatch.setattr(backends, "eager_kernels", spy)
 
     def fastest(name: str) -> None:
         other = {"native": "fp32", "fp32": "native"}[name]
         monkeypatch.setattr(cpu_arithmetic, "_candidates", lambda *_: {name: int, other: slow})
         (tmp_path / "choices.json").unlink(missing_ok=True)
-        backend.choices.forget()
+        backend.autotune.forget()
 
     fastest("fp32")
     run = pipeline.train(configure("auto", "bert", "auto"))
@@ -120,11 +120,11 @@ def test_a_run_is_computed_by_its_own_choices(
     assert again.predict(["a good film"])
     assert set(used) == {EagerKernels("fp32", "fp32")}
     assert "this machine would choose native" in caplog.text
-    backend.choices.forget()
+    backend.autotune.forget()
 
 
 def ask() -> EagerKernels:
-    return dispatch.eager_kernels(torch.zeros(1, 2, dtype=torch.bfloat16))
+    return backends.eager_kernels(torch.zeros(1, 2, dtype=torch.bfloat16))
 
 
 def read(folder: Path) -> Any:
@@ -134,51 +134,54 @@ def read(folder: Path) -> Any:
 def test_a_run_keeps_what_it_chose_itself_and_at_once(tmp_path: Path) -> None:
     """Not what the process chose before; and a kill leaves what has been chosen by then."""
     ask()
-    with keeping_choices(tmp_path, None):
+    with recorded_choices(tmp_path, None):
         assert read(tmp_path) == {}
-        found = ask()
+        result = ask()
         assert read(tmp_path) == {
-            "bfloat16 x @ W.T": found.forward_arithmetic,
-            "bfloat16 dy @ W": found.backward_arithmetic,
+            "bfloat16 x @ W.T": result.forward_arithmetic,
+            "bfloat16 dy @ W": result.backward_arithmetic,
         }
 
 
-def test_a_resumed_run_goes_on_by_its_choices_however_early_it_fails(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_choices_however_early_it_fails(tmp_path: Path) -> None:
     default = ask().forward_arithmetic
     other = "native" if default == "fp32" else "fp32"
     (tmp_path / "kernel_choices.json").write_text(json.dumps({"bfloat16 x @ W.T": other}))
-    with pytest.raises(KeyError), keeping_choices(tmp_path, None):
+    with pytest.raises(KeyError), recorded_choices(tmp_path, None):
         raise KeyError
     assert read(tmp_path) == {"bfloat16 x @ W.T": other}
-    with keeping_choices(tmp_path, None):
+    with recorded_choices(tmp_path, None):
         assert ask().forward_arithmetic == other
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"bfloat16 x @ W.T": 3}'])
-def test_damaged_choices_are_told_with_the_way_out(tmp_path: Path, content: str) -> None:
+def test_damaged_choices_are_reported_with_the_way_out(tmp_path: Path, content: str) -> None:
     file = tmp_path / "kernel_choices.json"
     file.write_text(content)
-    said = r"kernel_choices.json .*; remove it to compute by"
-    with pytest.raises(CheckFailed, match=said), by_choices_of(tmp_path):
+    ran = r"kernel_choices.json .*; remove it to compute by"
+    with pytest.raises(CheckFailed, match=ran), by_choices_of(tmp_path):
         pass
     file.unlink()
     with by_choices_of(tmp_path):
         assert ask() == ask()
 
 
-def test_a_backend_that_there_is_not_is_told_before_training(
+def test_an_unknown_backend_is_refused_before_training(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PEFTLAB_BACKEND", "cuda")
-    with pytest.raises(ConfigError, match="PEFTLAB_BACKEND asks for the backend 'cuda'"):
+    with pytest.raises(ConfigError, match="PEFTLAB_BACKEND: unknown backend 'cuda'"):
         plan(configure("auto", "bert"))
     with pytest.raises(ConfigError, match="PEFTLAB_BACKEND"):
         backend.describe_kernels("cpu")
     monkeypatch.setenv("PEFTLAB_BACKEND", "triton")
-    with pytest.raises(ConfigError, match="is triton, but the tensors are on cpu"):
+    with pytest.raises(ConfigError, match="PEFTLAB_BACKEND is triton, but the tensors are on cpu"):
         plan(configure("auto", "bert"))
-    described = backend.describe_kernels("cpu")["backend"]
-    assert described == "none: triton is requested and not available"
+    described = backend.describe_kernels("cpu")
+    assert described["backend"] == "none: triton is requested and cannot compute"
+    assert described["requested"] == "triton"
+    assert described["why_not"]["torch"] is None
+    assert "needs a CUDA device" in described["why_not"]["triton"]
 
 
 def slow() -> None:
@@ -197,7 +200,7 @@ def test_loss_curves_of_real_runs_are_the_same(
     classifies = data == "sst2"
     model = minilm if classifies else shared_data / "model_tinystories656k"
     columns = {} if classifies else {"prompt": "input", "completion": "output"}
-    found = []
+    result = []
     for kernels in ("auto", "off"):
         config = config_from_mapping(
             {
@@ -217,6 +220,6 @@ def test_loss_curves_of_real_runs_are_the_same(
                 "output": {"dir": str(tmp_path / kernels), "plots": False},
             }
         )  # fmt: skip
-        found.append(losses(pipeline.train(config)))
-    assert len(found[0]) == 40
-    assert found[0] == pytest.approx(found[1], rel=1e-4)
+        result.append(losses(pipeline.train(config)))
+    assert len(result[0]) == 40
+    assert result[0] == pytest.approx(result[1], rel=1e-4)

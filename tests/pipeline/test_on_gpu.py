@@ -60,8 +60,8 @@ def test_labels(family: str, method: str, tiny_checkpoint: Any, tmp_path: Path) 
     for text, answer in zip(TEXTS[:4], run.predict(TEXTS[:4]), strict=True):
         with torch.no_grad():
             logits = plain.eval()(**tokenizer(text, return_tensors="pt")).logits[0].float()
-        found = float(logits.softmax(-1)[plain.config.label2id[answer["label"]]])
-        assert found == pytest.approx(answer["probability"], abs=3e-2)
+        value = float(logits.softmax(-1)[plain.config.label2id[answer["label"]]])
+        assert value == pytest.approx(answer["probability"], abs=3e-2)
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
@@ -81,8 +81,8 @@ def test_language(
 
 
 def answers_again(run: Any, metric: str) -> None:
-    """The run's folder, opened anew, measures and answers as the run did."""
+    """The run's folder, opened again, evaluates and predicts as the run did."""
     again = pipeline.open_run(run.folder)
-    found = again.evaluate("validation")[metric]
-    assert found == pytest.approx(run.metrics["validation"][metric], rel=2e-2, abs=2e-3)
+    value = again.evaluate("validation")[metric]
+    assert value == pytest.approx(run.metrics["validation"][metric], rel=2e-2, abs=2e-3)
     assert len(again.predict(TEXTS[:3])) == 3

@@ -129,8 +129,8 @@ def plain_peft_loss(config: Any) -> float:
         train_dataset=rows["train"],
         data_collator=collator,
     ).train()
-    found = evaluate(model, checked.task, rows["test"], collator, batch_size=32)
-    return found.metrics["loss"]
+    measured = evaluate(model, checked.task, rows["test"], collator, batch_size=32)
+    return measured.metrics["loss"]
 
 
 @pytest.mark.parametrize("model", ["model_stories260k", "model_tinystories656k"])

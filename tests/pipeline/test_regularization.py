@@ -1,4 +1,4 @@
-"""Penalties through the whole pipeline: every method, what is saved, merged, and told."""
+"""Penalties through the whole pipeline: every method, what is saved, merged, and reported."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ def test_merging_keeps_the_zeros_of_a_head(
     run = pipeline.train(config)
     zeros = {name: tensor == 0 for name, tensor in saved(run).items() if "classifier" in name}
     report = run.metrics["train"]["regularization"]
-    assert sum(int(found.sum()) for n, found in zeros.items() if "weight" in n) == report["zeros"]
+    assert sum(int(result.sum()) for n, result in zeros.items() if "weight" in n) == report["zeros"]
     assert report["zeros"] > 0
     run.export(tmp_path / "merged")
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     assert zeros.keys() <= merged.keys()
-    assert all(torch.equal(merged[name] == 0, found) for name, found in zeros.items())
+    assert all(torch.equal(merged[name] == 0, result) for name, result in zeros.items())
 
 
 def test_a_reopened_adapter_has_its_zeros(tiny_checkpoint: Any, rows: Path, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_reopened_adapter_has_its_zeros(tiny_checkpoint: Any, rows: Path, tmp_
 def test_fused_and_not_fused_penalise_alike(
     tiny_checkpoint: Any, rows: Path, tmp_path: Path
 ) -> None:
-    found = []
+    result = []
     for kernels in ("auto", "off"):
         config = configure(
             tiny_checkpoint("bert"), rows, tmp_path / kernels,
@@ -119,8 +119,8 @@ def test_fused_and_not_fused_penalise_alike(
         )  # fmt: skip
         run = pipeline.train(config)
         assert (run.record["fusion"] is None) == (kernels == "off")
-        found.append((saved(run), run.metrics["train"]["regularization"]["penalty"]))
-    (fused, penalties), (plain, others) = found
+        result.append((saved(run), run.metrics["train"]["regularization"]["penalty"]))
+    (fused, penalties), (plain, others) = result
     assert penalties == pytest.approx(others, rel=1e-3)
     for name, tensor in fused.items():
         torch.testing.assert_close(tensor, plain[name], rtol=1e-3, atol=1e-4)
@@ -128,13 +128,13 @@ def test_fused_and_not_fused_penalise_alike(
 
 def test_the_plan_says_what_is_penalised(tiny_checkpoint: Any, rows: Path, tmp_path: Path) -> None:
     config = configure(tiny_checkpoint("bert"), rows, tmp_path / "run", method=METHODS["lora"])
-    (told,) = [note for note in pipeline.plan(config).notes if note.startswith("penalised")]
-    assert "l2_sp 0.1 on" in told
-    assert "12 adapted layers towards no change" in told
-    quiet = configure(
+    (penalty_note,) = [note for note in pipeline.plan(config).notes if note.startswith("penalised")]
+    assert "l2_sp 0.1 on" in penalty_note
+    assert "12 adapted layers towards no change" in penalty_note
+    unpenalised = configure(
         tiny_checkpoint("bert"), rows, tmp_path / "run", method=METHODS["lora"], regularization={}
     )
-    assert not [note for note in pipeline.plan(quiet).notes if note.startswith("penalised")]
+    assert not [note for note in pipeline.plan(unpenalised).notes if note.startswith("penalised")]
 
 
 @pytest.mark.parametrize("verb", [pipeline.plan, pipeline.train])

@@ -19,7 +19,7 @@ ANIMALS, FOODS = ("dog", "cat", "girl"), ("food", "book", "phone")
 
 
 def made_rows(start: int, count: int) -> list[dict[str, Any]]:
-    """Who loves what: told by where the markers stand alone."""
+    """Who loves what: only the positions of the markers decide."""
     rows = []
     for i in range(start, start + count):
         who, what = ANIMALS[i % 3], FOODS[(i // 3) % 3]
@@ -67,13 +67,13 @@ def test_every_method_learns_and_answers(
                     num_train_epochs=12, learning_rate=rate)  # fmt: skip
     made["task"] = {"name": "relation-extraction", "representation": representation}
     run = peftlab.train(made, method=method)
-    found = run.metrics["test"]
+    reported = run.metrics["test"]
     if method in ("lora", "full"):
-        assert found["f1_macro"] >= 0.9
+        assert reported["f1_macro"] >= 0.9
     reopened = pipeline.open_run(run.folder)
     again = reopened.evaluate("test")
     for name in ("f1_macro", "f1_micro", "accuracy"):
-        assert again[name] == pytest.approx(found[name], abs=1e-4)
+        assert again[name] == pytest.approx(reported[name], abs=1e-4)
     texts = [row["text"] for row in made_rows(60, 4)]
     first, second = run.predict(texts), reopened.predict(texts)
     assert [a["label"] for a in first] == [a["label"] for a in second]
@@ -160,7 +160,7 @@ def test_decoders_are_not_read_at_entity_starts(
     file = tmp_path / "run.yaml"
     file.write_text(json.dumps(made | {"method": "lora"}))
     assert main(["train", str(file)]) == 2
-    assert "reads from left to right" in capfd.readouterr().err
+    assert "is a decoder: at an entity" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -114,8 +114,8 @@ def test_sixty_four_translations_are_learnt_by_heart(
     assert bleu.score >= 90
     assert run.metrics["test"]["bleu"] >= 90
     run.export(tmp_path / "merged")
-    asked = [row["input"] for row in pairs[:16]]
-    assert written_by(tmp_path / "merged", asked, 48) == [a["text"] for a in answers[:16]]
+    sources = [row["input"] for row in pairs[:16]]
+    assert written_by(tmp_path / "merged", sources, 48) == [a["text"] for a in answers[:16]]
     low, high = run.metrics["test"]["interval"]["bleu"]
     assert low <= run.metrics["test"]["bleu"] <= high + 1e-9
 
@@ -158,25 +158,25 @@ def test_every_method(
     assert figures["trained_parameters"] == plan.trained_parameters
     assert figures["total_parameters"] == plan.total_parameters
     again = peftlab.load_run(run.folder)
-    found, before = again.evaluate("test"), run.metrics["test"]
-    assert found["loss"] == pytest.approx(before["loss"], rel=1e-3)
-    assert found["bleu"] == pytest.approx(before["bleu"], abs=1e-3)
-    asked = [row["input"] for row in pairs[:5]]
-    answers = again.predict(asked)
-    assert answers == run.predict(asked)
+    result, before = again.evaluate("test"), run.metrics["test"]
+    assert result["loss"] == pytest.approx(before["loss"], rel=1e-3)
+    assert result["bleu"] == pytest.approx(before["bleu"], abs=1e-3)
+    sources = [row["input"] for row in pairs[:5]]
+    answers = again.predict(sources)
+    assert answers == run.predict(sources)
     out = tmp_path / "merged"
     # Golden examples and logits on samples are compared as it is written; else it raises.
     assert again.export(out).verified
     if dtype == "float32" and method != "qlora":
-        assert written_by(out, asked, 16) == [answer["text"] for answer in answers]
+        assert written_by(out, sources, 16) == [answer["text"] for answer in answers]
 
 
-def written_by(folder: Path, asked: list[str], most: int) -> list[str]:
+def written_by(folder: Path, sources: list[str], most: int) -> list[str]:
     """What Transformers alone makes of a merged model, one text at a time."""
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     texts = []
-    for text in asked:
+    for text in sources:
         inputs = tokenizer(f"translate: {text}", return_tensors="pt")
         made = model.generate(**inputs, max_new_tokens=most, do_sample=False)
         texts.append(tokenizer.decode(made[0], skip_special_tokens=True))
@@ -206,7 +206,7 @@ def test_real_data_to_text_with_several_references(
     test = run.metrics["test"]
     assert {"chrf", "bleu", "rouge1", "rouge2", "rougeL", "token_accuracy", "loss"} < test.keys()
     assert list(test["interval"]) == ["chrf"]
-    # Asked by the data's own columns, be the references among them or not.
+    # Input by the data's own columns, with or without the references.
     answers = peftlab.load_run(run.folder).predict(rows)
     references = [row["references"] for row in rows]
     most = max(map(len, references))
@@ -216,7 +216,7 @@ def test_real_data_to_text_with_several_references(
     assert test["chrf"] == pytest.approx(direct.score)
 
 
-def test_a_run_that_was_cut_short_goes_on(source: Path, model_of: Any, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_resumed(source: Path, model_of: Any, tmp_path: Path) -> None:
     whole = peftlab.train(config_of(model_of("t5"), source, tmp_path / "whole"))
     from peftlab.training import checkpoint
 
@@ -242,41 +242,41 @@ def test_through_the_command_line(
     file = tmp_path / "run.yaml"
     file.write_text(json.dumps(config_of(model_of("t5"), source, tmp_path / "run")))
 
-    def said(*words: str) -> str:
+    def output_of(*words: str) -> str:
         assert main(list(words)) == 0
         return capfd.readouterr().out
 
-    shown = said("data", str(file), "-n", "1")
+    shown = output_of("data", str(file), "-n", "1")
     assert f"translate: {pairs[0]['input']}</s>" in shown
     assert f"target: ⟦{pairs[0]['output']}</s>⟧" in shown
     assert "train targets" in shown
-    plan = json.loads(said("plan", str(file), "--json"))
+    plan = json.loads(output_of("plan", str(file), "--json"))
     assert plan["data"]["train targets"]["rows"] == 64
     assert plan["data"]["train targets"]["truncated"] == 0
-    shown = said("train", str(file))
+    shown = output_of("train", str(file))
     assert "bleu" in shown
     run = str(tmp_path / "run")
-    assert "bleu" in said("eval", run, "--split", "validation")
+    assert "bleu" in output_of("eval", run, "--split", "validation")
     first, second = (row["input"] for row in pairs[:2])
-    found = json.loads(said("predict", run, first, second, "--json"))
-    assert [answer["input"] for answer in found] == [first, second]
-    assert {"text", "finished"} < found[0].keys()
-    assert found[1]["text"] in said("predict", run, second)
+    result = json.loads(output_of("predict", run, first, second, "--json"))
+    assert [answer["input"] for answer in result] == [first, second]
+    assert {"text", "finished"} < result[0].keys()
+    assert result[1]["text"] in output_of("predict", run, second)
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{first}\n{second}\n"))
-    talk = said("predict", run, "-i")
-    assert talk.splitlines()[-1].strip() == found[1]["text"].strip().splitlines()[-1]
-    assert "merged" in said("export", run, "-o", str(tmp_path / "merged"))
+    talk = output_of("predict", run, "-i")
+    assert talk.splitlines()[-1].strip() == result[1]["text"].strip().splitlines()[-1]
+    assert "merged" in output_of("export", run, "-o", str(tmp_path / "merged"))
 
 
 def test_the_model_before_training(source: Path, model_of: Any, tmp_path: Path) -> None:
     from peftlab.pipeline.untuned import evaluate_untuned
 
     config = config_of(model_of("t5"), source, tmp_path / "run")
-    found = evaluate_untuned(peftlab.load_config(config))
-    assert found["what"] == "base model"
-    assert 0 <= found["test"]["bleu"] < 5
-    assert found["test"]["loss"] > 1
-    assert peftlab.train(config).metrics["test"]["loss"] < found["test"]["loss"]
+    result = evaluate_untuned(peftlab.load_config(config))
+    assert result["what"] == "base model"
+    assert 0 <= result["test"]["bleu"] < 5
+    assert result["test"]["loss"] > 1
+    assert peftlab.train(config).metrics["test"]["loss"] < result["test"]["loss"]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -31,7 +31,7 @@ def tagged(start: int, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def asked(start: int, count: int) -> list[dict[str, Any]]:
+def questions(start: int, count: int) -> list[dict[str, Any]]:
     rows = []
     for i in range(start, start + count):
         first, second = ANIMALS[i % 3], FOODS[(i // 3) % 3]
@@ -48,7 +48,7 @@ def asked(start: int, count: int) -> list[dict[str, Any]]:
 
 TASKS: dict[str, tuple[Any, str, float]] = {
     "token-classification": (tagged, "f1", 0.9),
-    "question-answering": (asked, "f1", 0.6),
+    "question-answering": (questions, "f1", 0.6),
 }
 
 
@@ -84,14 +84,14 @@ def test_every_method_learns_and_answers(
     made = settings(tiny_checkpoint(family), task, source(tmp_path, task), tmp_path / "run",
                     num_train_epochs=12, learning_rate=rate)  # fmt: skip
     run = peftlab.train(made, method=method)
-    found = run.metrics["test"]
+    reported = run.metrics["test"]
     if method != "head":  # which reads what a random base happens to say
-        assert found[best] >= enough
-    low, high = found["interval"][best]
-    assert low <= found[best] <= high
+        assert reported[best] >= enough
+    low, high = reported["interval"][best]
+    assert low <= reported[best] <= high
     reopened = pipeline.open_run(run.folder)
     again = reopened.evaluate("test")
-    assert again[best] == pytest.approx(found[best], abs=1e-4)
+    assert again[best] == pytest.approx(reported[best], abs=1e-4)
     rows = [{k: v for k, v in row.items() if k not in ("ner_tags", "answers")}
             for row in TASKS[task][0](60, 3)]  # fmt: skip
     first, second = run.predict(rows), reopened.predict(rows)

@@ -24,8 +24,8 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def rows_of(kind: str, count: int, start: int = 0) -> list[dict[str, Any]]:
-    """Labels that the text tells: of one word, of two words, or a number."""
-    found: list[dict[str, Any]] = []
+    """Labels that the text determines: of one word, of two words, or a number."""
+    result: list[dict[str, Any]] = []
     for i in range(start, start + count):
         first, second = WORDS[i % 3], WORDS[(i // 3) % 3]
         text = f"a {first} and {second} film , number {i % 10}"
@@ -34,8 +34,8 @@ def rows_of(kind: str, count: int, start: int = 0) -> list[dict[str, Any]]:
             "many": sorted({first, second} - {"dull"}),
             "number": {"good": 1.0, "bad": -1.0, "dull": 0.0}[first] + 0.25,
         }[kind]
-        found.append({"text": text, "label": label})
-    return found
+        result.append({"text": text, "label": label})
+    return result
 
 
 @pytest.fixture
@@ -76,18 +76,18 @@ def test_every_problem_is_learnt_and_answered(
         },
         task={"name": "text-classification", **options},
     )  # fmt: skip
-    found = run.metrics["test"]
-    assert found[best] > (0.8 if method == "lora" else 0.4)
-    low, high = found["interval"][best]
-    assert low <= found[best] <= high
+    result = run.metrics["test"]
+    assert result[best] > (0.8 if method == "lora" else 0.4)
+    low, high = result["interval"][best]
+    assert low <= result[best] <= high
     reopened = pipeline.open_run(run.folder)
-    assert reopened.evaluate("test")[best] == pytest.approx(found[best], abs=1e-4)
-    asked = [row["text"] for row in rows_of(kind, 3)]
-    answers = reopened.predict(asked)
-    for first, second in zip(answers, run.predict(asked), strict=True):
+    assert reopened.evaluate("test")[best] == pytest.approx(result[best], abs=1e-4)
+    texts = [row["text"] for row in rows_of(kind, 3)]
+    answers = reopened.predict(texts)
+    for first, second in zip(answers, run.predict(texts), strict=True):
         assert first.keys() == second.keys()
     capfd.readouterr()
-    assert main(["predict", str(run.folder), *asked]) == 0
+    assert main(["predict", str(run.folder), *texts]) == 0
     shown = capfd.readouterr().out
     assert reopened.task.answer_text(answers[0]).split()[0] in shown
     if problem != "single" and method == "lora":
@@ -127,13 +127,13 @@ def test_rows_as_a_language_model_reads_them(tiny_checkpoint: Any, tmp_path: Pat
 
 
 def test_metrics_of_another_problem_are_refused(data: Any, tiny_checkpoint: Any) -> None:
-    said = [
+    ran = [
         f"model.name={tiny_checkpoint('bert')}", "task=text-classification", "method=head",
         f"data.source={data('one')}",
     ]  # fmt: skip
     for key in ("eval.best=pearson", "eval.metrics=[f1_macro, pearson]"):
         with pytest.raises(ConfigError, match=r"'pearson'; text-classification, as it is"):
-            pipeline.plan(load_config(None, [*said, key]).config)
+            pipeline.plan(load_config(None, [*ran, key]).config)
 
 
 def test_a_bench_of_a_regression(data: Any, tiny_checkpoint: Any, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_bench_of_a_regression(data: Any, tiny_checkpoint: Any, tmp_path: Path
         f"model.name={tiny_checkpoint('bert')}", "task=text-classification", "method=head",
         "task.problem=regression", f"data.source={data('number')}",
     ]).config  # fmt: skip
-    found = evaluate_untuned(config)
-    assert found["what"] == "training mean"
-    assert found["test"]["pearson"] == 0
-    assert found["test"]["interval"]["pearson"] == [0, 0]
+    result = evaluate_untuned(config)
+    assert result["what"] == "training mean"
+    assert result["test"]["pearson"] == 0
+    assert result["test"]["interval"]["pearson"] == [0, 0]

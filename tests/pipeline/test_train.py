@@ -49,7 +49,7 @@ def configure(model: Path, rows: Path, out: Path, **sections: Any) -> Any:
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "t5", "llama"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_folder_tells_all_and_answers_as_it_was_trained(
+def test_a_run_folder_is_complete_and_predicts_as_trained(
     method: str, family: str, tiny_checkpoint: Any, rows: Path, tmp_path: Path
 ) -> None:
     config = configure(tiny_checkpoint(family), rows, tmp_path / "run", method=METHODS[method])

@@ -37,7 +37,7 @@ def test_every_verb(
 ) -> None:
     from peftlab.cli import main
 
-    family, columns, asked = CASES[task]
+    family, columns, input_row = CASES[task]
     kind = "classification" if task == "text-classification" else "causal"
     file = tmp_path / "run.yaml"
     config: dict[str, Any] = {
@@ -77,8 +77,8 @@ def test_every_verb(
     assert evaluated["loss"] == pytest.approx(trained["metrics"]["test"]["loss"], rel=1e-5)
 
     question = tmp_path / "ask.jsonl"
-    question.write_text(json.dumps(asked) + "\n")
-    by_text = call("predict", run, next(iter(asked.values())))
+    question.write_text(json.dumps(input_row) + "\n")
+    by_text = call("predict", run, next(iter(input_row.values())))
     by_file = call("predict", run, "--file", str(question))
     answer = "label" if kind == "classification" else "text"
     assert by_text[0][answer] == by_file[0][answer]

@@ -87,7 +87,7 @@ SPOILT = 7
 
 @dataclass(frozen=True)
 class Mistake:
-    """What is wrong with one row, or with the configuration, and what the message must say."""
+    """A bad row or configuration, and the expected message."""
 
     task: str
     says: tuple[str, ...]
@@ -144,7 +144,7 @@ MISTAKES = {
         **answers(["a horse"], [4]),
     ),
     "an answer that stands elsewhere": row(
-        "question-answering", "not at answer_start 3", "it stands at", **answers(["the cat"], [3])
+        "question-answering", "not at answer_start 3", "it is at", **answers(["the cat"], [3])
     ),
     "more answers than starts": row(
         "question-answering", "2 texts but 1 starts", **answers(["the cat", "a"], [27])
@@ -185,7 +185,7 @@ MISTAKES = {
         "chat", "turn 1", "not an object with role and content",
         messages=messages("hello", ("assistant", "a")),
     ),
-    "nobody answers": row("chat", "no turn of the assistant", messages=messages(("user", "hi"))),
+    "nobody answers": row("chat", "no assistant turn", messages=messages(("user", "hi"))),
     "a late system turn": row(
         "chat", "system turn", messages=messages(("user", "a"), ("system", "b"), ("assistant", "c"))
     ),
@@ -234,7 +234,7 @@ def spoil(mistake: Mistake, folder: Path, make: Any) -> tuple[Path, set[Path]]:
         rows[SPOILT] = mistake.row
     (folder / "data").mkdir()
     file = folder / "data" / "rows.jsonl"
-    file.write_text("".join(json.dumps(found) + "\n" for found in rows))
+    file.write_text("".join(json.dumps(one) + "\n" for one in rows))
     if mistake.labels is not None:
         (folder / "data" / "labels.json").write_text(json.dumps(mistake.labels))
     config: dict[str, Any] = {
@@ -256,17 +256,17 @@ def spoil(mistake: Mistake, folder: Path, make: Any) -> tuple[Path, set[Path]]:
     return written, set(folder.rglob("*"))
 
 
-@pytest.mark.parametrize("verb", ["plan", "train"])
+@pytest.mark.parametrize("command", ["plan", "train"])
 @pytest.mark.parametrize("name", [n for n, m in MISTAKES.items() if m.task in TASKS])
 def test_a_mistake_is_explained_and_leaves_nothing(
-    name: str, verb: str, tiny_checkpoint: Any, tmp_path: Path, capfd: Any
+    name: str, command: str, tiny_checkpoint: Any, tmp_path: Path, capfd: Any
 ) -> None:
     from peftlab.cli import main
 
     mistake = MISTAKES[name]
     file, before = spoil(mistake, tmp_path, tiny_checkpoint)
     capfd.readouterr()
-    code = main([verb, str(file)])
+    code = main([command, str(file)])
     out, err = capfd.readouterr()
     assert code == mistake.code, err
     for words in mistake.says:

@@ -25,7 +25,7 @@ NAMES = ("dog", "cat", "girl", "phone", "movie", "book", "story", "battery")
 
 @dataclass(frozen=True)
 class Case:
-    """A task with eight rows to learn by heart, and what to ask afterwards.
+    """A task with eight rows to overfit, and inputs to predict afterwards.
 
     `families` maps an architecture to the kind of checkpoint that the task starts from.
     """
@@ -33,7 +33,7 @@ class Case:
     task: Any
     families: Mapping[str, str]
     rows: Sequence[Mapping[str, Any]]
-    asked: Sequence[Any]
+    inputs: Sequence[Any]
     data: Mapping[str, Any] = field(default_factory=dict)
     eval: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -48,7 +48,7 @@ CASES = {
         task="text-classification",
         families=ENCODERS,
         rows=[{"text": f"a {WORDS[i % 2]} film {i}", "label": WORDS[i % 2]} for i in EIGHT],
-        asked=["a good film 3", "a bad book"],
+        inputs=["a good film 3", "a bad book"],
     ),
     "sentence pairs": Case(
         task="text-classification",
@@ -58,14 +58,14 @@ CASES = {
              "label": ["no", "yes"][(i % 2) == (i // 4)]}
             for i in EIGHT
         ],
-        asked=[{"text": "a good film", "text_pair": "the bad story"}],
+        inputs=[{"text": "a good film", "text_pair": "the bad story"}],
     ),
     "plain text": Case(
         task="causal-lm",
         families=DECODERS,
         rows=[{"text": f"once upon a time the {name} was {WORDS[i % 2]}"}
               for i, name in enumerate(NAMES)],
-        asked=["once upon a time", "the movie"],
+        inputs=["once upon a time", "the movie"],
         eval=SHORT,
     ),
     "packed text": Case(
@@ -73,7 +73,7 @@ CASES = {
         families=DECODERS,
         rows=[{"text": f"once upon a time the {name} was {WORDS[i % 2]}"}
               for i, name in enumerate(NAMES)],
-        asked=["once upon a time"],
+        inputs=["once upon a time"],
         data={"packing": True, "max_length": 16},
         eval=SHORT,
     ),
@@ -82,7 +82,7 @@ CASES = {
         families=DECODERS,
         rows=[{"prompt": f"name number {i}", "completion": f" a {name} was {WORDS[i % 2]}"}
               for i, name in enumerate(NAMES)],
-        asked=[{"prompt": "name number 3"}],
+        inputs=[{"prompt": "name number 3"}],
         eval=SHORT,
     ),
     "chat": Case(
@@ -91,7 +91,7 @@ CASES = {
         rows=[{"messages": [{"role": "user", "content": f"name number {i}"},
                             {"role": "assistant", "content": f"a {name} was {WORDS[i % 2]}"}]}
               for i, name in enumerate(NAMES)],
-        asked=["name number 3"],
+        inputs=["name number 3"],
         eval=SHORT,
     ),
     "tags": Case(
@@ -99,14 +99,14 @@ CASES = {
         families=ENCODERS,
         rows=[{"tokens": ["the", name, "was", WORDS[i % 2]], "tags": ["O", "B-who", "O", "B-how"]}
               for i, name in enumerate(NAMES)],
-        asked=["the dog was good", {"tokens": ["a", "book"]}],
+        inputs=["the dog was good", {"tokens": ["a", "book"]}],
     ),
     "answers": Case(
         task="question-answering",
         families=ENCODERS,
         rows=[{"id": str(i), "question": "name", "context": f"the {name} was {WORDS[i % 2]}",
                "answers": {"text": [name], "answer_start": [4]}} for i, name in enumerate(NAMES)],
-        asked=[{"question": "name", "context": "the book was bad"}],
+        inputs=[{"question": "name", "context": "the book was bad"}],
         data={"max_length": 24},
     ),
     "relations": Case(
@@ -114,21 +114,21 @@ CASES = {
         families=ENCODERS,
         rows=[{"text": f"the <e1>{name}</e1> was <e2>{WORDS[i % 2]}</e2>", "label": WORDS[i % 2]}
               for i, name in enumerate(NAMES)],
-        asked=["the <e1>dog</e1> was <e2>bad</e2>"],
+        inputs=["the <e1>dog</e1> was <e2>bad</e2>"],
     ),
     "relations by entity starts": Case(
         task={"name": "relation-extraction", "representation": "entity_start"},
         families=dict.fromkeys(("bert", "t5"), "classification"),
         rows=[{"text": f"the <e1>{name}</e1> was <e2>{WORDS[i % 2]}</e2>", "label": WORDS[i % 2]}
               for i, name in enumerate(NAMES)],
-        asked=["the <e1>dog</e1> was <e2>bad</e2>"],
+        inputs=["the <e1>dog</e1> was <e2>bad</e2>"],
     ),
     "a text out of a text": Case(
         task="seq2seq",
         families={"t5": "seq2seq"},
         rows=[{"prompt": f"name number {i}", "completion": f"a {name} was {WORDS[i % 2]}"}
               for i, name in enumerate(NAMES)],
-        asked=["name number 3"],
+        inputs=["name number 3"],
         eval=SHORT,
         # Tied, logits of 32 frozen random features are too small to tell words apart.
         model={"tie_word_embeddings": False},
@@ -200,9 +200,9 @@ def test_twenty_steps(
     assert losses[-1] < losses[0] / 2, losses
 
     reopened = pipeline.open_run(run.folder)
-    first, second = run.predict(case.asked), reopened.predict(case.asked)
+    first, second = run.predict(case.inputs), reopened.predict(case.inputs)
     assert alike(first, second), (first, second)
-    assert len(first) == len(case.asked)
+    assert len(first) == len(case.inputs)
 
 
 def alike(left: Any, right: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A task is a line that names it and files of its own: nothing else knows one by its name."""
+"""A task is an entry of the table and its own files: nothing else decides by its name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "peftlab"
 SOURCES = sorted({*PACKAGE.rglob("*.py")} - {PACKAGE / "config" / "tasks" / "options.py"})
 
 
-def told_by_name(tree: ast.AST) -> Iterator[int]:
+def decided_by_name(tree: ast.AST) -> Iterator[int]:
     """Lines that decide by a task's name: compared, matched, or the key of a mapping."""
     for node in ast.walk(tree):
         parts: list[ast.AST | None] = []
@@ -34,13 +34,13 @@ def told_by_name(tree: ast.AST) -> Iterator[int]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_decides_by_the_name_of_a_task(path: Path) -> None:
-    assert list(told_by_name(ast.parse(path.read_text(encoding="utf-8")))) == []
+    assert list(decided_by_name(ast.parse(path.read_text(encoding="utf-8")))) == []
 
 
 def test_what_counts_as_deciding() -> None:
     code = "a = x == 'causal-lm'\nb = {'causal-lm': 1}\nc = x in ('text-classification',)\n"
     code += "match x:\n  case 'causal-lm':\n    pass\nd = 'causal-lm'\n"
-    assert list(told_by_name(ast.parse(code))) == [1, 2, 3, 5]
+    assert list(decided_by_name(ast.parse(code))) == [1, 2, 3, 5]
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -52,5 +52,5 @@ def test_names_lead_to_both_classes(name: str) -> None:
 
 
 def test_a_name_that_is_none() -> None:
-    with pytest.raises(ConfigError, match="'causal_lm' is none of"):
+    with pytest.raises(ConfigError, match="'causal_lm' is unknown"):
         task_class("causal_lm")

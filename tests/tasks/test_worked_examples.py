@@ -50,7 +50,7 @@ def examples() -> Iterator[Example]:
             continue
         assert after == "sh", f"{named[1]} is followed by no commands"
         words = [shlex.split(line, comments=True) for line in script.splitlines()]
-        commands = tuple(tuple(found[1:]) for found in words if found[:1] == ["peftlab"])
+        commands = tuple(tuple(parts[1:]) for parts in words if parts[:1] == ["peftlab"])
         yield Example(named[1], config, commands)
 
 
@@ -82,12 +82,12 @@ def test_a_worked_example(
 
 def test_every_example_trains_evaluates_predicts_and_exports() -> None:
     for example in EXAMPLES.values():
-        verbs = [words[0] for words in example.commands]
-        assert set(verbs) >= {"data", "train", "eval", "predict", "export"}, example.file
+        used = [words[0] for words in example.commands]
+        assert set(used) >= {"data", "train", "eval", "predict", "export"}, example.file
 
 
 def test_every_task_has_an_example() -> None:
     from peftlab.config.tasks.options import TASKS
 
-    found = " ".join(example.config for example in EXAMPLES.values())
-    assert [task for task in TASKS if task not in found] == []
+    spoken = " ".join(example.config for example in EXAMPLES.values())
+    assert [task for task in TASKS if task not in spoken] == []

@@ -106,7 +106,7 @@ def make_rows() -> Callable[..., list[dict[str, Any]]]:
                 labels: Any = [-100] * masked + ids[masked:]
             else:
                 ids[-1] = END
-                # Learnable: the label is told by the first id.
+                # Learnable: the first id determines the label.
                 labels = (ids[0] if seed == 1 else index) % LABELS
             rows.append({"input_ids": ids, "labels": labels})
         return rows
@@ -137,7 +137,7 @@ def collator() -> PaddingCollator:
 
 @pytest.fixture
 def run(tmp_path: Path, make_task: Any, collator: PaddingCollator) -> Callable[..., TrainResult]:
-    """Train with few words: settings by keyword, a fresh staging folder unless given."""
+    """Train briefly: settings by keyword, a new staging folder unless given."""
     count = 0
 
     def call(

@@ -63,7 +63,7 @@ def test_training_twice_as_finely_gives_the_same_weights(
 ) -> None:
     """Over several epochs with clipping, schedule and a ragged last step."""
     rows = make_rows("t5-classification", 21)
-    found = []
+    results = []
     for micro in (8, 2, 1):
         model = make_model("t5-classification", lora=True)
         result = run(
@@ -71,9 +71,9 @@ def test_training_twice_as_finely_gives_the_same_weights(
             num_train_epochs=2, max_grad_norm=0.5, optim="sgd",
         )  # fmt: skip
         assert result.steps == 6
-        found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(found[2], found[0], rtol=1e-4, atol=1e-6)
+        results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(results[2], results[0], rtol=1e-4, atol=1e-6)
 
 
 def test_logged_losses_are_means_over_items(make_model: Any, make_rows: Any, run: Any) -> None:

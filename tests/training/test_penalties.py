@@ -1,4 +1,4 @@
-"""Penalties join an optimizer step once, whatever it is cut into: against float64 by hand."""
+"""Penalties are applied once per optimizer step, for any accumulation: against float64 by hand."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_cuts_of_a_step_agree_with_float64(
 
 def test_the_penalty_is_not_in_the_loss(make_model: Any, make_rows: Any, run: Any) -> None:
     """Where nothing moves, the loss is the task's with and without penalties."""
-    rows, found = make_rows(HEAD, 9), []
+    rows, losses = make_rows(HEAD, 9), []
     for strengths in ({}, {"l2": 10.0, "l1": 1.0}):
         model = make_model(HEAD)
         penalties = penalties_of(model, **strengths) if strengths else None
@@ -145,7 +145,7 @@ def test_the_penalty_is_not_in_the_loss(make_model: Any, make_rows: Any, run: An
             model, rows, learning_rate=1e-30, global_batch_size=4, max_steps=6, logging_steps=3,
             weight_decay=0.0, around={"regularizer": penalties},
         )  # fmt: skip
-        found.append([point["loss"] for point in result.history])
+        losses.append([point["loss"] for point in result.history])
         if penalties is not None:
             total = penalties.penalties()["total"]
             assert [p["penalty"] for p in result.history] == pytest.approx([total] * 2, rel=1e-5)
@@ -154,7 +154,7 @@ def test_the_penalty_is_not_in_the_loss(make_model: Any, make_rows: Any, run: An
         else:
             assert result.regularization is None
             assert all("penalty" not in point for point in result.history)
-    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_bf16_activations_leave_the_penalty_exact(
@@ -179,7 +179,7 @@ def test_bf16_activations_leave_the_penalty_exact(
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_exact_zeros_and_the_sparsity_told(
+def test_exact_zeros_and_the_reported_sparsity(
     lora: bool, make_model: Any, make_rows: Any, run: Any
 ) -> None:
     model = make_model(HEAD, lora=lora)
@@ -220,7 +220,7 @@ def test_an_adapter_is_drawn_to_no_change(make_model: Any, make_rows: Any, run: 
 def test_resumed_to_the_same_bits(
     lora: bool, batch: int, saved: int, make_model: Any, make_rows: Any, run: Any, tmp_path: Path
 ) -> None:
-    """The start that L2-SP draws to is the checkpoint's, not where training was taken up."""
+    """The start that L2-SP pulls towards is the checkpoint's, not that of the resumed training."""
     rows = make_rows(RESUMED, 18)
 
     def train(model: nn.Module, **around: Any) -> Any:

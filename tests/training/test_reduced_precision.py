@@ -24,10 +24,10 @@ def first_gradients(
 ) -> dict[str, torch.Tensor]:
     """Each trained tensor's gradient in the first step, which is of one micro-batch."""
     staging.mkdir()
-    found: dict[str, torch.Tensor] = {}
+    gradients: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> Any:
-        return lambda parameter: found.update({name: parameter.grad.clone()})
+        return lambda parameter: gradients.update({name: parameter.grad.clone()})
 
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -46,7 +46,7 @@ def first_gradients(
         staging=staging,
         compute_dtype=torch.bfloat16,
     )
-    return found
+    return gradients
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])

@@ -98,7 +98,7 @@ def test_a_signal_saves_and_resuming_gives_the_same_bits(
 
 
 def test_killed_between_checkpoints(rows: Any, make_model: Any, run: Any, tmp_path: Path) -> None:
-    """No time to save: the run goes on from the newest whole checkpoint, best weights included."""
+    """No time to save: the run resumes from the newest complete checkpoint and best weights."""
 
     class Killed(BaseException):
         pass

@@ -1,4 +1,4 @@
-"""Every optimizer and schedule that Trainer knows: it trains, or says in a sentence why not."""
+"""Every optimizer and schedule of Trainer: it trains, or a message says why not."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """LoRA's linear layer in plain torch, fast and lean: for CPUs, MPS, and CUDA without Triton.
 
-Beside the base product nothing of size [M, N] or [M, K] is formed whole: the low-rank parts are
-added in place, and dropout on a CPU goes through a block of rows at a time (elsewhere the mask and
-what it leaves are whole). Scaling and the 1 / (1 - p) of dropout are factors of `h` and `g`, which
-are thin, and appear nowhere else.
+Beside the base product nothing of size [M, N] or [M, K] is formed: the low-rank parts are added in
+place, and dropout on a CPU works on a block of rows at a time (on other devices the mask and the
+dropped input are whole tensors). Scaling and the 1 / (1 - p) of dropout are folded into the thin
+`h` and `g`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from torch import Tensor
 from peftlab_kernels.eager import products
 from peftlab_kernels.eager.dropout_mask import drop, empty_mask, kept_rows, scale_of_kept, scratch
 from peftlab_kernels.eager.low_rank import cross, down_project, of_transposed
-from peftlab_kernels.eager.products import Weight, features_of, outs_of
+from peftlab_kernels.eager.products import Weight, in_features_of, out_features_of
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
+from peftlab_kernels.row_blocks import row_slices
 
 Arithmetic = Literal["native", "fp32"]
-"""How 16-bit activations are multiplied: as they are, or widened to fp32 some rows at a time."""
+"""How 16-bit activations are multiplied: natively, or widened to fp32 some rows at a time."""
 
 WIDENED_ROWS = 1024
 """Rows of activations widened at a time: many, because the weight is widened anew for each."""
@@ -63,8 +64,8 @@ class EagerKernels:
             if h is not None and b is not None:
                 y.addmm_(h, b.T)
             return LoraForward(y, h, mask)
-        y = x.new_empty(x.shape[0], outs_of(weight, transposed=transposed))
-        for rows in _chunks(x):
+        y = x.new_empty(x.shape[0], out_features_of(weight, transposed=transposed))
+        for rows in row_slices(x.shape[0], WIDENED_ROWS):
             part = products.forward(x[rows].float(), weight, bias, transposed=transposed)
             if h is not None and b is not None:
                 part.addmm_(h[rows], b.T)
@@ -92,22 +93,22 @@ class EagerKernels:
         a, b = _cast(lora_a, dtype), _cast(lora_b, dtype)
         factor = scaling * (1.0 if mask is None else scale_of_kept(dropout))
         if not wide:
-            found = _gradients(dy, x, weight, a, b, h, mask, factor, transposed, needs)
+            gradients = _gradients(dy, x, weight, a, b, h, mask, factor, transposed, needs)
         else:
-            found = _summed(
+            gradients = _summed(
                 (
                     _gradients(
                         dy[rows].float(), _rows(x, rows), weight, a, b,
                         _cast(_rows(h, rows), dtype), _rows(mask, rows), factor, transposed, needs,
                     )
-                    for rows in _chunks(dy)
+                    for rows in row_slices(dy.shape[0], WIDENED_ROWS)
                 ),
-                dy, features_of(weight, transposed=transposed), a, b, needs,
+                dy, in_features_of(weight, transposed=transposed), a, b, needs,
             )  # fmt: skip
         return LoraGradients(
-            found.x,
-            _cast(found.lora_a, None if lora_a is None else lora_a.dtype),
-            _cast(found.lora_b, None if lora_b is None else lora_b.dtype),
+            gradients.x,
+            _cast(gradients.lora_a, None if lora_a is None else lora_a.dtype),
+            _cast(gradients.lora_b, None if lora_b is None else lora_b.dtype),
         )
 
 
@@ -141,14 +142,14 @@ def _gradients(
         if x is None
         else torch.zeros_like(a, dtype=torch.promote_types(a.dtype, torch.float32))
     )
-    room_dx = scratch(mask, a.shape[1], g.dtype)
-    room_x = room_dx if x is None or x.dtype is g.dtype else scratch(mask, a.shape[1], x.dtype)
+    dx_buffer = scratch(mask, a.shape[1], g.dtype)
+    x_buffer = dx_buffer if x is None or x.dtype is g.dtype else scratch(mask, a.shape[1], x.dtype)
     for rows, keep in kept_rows(mask, a.shape[1]):
         if dx is not None:
-            part = torch.mm(g[rows], a, out=room_dx[: keep.shape[0]])
+            part = torch.mm(g[rows], a, out=dx_buffer[: keep.shape[0]])
             dx[rows].add_(drop(part, keep, part))  # += would write the rows of dx twice
         if x is not None and da is not None:
-            da += g[rows].T @ drop(x[rows], keep, room_x[: keep.shape[0]]).to(g.dtype)
+            da += g[rows].T @ drop(x[rows], keep, x_buffer[: keep.shape[0]]).to(g.dtype)
     return LoraGradients(dx, da, db)
 
 
@@ -160,11 +161,11 @@ def _summed(
     b: Tensor | None,
     needs: Needs,
 ) -> LoraGradients:
-    """The gradients of all rows from those of `_chunks(dy)`."""
+    """The gradients of all rows from those of each `WIDENED_ROWS` rows."""
     dx = dy.new_empty(dy.shape[0], in_features) if needs.x else None
     da = torch.zeros_like(a) if needs.lora_a and a is not None else None
     db = torch.zeros_like(b) if needs.lora_b and b is not None else None
-    for rows, part in zip(_chunks(dy), parts, strict=True):
+    for rows, part in zip(row_slices(dy.shape[0], WIDENED_ROWS), parts, strict=True):
         if dx is not None and part.x is not None:
             dx[rows] = part.x
         if da is not None and part.lora_a is not None:
@@ -172,11 +173,6 @@ def _summed(
         if db is not None and part.lora_b is not None:
             db += part.lora_b
     return LoraGradients(dx, da, db)
-
-
-def _chunks(rows_first: Tensor) -> Iterator[slice]:
-    count = rows_first.shape[0]
-    return (slice(i, min(i + WIDENED_ROWS, count)) for i in range(0, count, WIDENED_ROWS))
 
 
 def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:

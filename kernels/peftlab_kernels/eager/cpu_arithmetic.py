@@ -1,7 +1,7 @@
 """How a CPU multiplies 16-bit and 8-bit matrices fastest, by measurement of each product.
 
-Each question's candidates are of one precision class. Between 16 and 8 bits it is never
-the clock that chooses.
+The candidates of a question are of one precision class: whether 16 or 8 bits are used is never
+decided by measured time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from peftlab_kernels.eager import products
 from peftlab_kernels.eager.int8_products import ENGINES, Engine, largest_code, multiplier
 
 CPU_PRODUCTS = ("x @ W.T", "dy @ W")
-"""The products that `cpu_arithmetic` and `int8_engine` are asked about."""
+"""The products that `cpu_arithmetic` and `int8_engine` choose for."""
 
 QUESTIONS = tuple(
     f"{dtype} {product}" for dtype in ("bfloat16", "float16", "int8") for product in CPU_PRODUCTS
 )
-"""Every question this file asks `autotune`."""
+"""Every question of this file to `autotune`."""
 
 _PROBE = (512, 1024, 1024)
 """M, K, N of the products that are timed on a CPU: 1 GFLOP each."""
@@ -35,14 +35,14 @@ import torch
 from peftlab_kernels.eager.int8_products import multiplier
 codes = torch.tensor([[1, -2], [127, -127]], dtype=torch.int8)
 rows = torch.tensor([[3, -63], [63, 0]], dtype=torch.int8)
-found = multiplier("qlinear", codes, transposed=False)(rows)
-assert torch.equal(found, rows.float() @ codes.float().T), found
+product = multiplier("qlinear", codes, transposed=False)(rows)
+assert torch.equal(product, rows.float() @ codes.float().T), product
 """
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def cpu_arithmetic(dtype: str, product: str) -> str:
-    """`native` or `fp32`: how a CPU multiplies 16-bit matrices faster."""
+    """`native` or `fp32`: the faster way to multiply 16-bit matrices on this CPU."""
     return autotune.choose(
         f"{dtype} {product}",
         torch.device("cpu"),
@@ -69,33 +69,33 @@ def int8_engine(product: str) -> Engine:
 def cpu_answer(question: str) -> str:
     """This machine's answer to one of `QUESTIONS`."""
     dtype, _, product = question.partition(" ")
-    ask: Callable[..., str] = int8_engine if dtype == "int8" else cpu_arithmetic
-    return ask(product) if dtype == "int8" else ask(dtype, product)
+    answer: str = int8_engine(product) if dtype == "int8" else cpu_arithmetic(dtype, product)
+    return answer
 
 
 def has_int8_units() -> bool:
-    """Whether the CPU adds products of 8-bit numbers in 32 bits (VNNI), and oneDNN may use that."""
-    held_to = autotune.onednn_limit() or "ALL"
-    # Not AVX2_VNNI, which are units of their own.
-    allowed = held_to in {"ALL", "DEFAULT"} or held_to.startswith(("AVX512_CORE_", "AVX10_"))
+    """Whether the CPU sums products of 8-bit numbers in 32 bits (VNNI), and oneDNN may use that."""
+    limit = autotune.onednn_limit() or "ALL"
+    # Not AVX2_VNNI, a separate extension.
+    allowed = limit in {"ALL", "DEFAULT"} or limit.startswith(("AVX512_CORE_", "AVX10_"))
     return allowed and bool(torch.cpu._is_vnni_supported())
 
 
 def why_not_int_mm() -> str | None:
-    """Why torch's integer product must not be used here, in words; None where it is exact.
+    """Why torch's integer product must not be used here; None where it is exact.
 
-    torch asks the processor, not oneDNN, whether sums are of 32 bits; without VNNI it loops itself.
+    torch checks the processor for VNNI, not oneDNN's limit; without VNNI it has its own loop.
     """
     if torch.cpu._is_vnni_supported() and not has_int8_units():
-        return f"held to {autotune.onednn_limit()}, oneDNN lets its sums saturate in 16 bits"
+        return f"limited to {autotune.onednn_limit()}, oneDNN sums in 16 bits, which saturate"
     return None
 
 
 @cache
 def why_not_qlinear() -> str | None:
-    """Why oneDNN's private product must not be used here, in words; None where it works.
+    """Why oneDNN's product of torch's quantiser must not be used here; None where it works.
 
-    Tried in a process of its own: what torch changes about it may end the process.
+    The operator is private: it is tried in a child process, which a changed operator may crash.
     """
     package = str(Path(__file__).absolute().parents[2])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
@@ -110,22 +110,22 @@ def why_not_qlinear() -> str | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"it could not be tried: {error}"
     if tried.returncode < 0:
-        return f"trying it ended a process with signal {-tried.returncode}"
+        return f"its trial run was ended by signal {-tried.returncode}"
     if tried.returncode:
-        return (tried.stderr.strip().splitlines() or ["it failed without a word"])[-1]
+        return (tried.stderr.strip().splitlines() or ["its trial run failed silently"])[-1]
     return None
 
 
 def _candidates(dtype: torch.dtype, product: str) -> Mapping[str, Callable[[], object]]:
-    rows, columns, outs = _PROBE
-    weight = torch.ones(outs, columns, dtype=dtype, device="cpu")
+    rows, in_features, out_features = _PROBE
+    weight = torch.ones(out_features, in_features, dtype=dtype, device="cpu")
     if product == "x @ W.T":
-        x = torch.ones(rows, columns, dtype=dtype, device="cpu")
+        x = torch.ones(rows, in_features, dtype=dtype, device="cpu")
         return {
             "native": lambda: products.forward(x, weight, None, transposed=False),
             "fp32": lambda: products.forward(x.float(), weight, None, transposed=False).to(dtype),
         }
-    dy = torch.ones(rows, outs, dtype=dtype, device="cpu")
+    dy = torch.ones(rows, out_features, dtype=dtype, device="cpu")
     return {
         "native": lambda: products.backward(dy, weight, transposed=False),
         "fp32": lambda: products.backward(dy.float(), weight, transposed=False).to(dtype),
@@ -133,11 +133,12 @@ def _candidates(dtype: torch.dtype, product: str) -> Mapping[str, Callable[[], o
 
 
 def _int8_candidates(product: str) -> Mapping[str, Callable[[], object]]:
-    """qlinear only without VNNI: a bit less of precision must buy what nothing else does."""
-    rows, columns, outs = _PROBE
-    codes = torch.ones(outs, columns, dtype=torch.int8, device="cpu")
+    """qlinear only without VNNI: only there its lost bit of precision buys speed."""
+    rows, in_features, out_features = _PROBE
+    codes = torch.ones(out_features, in_features, dtype=torch.int8, device="cpu")
     transposed = product == "dy @ W"
-    left = torch.ones(rows, outs if transposed else columns, dtype=torch.int8, device="cpu")
+    inner = out_features if transposed else in_features
+    left = torch.ones(rows, inner, dtype=torch.int8, device="cpu")
 
     def run(engine: Engine) -> Callable[[], object]:
         left.fill_(largest_code(engine))

@@ -1,9 +1,9 @@
-"""Dropout masks: on a CPU drawn fast and kept as one bit an element, elsewhere torch's own.
+"""Dropout masks: on a CPU drawn fast and stored as one bit per element, elsewhere torch's own.
 
-torch's dropout on a CPU draws one number after the other and keeps a float an element. Here numpy's
+torch's dropout on a CPU draws one number at a time and stores a float per element. Here numpy's
 SFC64 draws 64 bits at a time, of which each element compares sixteen with the threshold. The seed
-comes out of torch's generator, so `torch.manual_seed`, and the state that gradient checkpointing
-restores, govern the mask as they would torch's.
+is drawn from torch's generator, so that `torch.manual_seed`, and the state that gradient
+checkpointing restores, determine the mask as they do torch's.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from peftlab_kernels.row_blocks import cached_elements, row_blocks
 
 _DRAWS = 1 << 16
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The integer as wide as a number, by bytes."""
+"""The integer dtype of the same width, by bytes."""
 
 
 def scale_of_kept(dropout: float) -> float:
-    """What the kept elements are multiplied by: 1 / (1 - dropout), as `draw_rows` rounds it."""
+    """The factor of the kept elements: 1 / (1 - dropout), as `draw_rows` rounds it."""
     return _DRAWS / (_DRAWS - _threshold(dropout))
 
 
 def empty_mask(x: Tensor) -> Tensor:
-    """Room for the mask of `x [M, K]`, for `draw_rows` to fill.
+    """An uninitialised mask of `x [M, K]`, for `draw_rows` to fill.
 
-    uint8 [M, K / 8] on a CPU; elsewhere, and where torch.compile traces, bool [M, K].
+    uint8 [M, K / 8] on a CPU; elsewhere, and under torch.compile, bool [M, K].
     """
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         return x.new_empty(x.shape[0], -(-x.shape[1] // 8), dtype=torch.uint8)
@@ -37,7 +37,7 @@ def empty_mask(x: Tensor) -> Tensor:
 
 
 def draw_rows(mask: Tensor, columns: int, dropout: float) -> Iterator[tuple[slice, Tensor]]:
-    """Fill `mask`, and yield each block of rows with what it keeps, bool [rows, columns]."""
+    """Fill `mask`; yield each block of rows with its mask, bool [rows, columns]."""
     threshold = _threshold(dropout)
     if mask.dtype is torch.bool:
         mask.bernoulli_(1.0 - threshold / _DRAWS)
@@ -69,9 +69,9 @@ def kept_rows(mask: Tensor, columns: int) -> Iterator[tuple[slice, Tensor]]:
 def drop(tensor: Tensor, keep: Tensor, out: Tensor) -> Tensor:
     """`tensor` with zeros where `keep`, bool of its shape, is False; not scaled.
 
-    Written into `out`, which may be `tensor` itself, but where torch.compile traces. On a CPU the
-    bits are multiplied as integers: torch takes five times as long over a product of floating and
-    boolean numbers.
+    Written into `out`, which may be `tensor` itself, except under torch.compile. On a CPU the bits
+    are multiplied as integers: torch takes five times as long for a product of floating and boolean
+    tensors.
     """
     if tensor.device.type != "cpu":
         return torch.mul(tensor, keep, out=out)
@@ -85,7 +85,7 @@ def drop(tensor: Tensor, keep: Tensor, out: Tensor) -> Tensor:
 
 
 def scratch(mask: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
-    """Room for the largest block of rows that `draw_rows` or `kept_rows` yields of this mask."""
+    """A buffer for the largest block of rows that `draw_rows` or `kept_rows` yields."""
     rows = mask.shape[0]
     if mask.dtype is not torch.bool:
         rows = min(rows, max(1, cached_elements() // max(1, columns)))
@@ -93,5 +93,5 @@ def scratch(mask: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
 
 
 def _threshold(dropout: float) -> int:
-    # One draw keeps at least: 1 / (1 - p) stays finite however close p is to 1.
+    # At least one draw keeps: 1 / (1 - p) stays finite however close p is to 1.
     return min(round(dropout * _DRAWS), _DRAWS - 1)

@@ -1,7 +1,7 @@
 """w8a8 on a CPU: both operands of the two base products in 8 bits, by an integer engine.
 
-Rows go through in chunks, each of which is multiplied and finished before the next: neither int32
-sums nor fp32 activations of size [M, N] exist whole, and what is written once is y, and dx.
+Rows are processed in chunks, each of which is multiplied and finished before the next: neither
+int32 sums nor fp32 activations of size [M, N] exist, and y and dx are written once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peftlab_kernels.eager.int8_products import Engine, largest_code, multiplier
 from peftlab_kernels.eager.low_rank import cross, down_project, masked_blocks, of_transposed, times
 from peftlab_kernels.int8_format import LARGEST_CODE, Int8Rows, Int8Weight
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
-from peftlab_kernels.row_blocks import cached_elements, row_blocks
+from peftlab_kernels.row_blocks import cached_elements, row_blocks, row_slices
 
 CHUNK_ROWS = 1024
 """Rows multiplied at a time: many, because an engine packs the weight anew for each product."""
@@ -25,10 +25,10 @@ CHUNK_ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class EagerInt8Kernels:
-    """The torch path: an engine for each of its two base products, and how 16 bits are multiplied.
+    """The torch path: an engine for each of the two base products, and the thin products' dtype.
 
-    `native`: whether thin products of bf16 activations are bf16's; else, and for fp16, which the
-    codes could overflow, they are fp32's.
+    `native`: whether thin products of bf16 activations are computed in bf16; otherwise, and for
+    fp16, which the codes could overflow, they are computed in fp32.
     """
 
     forward_engine: Engine = "int_mm"
@@ -69,7 +69,7 @@ class EagerInt8Kernels:
         added = None if bias is None else bias.to(wide)
         scales = weight.scales / LARGEST_CODE
         multiply = multiplier(self.forward_engine, weight.codes, transposed=False)
-        for chunk in _chunks(x.codes):
+        for chunk in row_slices(x.codes.shape[0], CHUNK_ROWS):
             sums = multiply(x.codes[chunk])
             for rows in _finished(sums):
                 whole = slice(chunk.start + rows.start, chunk.start + rows.stop)
@@ -108,8 +108,8 @@ class EagerInt8Kernels:
             dx = self._x_gradient(dy, weight, g, a, mask)
         da = db = None
         if g is not None and x is not None and lora_a is not None and needs.lora_a:
-            met = g * x.steps.unsqueeze(1).to(g.dtype)
-            da = cross(met, x.codes, mask).to(lora_a.dtype)
+            scaled = g * x.steps.unsqueeze(1).to(g.dtype)
+            da = cross(scaled, x.codes, mask).to(lora_a.dtype)
         if h is not None and lora_b is not None and needs.lora_b:
             db = of_transposed(h, dy) if h.dtype is dy.dtype else cross(h, dy).T.contiguous()
             db = db.to(lora_b.dtype)
@@ -129,7 +129,7 @@ class EagerInt8Kernels:
         scales = weight.scales / LARGEST_CODE
         multiply = multiplier(self.backward_engine, weight.codes, transposed=True)
         dx = dy.new_empty(dy.shape[0], weight.codes.shape[1])
-        for chunk in _chunks(dy):
+        for chunk in row_slices(dy.shape[0], CHUNK_ROWS):
             folded = quantize_rows(dy[chunk], largest, scales)
             sums = multiply(folded.codes)
             kept = None if mask is None or g is None else mask[chunk]
@@ -146,15 +146,10 @@ class EagerInt8Kernels:
         return dx
 
     def _thin(self, dtype: torch.dtype) -> torch.dtype:
-        """What the products with A and B are computed in."""
+        """The dtype of the products with A and B."""
         if dtype is torch.float64 or (dtype is torch.bfloat16 and self.native):
             return dtype
         return torch.float32
-
-
-def _chunks(rows_first: Tensor) -> Iterator[slice]:
-    count = rows_first.shape[0]
-    return (slice(i, min(i + CHUNK_ROWS, count)) for i in range(0, count, CHUNK_ROWS))
 
 
 def _finished(sums: Tensor) -> Iterator[slice]:

@@ -3,12 +3,12 @@
 Three engines do the same work:
 
     int_mm    torch's product of int8 matrices: for CPUs with VNNI, a reference loop on others
-    qlinear   oneDNN's product of uint8 and int8, through an operator that torch keeps for its own
-              quantiser. Without VNNI it adds pairs of products in 16 bits, which saturate; so
-              activations take 7 bits (codes -63 .. 63, stored as 1 .. 127), which cannot.
-    fp32      the codes widened by blocks: as exact as the first, for wherever neither works
+    qlinear   oneDNN's product of uint8 and int8, through a private operator of torch's quantiser.
+              Without VNNI it sums pairs of products in 16 bits, which saturate; activations
+              therefore have 7 bits (codes -63 .. 63, stored as 1 .. 127), whose sums do not.
+    fp32      the codes widened by blocks: as exact as int_mm, for where neither works
 
-Sums are exact integers, but for qlinear's above 2^24, which come rounded to fp32.
+Sums are exact integers, except qlinear's above 2^24, which are rounded to fp32.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def largest_code(engine: Engine) -> int:
 def quantize_rows(x: Tensor, largest: int, factors: Tensor | None = None) -> Int8Rows:
     """`x [M, K]`, times `factors [K]` if given, as codes up to `largest` and a step for each row.
 
-    A row with a NaN or an infinity gets it as its step, so that the product shows it.
+    A row with a NaN or an infinity has it as its step, so that the product shows it.
     """
     codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
     steps = torch.zeros(x.shape[0], dtype=torch.float32, device=x.device)
@@ -60,7 +60,7 @@ def multiplier(engine: Engine, codes: Tensor, *, transposed: bool) -> Callable[[
     """A function from int8 rows [m, K] to their product with `codes [N, K]`, transposed.
 
     `transposed`: from rows [m, N] to the product with `codes` as they are, [m, K]. int32 or fp32.
-    The codes are packed once, as the engine wants them, and the pack lives as long as the function.
+    The codes are packed once in the engine's layout, for as long as the function lives.
     """
     matrix = codes if transposed else codes.T
     if not codes.numel():  # oneDNN would divide by their number, and end the process
@@ -78,11 +78,11 @@ def multiplier(engine: Engine, codes: Tensor, *, transposed: bool) -> Callable[[
 
 
 def _qlinear(matrix: Tensor) -> Callable[[Tensor], Tensor]:
-    # A transposed view is packed wrongly, without a word.
+    # A transposed view is packed wrongly, silently.
     packed = torch.ops.onednn.qlinear_prepack(matrix.T.contiguous(), None)
-    outs = matrix.shape[1]
-    ones = torch.ones(outs)
-    zeros = torch.zeros(outs, dtype=torch.int32)
+    out_features = matrix.shape[1]
+    ones = torch.ones(out_features)
+    zeros = torch.zeros(out_features, dtype=torch.int32)
 
     def multiply(rows: Tensor) -> Tensor:
         shifted = (rows + _ZERO_POINT).view(torch.uint8)

@@ -1,7 +1,7 @@
-"""The thin products of a LoRA layer in plain torch: h, g, dA, dB, and g A added where it belongs.
+"""The thin products of a LoRA layer in plain torch: h, g, dA, dB, and the blocks for adding g A.
 
-x may be an activation, or its int8 codes: a row's step is then a factor of that row of h, and of
-the row of g that meets it in dA, and a code is exact in every floating dtype.
+x may be an activation or its int8 codes: a row's step is then a factor of that row of h, and of
+the row of g that it is multiplied with in dA; a code is exact in every floating dtype.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from peftlab_kernels.row_blocks import cached_elements, row_blocks
 def down_project(
     x: Tensor, a: Tensor, mask: Tensor | None, scaling: float, dropout: float
 ) -> Tensor:
-    """`h = s D x A^T` [M, R] in A's dtype, filling the mask on the way."""
+    """`h = s D x A^T` [M, R] in A's dtype; fills the mask in the same pass."""
     if mask is None and a.dtype is x.dtype:
         return (x @ a.T).mul_(scaling)
     h = a.new_empty(x.shape[0], a.shape[0])
@@ -32,14 +32,14 @@ def down_project(
         for rows in row_blocks(*x.shape):
             torch.mm(x[rows].to(a.dtype), a.T, out=h[rows])
         return h.mul_(scaling)
-    room = scratch(mask, x.shape[1], x.dtype)
+    buffer = scratch(mask, x.shape[1], x.dtype)
     for rows, keep in draw_rows(mask, x.shape[1], dropout):
-        torch.mm(drop(x[rows], keep, room[: keep.shape[0]]).to(a.dtype), a.T, out=h[rows])
+        torch.mm(drop(x[rows], keep, buffer[: keep.shape[0]]).to(a.dtype), a.T, out=h[rows])
     return h.mul_(scaling * scale_of_kept(dropout))
 
 
 def times(dy: Tensor, b: Tensor) -> Tensor:
-    """`dy b` [M, R] in b's dtype; dy of another is brought to it by blocks of rows."""
+    """`dy b` [M, R] in b's dtype; dy of another dtype is cast by blocks of rows."""
     if dy.dtype is b.dtype:
         return dy @ b
     g = b.new_empty(dy.shape[0], b.shape[1])
@@ -56,7 +56,7 @@ def of_transposed(h: Tensor, dy: Tensor) -> Tensor:
 def cross(g: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
     """`g^T (D x)` [R, K] in g's dtype, in fp32 with a mask; D's factor is g's.
 
-    An x of another dtype is brought to g's by blocks of rows.
+    An x of another dtype is cast to g's by blocks of rows.
     """
     if mask is None and g.dtype is x.dtype:
         return g.T @ x
@@ -66,9 +66,9 @@ def cross(g: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for rows in row_blocks(*x.shape):
             total += g[rows].T @ x[rows].to(g.dtype)
         return total
-    room = scratch(mask, x.shape[1], x.dtype)
+    buffer = scratch(mask, x.shape[1], x.dtype)
     for rows, keep in kept_rows(mask, x.shape[1]):
-        total += g[rows].T @ drop(x[rows], keep, room[: keep.shape[0]]).to(g.dtype)
+        total += g[rows].T @ drop(x[rows], keep, buffer[: keep.shape[0]]).to(g.dtype)
     return total
 
 

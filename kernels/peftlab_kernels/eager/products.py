@@ -1,10 +1,10 @@
 """Products of activations with the frozen weight, widening narrow weights a block at a time.
 
-Where both have one dtype, or autocast narrows the weight, torch's product is as good as any. fp32
-activations over a weight in 16 or 8 bits are this file's reason: the weight is widened to fp32 by
-blocks of its rows, so that neither a whole fp32 copy of it exists nor the activations are rounded.
-16-bit activations over 8 bits (w8a16) take one dequantised copy, in a workspace that every layer
-uses again: by blocks, backward's products would be summed in 16 bits.
+Where both have one dtype, or autocast narrows the weight, torch's own product is used. For fp32
+activations over a weight in 16 or 8 bits the weight is widened to fp32 by blocks of its rows:
+no fp32 copy of the whole weight exists, and activations are not rounded. 16-bit activations over
+8 bits (w8a16) use one dequantised copy, in a workspace shared by all layers: by blocks, the
+products of backward would be summed in 16 bits.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from peftlab_kernels.int8_format import Int8Weight, int8_dequantize
 from peftlab_kernels.row_blocks import block_height, row_blocks, workspace
 
 Weight = Tensor | Int8Weight
-"""`[N, K]`, or for a tensor `[K, N]` where it is transposed; in 8 bits it stands for [N, K]."""
+"""`[N, K]`, or for a tensor `[K, N]` where it is transposed; in 8 bits it is [N, K]."""
 
 
 def forward(x: Tensor, weight: Weight, bias: Tensor | None, *, transposed: bool) -> Tensor:
     """`x W^T + bias`: x [M, K], weight [N, K] ([K, N] if transposed), bias [N] -> [M, N] as x."""
     if bias is not None and bias.dtype is not x.dtype:
         bias = bias.to(x.dtype)
-    if _goes_whole(weight, x.dtype):
+    if _cast_whole(weight, x.dtype):
         whole = _whole(weight, x.dtype)
         return F.linear(x, whole.T if transposed else whole, bias)
     y = _sum_over_rows(x, weight) if transposed else _columns_by_rows(x, weight)
@@ -34,27 +34,27 @@ def forward(x: Tensor, weight: Weight, bias: Tensor | None, *, transposed: bool)
 
 def backward(dy: Tensor, weight: Weight, *, transposed: bool) -> Tensor:
     """`dy W`: dy [M, N], weight [N, K] ([K, N] if transposed) -> [M, K] in dy's dtype."""
-    if _goes_whole(weight, dy.dtype):
+    if _cast_whole(weight, dy.dtype):
         whole = _whole(weight, dy.dtype)
         return dy @ (whole.T if transposed else whole)
     return _columns_by_rows(dy, weight) if transposed else _sum_over_rows(dy, weight)
 
 
-def outs_of(weight: Weight, *, transposed: bool) -> int:
+def out_features_of(weight: Weight, *, transposed: bool) -> int:
     """N, the width of y."""
     matrix = weight.codes if isinstance(weight, Int8Weight) else weight
     return matrix.shape[1 if transposed else 0]
 
 
-def features_of(weight: Weight, *, transposed: bool) -> int:
+def in_features_of(weight: Weight, *, transposed: bool) -> int:
     """K, the width of x."""
-    return outs_of(weight, transposed=not transposed)
+    return out_features_of(weight, transposed=not transposed)
 
 
-def _goes_whole(weight: Weight, dtype: torch.dtype) -> bool:
-    """Whether the weight is brought to the dtype in one piece: the same, small, or to be narrowed.
+def _cast_whole(weight: Weight, dtype: torch.dtype) -> bool:
+    """Whether the weight is cast in one piece: it has the dtype, is small, or is to be narrowed.
 
-    Narrowed blocks would save less, and their products would be summed in 16 bits.
+    Narrowing by blocks would save less memory and sum the products in 16 bits.
     """
     if isinstance(weight, Int8Weight):
         return weight.codes.numel() <= blocks.BLOCK_ELEMENTS or dtype.itemsize <= 2
@@ -62,7 +62,7 @@ def _goes_whole(weight: Weight, dtype: torch.dtype) -> bool:
 
 
 def _whole(weight: Weight, dtype: torch.dtype) -> Tensor:
-    """The weight in the dtype; from 8 bits in a workspace, good until the next such call."""
+    """The weight in the dtype; from 8 bits in a workspace, valid until the next such call."""
     if not isinstance(weight, Int8Weight):
         return weight.to(dtype)
     out = workspace("weight", weight.codes.shape, dtype, weight.codes.device)
@@ -72,13 +72,13 @@ def _whole(weight: Weight, dtype: torch.dtype) -> Tensor:
 
 
 def _columns_by_rows(x: Tensor, weight: Weight) -> Tensor:
-    """`x matrix^T`, each block of the matrix's rows making as many columns."""
+    """`x matrix^T`: each block of the matrix's rows gives as many columns."""
     height, width = _shape(weight)
     out = x.new_empty(x.shape[0], height)
     scratch = _scratch(x, weight)
     for rows in row_blocks(height, width):
         block = _widen(weight, rows, scratch).T
-        if torch.compiler.is_compiling():  # which refuses an out= that is not contiguous
+        if torch.compiler.is_compiling():  # it refuses an out= that is not contiguous
             out[:, rows] = x @ block
         else:
             torch.mm(x, block, out=out[:, rows])
@@ -86,7 +86,7 @@ def _columns_by_rows(x: Tensor, weight: Weight) -> Tensor:
 
 
 def _sum_over_rows(x: Tensor, weight: Weight) -> Tensor:
-    """`x matrix`, each block of the matrix's rows adding its share of every entry."""
+    """`x matrix`: each block of the matrix's rows adds its part to every entry."""
     height, width = _shape(weight)
     total = x.new_zeros(x.shape[0], width)
     scratch = _scratch(x, weight)

@@ -1,1 +1,1 @@
-"""The Triton backend; `backend.TritonKernels` is its face. Triton is imported nowhere else."""
+"""The Triton kernels; `backend.TritonKernels` computes a call. Triton is imported only here."""

@@ -1,4 +1,4 @@
-"""The Triton backend: `TritonKernels`, and why it cannot compute a call where it cannot."""
+"""`TritonKernels`, and `why_not`: the reasons for which they cannot compute a call."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from peftlab_kernels.checks import LARGEST_RANK
 from peftlab_kernels.eager import products
 from peftlab_kernels.eager.products import Weight
 from peftlab_kernels.int8_format import Int8Weight
@@ -20,8 +21,8 @@ from peftlab_kernels.triton.lora_backward import cross, dy_side
 from peftlab_kernels.triton.lora_forward import down_project
 from peftlab_kernels.triton.masked_addition import add_masked
 from peftlab_kernels.triton.operands import (
-    forward_of_nothing,
-    gradients_of_nothing,
+    empty_forward,
+    empty_gradients,
     launching_on,
     rows_contiguous,
 )
@@ -30,18 +31,17 @@ from peftlab_kernels.triton.philox import Dropout, draw_seed, dropout_of
 from peftlab_kernels.triton.product import product
 
 OLDEST_CAPABILITY = (8, 0)
-LARGEST_RANK = 256
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
 class TritonKernels:
-    """`base`: the product with the weight by our own kernel, the low-rank part in its epilogue, or
-    by cuBLAS, the low-rank part added in place. The passes beside it are ours in both. cuBLAS it
-    is, whatever `base` says, for a weight in 8 bits, which is dequantised first, and for fp32
-    activations over a narrower weight, which is widened block by block.
+    """`base`: the product with the weight by the Triton kernel, the low-rank part in its epilogue,
+    or by cuBLAS, the low-rank part added in place. The side passes are Triton's in both. cuBLAS is
+    always used for a weight in 8 bits, which is dequantised first, and for fp32 activations over a
+    narrower weight, which is widened block by block.
 
-    `target` is the device's own kind of GPU unless it is given.
+    `target` defaults to the device's own.
     """
 
     base: Literal["epilogue", "cublas"]
@@ -66,7 +66,7 @@ class TritonKernels:
     ) -> LoraForward:
         """See `protocol.Kernels`; h is padded to `padded_rank` columns, the mask is its seed."""
         if x.numel() == 0 or _matrix(weight).numel() == 0:
-            return forward_of_nothing(
+            return empty_forward(
                 x.shape[0], weight, bias, lora_a, dtype=x.dtype, transposed=transposed
             )
         target = self.target or target_of(x.device)
@@ -82,7 +82,7 @@ class TritonKernels:
             if self.base == "epilogue" and isinstance(weight, Tensor) and not _widens(x, weight):
                 up = None if lora_b is None else lora_b.T
                 bias = None if bias is None else bias.contiguous()  # the kernel reads it as a row
-                y = product(x, _as_outs(weight, x, transposed), h, up, bias=bias, target=target)
+                y = product(x, _n_by_k(weight, x, transposed), h, up, bias=bias, target=target)
             else:
                 whole = _dequantized(weight, x.dtype, target)
                 y = products.forward(x, whole, bias, transposed=transposed)
@@ -107,7 +107,7 @@ class TritonKernels:
     ) -> LoraGradients:
         """See `protocol.Kernels`."""
         if dy.numel() == 0 or _matrix(weight).numel() == 0:
-            return gradients_of_nothing(dy, weight, lora_a, lora_b, needs, transposed=transposed)
+            return empty_gradients(dy, weight, lora_a, lora_b, needs, transposed=transposed)
         target = self.target or target_of(dy.device)
         drop = dropout_of(mask, dropout)
         with launching_on(dy):
@@ -136,8 +136,8 @@ class TritonKernels:
         target: Target,
     ) -> Tensor:
         if self.base == "epilogue" and isinstance(weight, Tensor) and not _widens(dy, weight):
-            ins = _as_outs(weight, dy, transposed).T
-            return product(dy, ins, g, lora_a, dropout=dropout, target=target)
+            k_by_n = _n_by_k(weight, dy, transposed).T
+            return product(dy, k_by_n, g, lora_a, dropout=dropout, target=target)
         whole = _dequantized(weight, dy.dtype, target)
         dx = products.backward(dy, whole, transposed=transposed)
         if g is None or lora_a is None:
@@ -148,21 +148,19 @@ class TritonKernels:
 
 
 def why_not(x: Tensor, weight: Weight, lora_a: Tensor | None, lora_b: Tensor | None) -> str | None:
-    """Why the kernels cannot compute this call, in words; None where they can."""
-    if torch.compiler.is_compiling():
-        return "torch.compile is tracing, which cannot see into the kernels"
+    """Why the kernels cannot compute this call; None where they can."""
     if not interpreting():
         if not x.is_cuda:
             return f"the tensors are on {x.device.type}, and Triton needs a CUDA device"
         if torch.version.hip is not None:
-            return "the kernels compile for AMD's GPUs but have never run on one"
+            return "the kernels compile for AMD GPUs but have never been run on one"
         if (capability := _capability(x.get_device())) < OLDEST_CAPABILITY:
             return (
                 f"the GPU has compute capability {capability[0]}.{capability[1]}, and the kernels "
                 f"need {OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]}"
             )
     elif x.device.type not in {"cpu", "cuda"}:
-        return f"the tensors are on {x.device.type}, which has no memory to interpret kernels on"
+        return f"the tensors are on {x.device.type}, where Triton's interpreter cannot run"
     tensors = {"x": x, "lora_a": lora_a, "lora_b": lora_b}
     if isinstance(weight, Int8Weight):
         tensors |= {"codes": weight.codes, "scales": weight.scales}
@@ -172,7 +170,7 @@ def why_not(x: Tensor, weight: Weight, lora_a: Tensor | None, lora_b: Tensor | N
         if tensor is None:
             continue
         if type(tensor) not in (Tensor, torch.nn.Parameter):
-            return f"{name} is a {type(tensor).__name__}, in whose memory a kernel cannot read"
+            return f"{name} is a {type(tensor).__name__}, whose memory a kernel cannot read"
         if name == "codes" and tensor.dtype is not torch.int8:
             return f"codes are {tensor.dtype}; the kernels take int8"
         if name != "codes" and tensor.dtype not in DTYPES:
@@ -194,13 +192,13 @@ def _matrix(weight: Weight) -> Tensor:
 
 
 def _dequantized(weight: Weight, dtype: torch.dtype, target: Target) -> Weight:
-    """A weight in 8 bits in 16, whole; for fp32 it stays, and is dequantised block by block."""
+    """A weight in 8 bits dequantised to 16; for fp32 it stays, to be dequantised by blocks."""
     if isinstance(weight, Tensor) or dtype is torch.float32:
         return weight
     return dequantize(weight, dtype, target=target)
 
 
-def _as_outs(weight: Tensor, x: Tensor, transposed: bool) -> Tensor:
+def _n_by_k(weight: Tensor, x: Tensor, transposed: bool) -> Tensor:
     """The weight as [N, K] in x's dtype, one of its dimensions contiguous."""
     if weight.dtype is not x.dtype:
         weight = weight.to(x.dtype)
@@ -212,5 +210,5 @@ def _as_outs(weight: Tensor, x: Tensor, transposed: bool) -> Tensor:
 
 
 def _widens(x: Tensor, weight: Tensor) -> bool:
-    """Whether x is wider than the weight, which torch's path then widens some rows at a time."""
+    """Whether x is wider than the weight, which is then widened some rows at a time."""
     return x.element_size() > weight.element_size()

@@ -1,8 +1,8 @@
-"""Tile shapes per target: what compiles without spills, and which of them a shape gets.
+"""Tile shapes per target that compile without spills, and the choice among them by shape.
 
-`python -m benchmarks.compile_gate` compiles every entry for its target and holds this table to
-account. Only sm_90's entries for rank 16 were chosen by the clock (`benchmarks.gpu.sweep`, an
-H200); where two entries compile well, a model of the waves they take decides.
+`python -m benchmarks.compile_gate` compiles and checks every entry for its target. Only sm_90's
+entries for rank 16 were chosen by measured time (`benchmarks.gpu.sweep` on an H200); where several
+entries compile well, a model of the waves they take decides.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Configurations:
-    """Of one target and one width of activations. Side passes are keyed by ranks at a time."""
+    """Of one target and one activation width. Side passes are keyed by ranks at a time."""
 
     product: tuple[Tile, ...]
-    """With a weight whose summed dimension is contiguous, as Linear's is for y."""
-    product_turned: tuple[Tile, ...]
-    """With one whose other dimension is, as Linear's is for dx."""
+    """For a weight whose summed dimension is contiguous, as Linear's is for y."""
+    product_transposed: tuple[Tile, ...]
+    """For one whose other dimension is contiguous, as Linear's is for dx."""
     product_dropout: tuple[Tile, ...]
     product_ragged: Tile
-    """For rows that do not begin at multiples of 16 elements: loaded one by one."""
+    """For rows that do not start at multiples of 16 elements: loaded element by element."""
     rank_chunk: int
     l2_cost: int
-    """What a row or column of a tile costs to load, in elements of the result's time."""
+    """The cost of loading a row or column of a tile, in the time of this many result elements."""
     down: Mapping[int, Strip]
     down_dropout: Mapping[int, Strip]
     dy_pass: Mapping[int, Strip]
@@ -62,7 +62,7 @@ class Configurations:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A kind of GPU, as the tables name it, and how many processors this one has."""
+    """A kind of GPU, as the tables name it, and the number of processors of this one."""
 
     name: str
     processors: int
@@ -101,25 +101,25 @@ def padded_rank(rank: int) -> int:
 
 
 def ranks_at_a_time(padded: int, strips: Mapping[int, Strip]) -> int:
-    """Ranks that one program of a side pass holds; more are shared among programs."""
+    """Ranks that one program of a side pass holds; more are divided among programs."""
     return min(padded, max(strips))
 
 
 def regular(matrix: torch.Tensor, unit: int = 16) -> bool:
-    """Whether its rows begin at 16-byte addresses and multiples of `unit` elements.
+    """Whether its rows start at 16-byte addresses and multiples of `unit` elements.
 
-    Others are loaded number by number: Triton knows of a size only whether 16 divides it.
+    Others are loaded element by element: Triton only knows whether 16 divides a size.
     """
     return regular_strides(matrix.stride(), unit) and matrix.data_ptr() % 16 == 0
 
 
 def regular_strides(strides: Sequence[int], unit: int = 16) -> bool:
-    """The same of strides alone."""
+    """The same for strides alone."""
     return max(strides) % unit == 0
 
 
 def choose_tile(tiles: tuple[Tile, ...], target: Target, l2_cost: int, m: int, n: int) -> Tile:
-    """The tile whose waves take least: each as long as its arithmetic or its loads from L2."""
+    """The tile with the shortest waves, each as long as its arithmetic or its loads from L2."""
 
     def cost(tile: Tile) -> int:
         waves = -(-(-(-m // tile.m) * -(-n // tile.n)) // target.processors)
@@ -134,7 +134,7 @@ _AMPERE = Configurations(
         Tile(128, 128, 32, 4, 4),
         Tile(64, 128, 64, 4, 4),
     ),
-    product_turned=(
+    product_transposed=(
         Tile(128, 256, 32, 8, 4),
         Tile(128, 128, 32, 4, 4),
         Tile(64, 128, 64, 4, 4),
@@ -180,7 +180,7 @@ _SMALL_SHARED = replace(
         Tile(128, 128, 32, 4, 4),
         Tile(64, 128, 32, 4, 4),
     ),
-    product_turned=(
+    product_transposed=(
         Tile(128, 256, 32, 8, 4),
         Tile(128, 128, 32, 4, 4),
         Tile(64, 128, 32, 4, 4),
@@ -191,7 +191,7 @@ _SMALL_SHARED = replace(
 
 _HOPPER = Configurations(
     product=(Tile(128, 128, 64, 4, 4, tma=True), Tile(64, 128, 64, 4, 4, tma=True)),
-    product_turned=(
+    product_transposed=(
         Tile(256, 128, 64, 8, 4, tma=True),
         Tile(128, 128, 64, 8, 3, tma=True),
         Tile(64, 128, 64, 4, 4, tma=True),
@@ -236,7 +236,7 @@ _HOPPER = Configurations(
 # fp32 proper has no tensor cores anywhere; one table serves all.
 _FP32 = Configurations(
     product=(Tile(128, 128, 16, 8, 3), Tile(64, 64, 32, 4, 3)),
-    product_turned=(Tile(128, 128, 16, 8, 3), Tile(64, 64, 32, 4, 3)),
+    product_transposed=(Tile(128, 128, 16, 8, 3), Tile(64, 64, 32, 4, 3)),
     product_dropout=(Tile(128, 128, 16, 8, 3), Tile(64, 64, 32, 4, 3)),
     product_ragged=Tile(64, 64, 16, 4, 2),
     rank_chunk=16,
@@ -254,7 +254,7 @@ _FP32 = Configurations(
 _INTERPRETER = replace(
     _FP32,
     product=(Tile(32, 64, 32, 4, 1),),
-    product_turned=(Tile(32, 64, 32, 4, 1),),
+    product_transposed=(Tile(32, 64, 32, 4, 1),),
     product_dropout=(Tile(32, 64, 32, 4, 1),),
     product_ragged=Tile(32, 64, 32, 4, 1),
     down={16: Strip(32, 32, 4, 1), 32: Strip(32, 32, 4, 1)},

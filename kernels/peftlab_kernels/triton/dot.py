@@ -1,4 +1,4 @@
-"""The matrix product and the rounding of every kernel, and what the interpreter needs for both."""
+"""The matrix product and the rounding of every kernel, with the interpreter's workarounds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cast(value, dtype: tl.constexpr, UPCAST: tl.constexpr):
 
 @triton.jit
 def widen(x, dtype: tl.constexpr, UPCAST: tl.constexpr):
-    """int8 codes as the numbers they are, exact in every float; `x` as it is if it is a float."""
+    """int8 codes as floats, which hold them exactly; a float `x` unchanged."""
     if x.dtype != tl.int8:
         return x
     if UPCAST:

@@ -9,15 +9,14 @@ from torch import Tensor
 
 from peftlab_kernels.int8_format import Int8Rows, Int8Weight
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
-from peftlab_kernels.triton.backend import why_not
 from peftlab_kernels.triton.configurations import Target, target_of
 from peftlab_kernels.triton.int8_product import int8_product
 from peftlab_kernels.triton.int8_weight import transpose
 from peftlab_kernels.triton.lora_backward import cross, dy_side
 from peftlab_kernels.triton.lora_forward import down_project
 from peftlab_kernels.triton.operands import (
-    forward_of_nothing,
-    gradients_of_nothing,
+    empty_forward,
+    empty_gradients,
     launching_on,
     rows_contiguous,
 )
@@ -28,7 +27,7 @@ from peftlab_kernels.triton.quantize import quantize_rows
 
 @dataclass(frozen=True, slots=True)
 class TritonInt8Kernels:
-    """`target` is the device's own kind of GPU unless it is given."""
+    """`target` defaults to the device's own."""
 
     target: Target | None = None
 
@@ -61,7 +60,7 @@ class TritonInt8Kernels:
     ) -> LoraForward:
         """See `protocol.Int8Kernels`; h has `padded_rank` columns, the mask is its seed."""
         if x.codes.numel() == 0 or weight.codes.numel() == 0:
-            return forward_of_nothing(len(x.codes), weight, bias, lora_a, dtype=dtype)
+            return empty_forward(len(x.codes), weight, bias, lora_a, dtype=dtype)
         target = self.target or target_of(x.codes.device)
         with launching_on(x.codes):
             x = _ready(x)
@@ -96,7 +95,7 @@ class TritonInt8Kernels:
     ) -> LoraGradients:
         """See `protocol.Int8Kernels`."""
         if dy.numel() == 0 or weight.codes.numel() == 0:
-            return gradients_of_nothing(dy, weight, lora_a, lora_b, needs)
+            return empty_gradients(dy, weight, lora_a, lora_b, needs)
         target = self.target or target_of(dy.device)
         drop = dropout_of(mask, dropout)
         with launching_on(dy):
@@ -110,23 +109,11 @@ class TritonInt8Kernels:
                 add_up(*sums)
             if needs.x:
                 rows = quantize_rows(dy, weight.scales.contiguous(), target=target)
-                turned = transpose(weight.codes, target=target)
+                transposed = transpose(weight.codes, target=target)
                 dx = int8_product(
-                    rows, turned, g, lora_a, dtype=dy.dtype, target=target, dropout=drop
+                    rows, transposed, g, lora_a, dtype=dy.dtype, target=target, dropout=drop
                 )
             return LoraGradients(dx, da, db)
-
-
-def why_not_int8(
-    x: Tensor, weight: Int8Weight, lora_a: Tensor | None, lora_b: Tensor | None
-) -> str | None:
-    """Why the kernels cannot compute this call with both operands in 8 bits; None where they can.
-
-    Any K and N will do: rows that are no multiple of 16 bytes are loaded byte by byte.
-    """
-    if not isinstance(weight, Int8Weight):
-        return f"the weight is {weight.dtype}, not in 8 bits"
-    return why_not(x, weight, lora_a, lora_b)
 
 
 def _ready(x: Int8Rows) -> Int8Rows:

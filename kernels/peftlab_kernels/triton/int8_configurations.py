@@ -1,7 +1,7 @@
 """Tile shapes of the kernels over 8-bit operands, per target, beside those in `configurations.py`.
 
-`python -m benchmarks.compile_gate` holds this table to account as well. sm_90's products of bf16
-were chosen by the clock (`benchmarks.gpu.sweep`, an H200), nothing else.
+`python -m benchmarks.compile_gate` checks this table as well. Only sm_90's products of bf16 were
+chosen by measured time (`benchmarks.gpu.sweep` on an H200).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HIGH_RANK = 32
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A program's part of a row to be quantised."""
+    """The part of a row that a program quantises at a time."""
 
     columns: int
     warps: int
@@ -29,13 +29,13 @@ class Int8Configurations:
 
     product: tuple[Tile, ...]
     product_high_rank: tuple[Tile, ...]
-    """For ranks above 32: sm_120 has no registers left for more than one chunk of wider tiles."""
+    """For ranks above 32: on sm_120 wider tiles leave no registers for more than one chunk."""
     product_dropout: tuple[Tile, ...]
     product_ragged: Tile
-    """For rows that do not begin at multiples of 16 bytes: loaded one by one."""
+    """For rows that do not start at multiples of 16 bytes: loaded byte by byte."""
     rank_chunk: int
     rows: tuple[Row, ...]
-    """Ascending; a row wider than the last is read in parts, twice."""
+    """Ascending; a row wider than the last is read twice, in parts."""
     transpose: Strip
     dequantize: Strip
 
@@ -105,7 +105,7 @@ _WIDE = {
     )
     for name, table in _NARROW.items()
 }
-# Nothing but bf16 was timed on sm_90; what was chosen there has a stack in fp32.
+# Only bf16 was timed on sm_90; the entries chosen there need a stack in fp32.
 _WIDE["sm_90"] = replace(
     _WIDE["sm_90"],
     product=(Tile(128, 256, 128, 8, 3, tma=True), *_WGMMA[1:]),

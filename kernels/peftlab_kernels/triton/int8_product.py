@@ -1,4 +1,4 @@
-"""The product of two int8 matrices on int8 tensor cores, all that follows it before the store.
+"""The product of two int8 matrices on int8 tensor cores, with the epilogue before the store.
 
 Forward and the backward of x are one operator, Y = steps (X W) scales / 127 + bias + D * (Low Up):
 
@@ -174,7 +174,7 @@ def int8_product(
 class _Plan(NamedTuple):
     launch: Launch
     laid_out: tuple[dict[str, Any], dict[str, Any]] | None
-    """The codes as descriptors have them; None where the kernel takes pointers."""
+    """The descriptor fields of both codes; None where the kernel takes pointers."""
 
 
 @planned
@@ -193,13 +193,13 @@ def _plan(
     masked: bool,
     tile: Tile | None,
 ) -> _Plan:
-    """`added`: of the low-rank part R, its strides, and the dtype of Up."""
+    """`added`: R, the strides and the dtype of Up of the low-rank part."""
     m, q = shape
     table = int8_configurations(target, dtype)
     rank, *low_strides = added[:4] if added else (0, 0, 0, 0)
     if tile is None:
         tiles = table.products(rank, dropout=masked)
-        # A byte costs as much of L2 for as much of the result's time as 16 bits do in bf16.
+        # Loading a byte takes as large a part of the time as loading a bf16 does in bf16 products.
         l2_cost = configurations(target, torch.bfloat16).l2_cost
         tile = choose_tile(tiles, target, l2_cost, m, p)
         if not (aligned and regular_strides(x_strides) and regular_strides(w_strides)):

@@ -1,8 +1,8 @@
-"""The weight's int8 codes made over for a product: turned for dx, or as 16-bit numbers for w8a16.
+"""The weight's int8 codes prepared for a product: transposed for dx, dequantised for w8a16.
 
-int8 tensor cores take both operands with the summed dimension contiguous. The codes lie so for y,
-not for dx: they are turned into room that every layer uses again, which costs a fraction of what
-shuffling bytes in the product's loop would.
+int8 tensor cores need the summed dimension contiguous in both operands. The codes satisfy that for
+y, not for dx: they are transposed into a buffer shared by all layers, which costs a fraction of
+shuffling bytes in the product's loop.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from peftlab_kernels.triton.launching import Launch, ceil_div, planned
 from peftlab_kernels.triton.operands import rows_contiguous
 
 ALIGNED = 16
-"""Rows of turned codes begin at multiples of so many bytes, as fast loads want them."""
+"""Rows of transposed codes start at multiples of this many bytes, as fast loads require."""
 
 
 @triton.jit
-def transpose_kernel(Codes, Turned, N, K, stride_n, stride_k, BN: tl.constexpr, BK: tl.constexpr):
-    """Turned[K, N] of one block of Codes[N, K]."""
+def transpose_kernel(
+    Codes, Transposed, N, K, stride_n, stride_k, BN: tl.constexpr, BK: tl.constexpr
+):
+    """One block of Codes[N, K], written to Transposed[K, N]."""
     n0, k0 = tl.program_id(0) * BN, tl.program_id(1) * BK
     n, k = tl.arange(0, BN), tl.arange(0, BK)
     here_n, here_k = n < N - n0, k < K - k0
     at = Codes + n0.to(tl.int64) * stride_n + k0 + n[:, None] * stride_n + k[None, :]
     codes = tl.load(at, mask=here_n[:, None] & here_k[None, :], other=0)
-    at = Turned + k0.to(tl.int64) * stride_k + n0 + k[:, None] * stride_k + n[None, :]
+    at = Transposed + k0.to(tl.int64) * stride_k + n0 + k[:, None] * stride_k + n[None, :]
     tl.store(at, tl.trans(codes), mask=here_k[:, None] & here_n[None, :])
 
 
@@ -40,7 +42,7 @@ def transpose_kernel(Codes, Turned, N, K, stride_n, stride_k, BN: tl.constexpr, 
 def dequantize_kernel(
     Codes, Scales, Out, N, K, stride_n, BN: tl.constexpr, BK: tl.constexpr, UPCAST: tl.constexpr
 ):
-    """Out[N, K] of one block: codes times scales / 127, rounded once."""
+    """One block of Out[N, K]: codes times scales / 127, rounded once."""
     n0, k0 = tl.program_id(0) * BN, tl.program_id(1) * BK
     n, k = tl.arange(0, BN), tl.arange(0, BK)
     inside = (n < N - n0)[:, None] & (k < K - k0)[None, :]
@@ -54,24 +56,25 @@ def dequantize_kernel(
 def transpose(codes: Tensor, *, target: Target, strip: Strip | None = None) -> Tensor:
     """`codes [N, K]` as [K, N] with rows contiguous and aligned.
 
-    Good until the next call: see `workspace`.
+    The result is valid until the next call: see `workspace`.
     """
     codes = rows_contiguous(codes)
     n, k = codes.shape
-    wide = ceil_div(n, ALIGNED) * ALIGNED
-    turned = workspace("turned codes", torch.Size((k, wide)), torch.int8, codes.device)[:, :n]
-    _turning(target, n, k, codes.stride(0), wide, strip)((codes, turned))
-    return turned
+    row = ceil_div(n, ALIGNED) * ALIGNED
+    shape = torch.Size((k, row))
+    transposed = workspace("transposed codes", shape, torch.int8, codes.device)[:, :n]
+    _transpose_plan(target, n, k, codes.stride(0), row, strip)((codes, transposed))
+    return transposed
 
 
 @planned
-def _turning(
-    target: Target, n: int, k: int, stride_n: int, wide: int, strip: Strip | None
+def _transpose_plan(
+    target: Target, n: int, k: int, stride_n: int, row: int, strip: Strip | None
 ) -> Launch:
     strip = strip or int8_configurations(target, torch.bfloat16).transpose
     return Launch(
         transpose_kernel, (ceil_div(n, strip.rows), ceil_div(k, strip.columns)),
-        (n, k, stride_n, wide), BN=strip.rows, BK=strip.columns,
+        (n, k, stride_n, row), BN=strip.rows, BK=strip.columns,
         num_warps=strip.warps, num_stages=strip.stages,
     )  # fmt: skip
 
@@ -79,16 +82,16 @@ def _turning(
 def dequantize(
     weight: Int8Weight, dtype: torch.dtype, *, target: Target, strip: Strip | None = None
 ) -> Tensor:
-    """What the weight stands for, [N, K] in `dtype`; good until the next call: see `workspace`."""
+    """The dequantised weight [N, K] in `dtype`, valid until the next call: see `workspace`."""
     codes, scales = rows_contiguous(weight.codes), weight.scales.contiguous()
     n, k = codes.shape
     out = workspace("weight", codes.shape, dtype, codes.device)
-    _widening(target, dtype, n, k, codes.stride(0), strip)((codes, scales, out))
+    _dequantize_plan(target, dtype, n, k, codes.stride(0), strip)((codes, scales, out))
     return out
 
 
 @planned
-def _widening(
+def _dequantize_plan(
     target: Target, dtype: torch.dtype, n: int, k: int, stride_n: int, strip: Strip | None
 ) -> Launch:
     strip = strip or int8_configurations(target, dtype).dequantize

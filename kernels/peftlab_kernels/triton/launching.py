@@ -1,11 +1,11 @@
-"""Launching a kernel again without deciding anything again.
+"""Launching a kernel repeatedly with little overhead.
 
-Triton's own launch takes as long as a small kernel runs: it binds every argument by name, and asks
-the driver of every pointer whether a GPU can read it. What a compiled kernel depends on is less:
-dtypes, alignments, and of some sizes whether they are 1 or multiples of 16. All but the alignments
-is known once an operator has laid out a call with these sizes. That layout is a function decorated
-with `planned`, which is called once for each; it returns `Launch`es, which keep what Triton
-compiled and hand it addresses.
+Triton's own launch takes as long as a small kernel runs: it binds every argument by name, and
+queries the driver about every pointer. A compiled kernel depends on less: dtypes, alignments, and
+for some sizes whether they are 1 or multiples of 16. All but the alignments is known once an
+operator has planned a call with these sizes. A plan is a function decorated with `planned`, which
+is called once for each set of sizes; it returns `Launch`es, which keep the compiled kernel and
+pass it addresses.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from peftlab_kernels.triton.dot import interpreting
 F = TypeVar("F", bound=Callable[..., Any])
 
 MOST = 4096
-"""Plans kept of a kind; sizes that follow the number of tokens make new ones all the time."""
+"""Plans kept of each kind; the number of tokens varies, and each makes a new plan."""
 
 _planners: list[Any] = []
 
 
 def planned(function: F) -> F:
-    """Keep what `function` returns by its arguments, which decide everything about a launch."""
+    """Cache `function` by its arguments, which determine everything about a launch."""
     kept = lru_cache(maxsize=MOST)(function)
     _planners.append(kept)
     return kept  # type: ignore[return-value]
 
 
 class Launch:
-    """A kernel with its grid, sizes and constants: what is left of a call is addresses.
+    """A kernel with its grid, sizes and constants; a call adds the addresses.
 
-    `sizes` are those of the kernel's numbers that the compiler looks at; numbers that change come
-    behind them and are marked do_not_specialize, or are floats. `constants` are all of its
-    `tl.constexpr`, which come last in it, and the launch's options.
+    `sizes` are the kernel's integers that the compiler specialises on; numbers that change from
+    call to call come after them and are marked do_not_specialize, or are floats. `constants` are
+    all of the kernel's `tl.constexpr`, its last parameters, and the launch's options.
     """
 
     __slots__ = ("_compiled", "_grid", "_kernel", "_sizes", "constants")
@@ -55,7 +55,7 @@ class Launch:
     def __call__(
         self, tensors: Sequence[Tensor | TensorDescriptor | None], *changing: float
     ) -> None:
-        """On the current device and stream; tensors of always the same dtypes."""
+        """Launch on the current device and stream; the tensors' dtypes never change."""
         if interpreting():
             self._kernel[self._grid](*tensors, *self._sizes, *changing, **self.constants)
             return
@@ -71,25 +71,25 @@ class Launch:
             else:
                 passed.append(tensor)
         key = device if not bits & 15 else (device, *map(_is_aligned, passed))
-        found = self._compiled.get(key)
-        if found is None:
+        compiled = self._compiled.get(key)
+        if compiled is None:
             self._compile(key, tensors, changing)
             return
-        made, constants = found
+        kernel, constants = compiled
         stream = driver.get_current_stream(device)
         enter, leave = _hooks()
-        told = None
+        metadata = None
         numbers = (*self._sizes, *changing, *constants)
         if enter is not None:
-            told = made.launch_metadata(self._grid, stream, *passed, *numbers)
+            metadata = kernel.launch_metadata(self._grid, stream, *passed, *numbers)
         x, y, z = self._grid
-        made.run(
-            x, y, z, stream, made.function, made.packed_metadata, told, enter, leave,
+        kernel.run(
+            x, y, z, stream, kernel.function, kernel.packed_metadata, metadata, enter, leave,
             *passed, *numbers,
         )  # fmt: skip
 
     def _compile(self, key: Any, tensors: Sequence[Any], changing: tuple[float, ...]) -> None:
-        """Triton's whole way, which launches as well."""
+        """Launch through Triton, which compiles the kernel, and keep the compiled kernel."""
         kernel = self._kernel
         sizes = len(tensors) + len(self._sizes)
         last = [p.name for p in kernel.params if p.is_constexpr]
@@ -111,20 +111,20 @@ def _is_aligned(address: Any) -> bool:
 
 
 def _hooks() -> tuple[Any, Any]:
-    """What is called around a launch, a profiler's; None where nobody listens."""
+    """The hooks around a launch, such as a profiler's; None where none is set."""
     runtime = triton.knobs.runtime
     enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
-    listened = getattr(enter, "calls", enter) or getattr(leave, "calls", leave)
-    return (enter, leave) if listened else (None, None)
+    hooked = getattr(enter, "calls", enter) or getattr(leave, "calls", leave)
+    return (enter, leave) if hooked else (None, None)
 
 
 def ceil_div(count: int, size: int) -> int:
-    """How many blocks of `size` hold `count`; Triton's own cdiv is slow outside of kernels."""
+    """The number of blocks of `size` that hold `count`; triton.cdiv is slow outside of kernels."""
     return -(-count // size)
 
 
 def layout(shape: Sequence[int], strides: Sequence[int], block: Sequence[int]) -> dict[str, Any]:
-    """Of matrices read by Hopper's unit for whole blocks, all that `descriptor` needs to know.
+    """The fields of a tensor descriptor but for its matrix, for Hopper's tensor memory accelerator.
 
     Rows must be contiguous and begin at multiples of 16 bytes.
     """
@@ -135,13 +135,13 @@ def layout(shape: Sequence[int], strides: Sequence[int], block: Sequence[int]) -
 
 
 def descriptor(matrix: Tensor, laid_out: dict[str, Any]) -> TensorDescriptor:
-    """The matrix for that unit, without the checks of the constructor: the plan made them."""
-    found = TensorDescriptor.__new__(TensorDescriptor)
-    found.__dict__ = {**laid_out, "base": matrix}
-    return found
+    """The matrix as a tensor descriptor, without the constructor's checks: the plan made them."""
+    made = TensorDescriptor.__new__(TensorDescriptor)
+    made.__dict__ = {**laid_out, "base": matrix}
+    return made
 
 
 def forget() -> None:
-    """Let go of every plan, and of what was compiled: another driver is there."""
+    """Clear every plan and its compiled kernels, for another driver."""
     for planner in _planners:
         planner.cache_clear()

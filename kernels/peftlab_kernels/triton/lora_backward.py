@@ -239,12 +239,12 @@ def cross(
         x.stride(0), like.dtype, row_steps is not None, dropout.threshold > 0, transposed, strip,
     )  # fmt: skip
     out = torch.empty(like.shape, dtype=like.dtype, device=x.device)
-    found = sum_into(out, plan.splits)
-    plan.launch((x, row_steps, low, found.parts), *dropout[:3], plan.steps)
+    total = sum_into(out, plan.splits)
+    plan.launch((x, row_steps, low, total.parts), *dropout[:3], plan.steps)
     if unfinished is None:
-        add_up(found)
+        add_up(total)
     else:
-        unfinished.append(found)
+        unfinished.append(total)
     return out
 
 

@@ -1,7 +1,8 @@
 """`h = s (D * x) A^T` in one pass over x, the mask drawn on the way.
 
-The same kernel makes `g = s dy B` where nothing else of dy is wanted: x = dy, A = B^T, no D. It
-takes x in 8 bits as well, whose codes any float holds exactly; a row's step then meets the sum.
+The same kernel computes `g = s dy B` where nothing else of dy is needed: x = dy, A = B^T, no D. It
+accepts x in 8 bits as well, whose codes every float holds exactly; the sum is then multiplied by
+the row's step.
 """
 
 from __future__ import annotations
@@ -89,9 +90,9 @@ def down_project(
         row_steps is not None, dropout.threshold > 0, strip,
     )  # fmt: skip
     h = torch.empty(plan.shape, dtype=dtype, device=x.device)
-    found = sum_into(h, plan.splits)
-    plan.launch((x, row_steps, a, found.parts), *dropout[:3], factor, plan.steps)
-    add_up(found)
+    total = sum_into(h, plan.splits)
+    plan.launch((x, row_steps, a, total.parts), *dropout[:3], factor, plan.steps)
+    add_up(total)
     return h
 
 

@@ -1,4 +1,4 @@
-"""`dx += D * (g A)` in place: the low-rank part of a dx that cuBLAS has made, under dropout."""
+"""`dx += D * (g A)` in place: the low-rank part of a dx computed by cuBLAS, under dropout."""
 
 from __future__ import annotations
 

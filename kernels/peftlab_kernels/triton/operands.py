@@ -1,4 +1,4 @@
-"""A call's tensors made ready for launching kernels, and the results where nothing is launched."""
+"""Operands prepared for launching kernels, and the results where nothing is launched."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from peftlab_kernels.eager.products import Weight, features_of, outs_of
+from peftlab_kernels.eager.products import Weight, in_features_of, out_features_of
 from peftlab_kernels.protocol import LoraForward, LoraGradients, Needs
 from peftlab_kernels.triton.configurations import padded_rank
 
@@ -26,7 +26,7 @@ def launching_on(tensor: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(tensor.device)
 
 
-def forward_of_nothing(
+def empty_forward(
     rows: int,
     weight: Weight,
     bias: Tensor | None,
@@ -35,16 +35,18 @@ def forward_of_nothing(
     dtype: torch.dtype,
     transposed: bool = False,
 ) -> LoraForward:
-    """No rows, no columns or nothing to sum over: there is nothing to launch."""
+    """The result for operands without elements, for which nothing is launched."""
     device = (weight if isinstance(weight, Tensor) else weight.codes).device
-    y = torch.zeros(rows, outs_of(weight, transposed=transposed), dtype=dtype, device=device)
+    y = torch.zeros(
+        rows, out_features_of(weight, transposed=transposed), dtype=dtype, device=device
+    )
     h = None
     if lora_a is not None:
         h = torch.zeros(rows, padded_rank(lora_a.shape[0]), dtype=dtype, device=device)
     return LoraForward(y if bias is None else y.add_(bias), h, None)
 
 
-def gradients_of_nothing(
+def empty_gradients(
     dy: Tensor,
     weight: Weight,
     lora_a: Tensor | None,
@@ -53,10 +55,10 @@ def gradients_of_nothing(
     *,
     transposed: bool = False,
 ) -> LoraGradients:
-    """The gradients of such a call: zeros."""
-    features = features_of(weight, transposed=transposed)
+    """The gradients of such a call: zeros, or empty."""
+    in_features = in_features_of(weight, transposed=transposed)
     return LoraGradients(
-        dy.new_zeros(dy.shape[0], features) if needs.x else None,
+        dy.new_zeros(dy.shape[0], in_features) if needs.x else None,
         torch.zeros_like(lora_a) if lora_a is not None and needs.lora_a else None,
         torch.zeros_like(lora_b) if lora_b is not None and needs.lora_b else None,
     )

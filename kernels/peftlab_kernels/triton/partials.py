@@ -19,7 +19,7 @@ BLOCK = 1024
 class Sum(NamedTuple):
     """`total [...]`, contiguous, is to be the sum of `parts [splits, ...]` in fp32.
 
-    Where a single program writes it, `parts` is the total itself, and nothing is left to add.
+    Where a single program writes it, `parts` is the total itself, and there is nothing to add.
     """
 
     parts: Tensor
@@ -61,15 +61,15 @@ def sum_two_kernel(
 
 
 def sum_into(total: Tensor, splits: int) -> Sum:
-    """Room for the parts of `splits` programs; none where one program writes the total."""
+    """A buffer for the parts of `splits` programs; none where one program writes the total."""
     if splits == 1:
         return Sum(total, total)
     return Sum(torch.empty(splits, *total.shape, dtype=torch.float32, device=total.device), total)
 
 
 def add_up(*sums: Sum) -> None:
-    """Make the totals; two at a time, where there are as many."""
-    left = [found for found in sums if found.parts is not found.total]
+    """Compute the totals, two in one launch where possible."""
+    left = [each for each in sums if each.parts is not each.total]
     while len(left) > 1:
         one, two = left.pop(), left.pop()
         count, other = one.total.numel(), two.total.numel()
@@ -99,10 +99,10 @@ def _two(count: int, other: int, dtype: torch.dtype, other_dtype: torch.dtype) -
 
 
 def split(blocks: int, columns: int, processors: int, least: int) -> tuple[int, int]:
-    """Share `blocks` steps among programs, `columns` of them standing side by side already.
+    """Divide `blocks` steps among programs, `columns` of which run side by side already.
 
-    Returns (programs, steps of each): about two programs a processor if there is work for as many,
-    but not under `least` steps each, because every program more is one part more to be added.
+    Returns (programs, steps of each): about two programs per processor if there is enough work, but
+    at least `least` steps each, because every further program is another part to add.
     """
     wanted = max(1, round(2 * processors / columns))
     steps = max(-(-blocks // wanted), min(least, blocks))

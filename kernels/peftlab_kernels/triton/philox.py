@@ -1,4 +1,4 @@
-"""Dropout's mask from a counter: never stored, drawn again wherever it is needed.
+"""Dropout masks from a counter-based generator: never stored, drawn again where needed.
 
 One call of Philox 4x32 gives eight 16-bit draws, for eight neighbouring columns of a row. Counter
 (row, column // 8), key seed: every kernel and every tile shape draws the same mask. Seven rounds
@@ -48,7 +48,8 @@ def keep_tile(
 
 
 class Dropout(NamedTuple):
-    """A mask as kernels take it: the seed in two words, the threshold, and what is kept times."""
+    """A mask's parameters for kernels: the seed in two words, the threshold, and the scale of kept
+    elements."""
 
     seed_low: int
     seed_high: int
@@ -62,18 +63,18 @@ NO_DROPOUT = Dropout(0, 0, 0, 1.0)
 def draw_seed() -> Tensor:
     """An int64 seed of one element, on the CPU.
 
-    Out of torch's own generator, so that `torch.manual_seed`, and the state that gradient
-    checkpointing restores, govern the mask; no kernel has to wait for it.
+    Drawn from torch's own generator, so that `torch.manual_seed`, and the state that gradient
+    checkpointing restores, determine the mask; no kernel has to wait for it.
     """
     return torch.randint(0, 2**63 - 1, (1,), dtype=torch.int64, device="cpu")
 
 
 def dropout_of(seed: Tensor | None, probability: float) -> Dropout:
-    """The mask of this seed. The scale undoes the probability as 16 bits round it."""
+    """The mask of this seed; the scale is that of the probability rounded to 16 bits."""
     if seed is None or probability == 0:
         return NO_DROPOUT
     value = int(seed.item())
-    # One draw keeps at least: the scale stays finite however close the probability is to 1.
+    # At least one draw keeps: the scale stays finite however close the probability is to 1.
     threshold = min(round(probability * DRAWS), DRAWS - 1)
     return Dropout(
         _signed(value & 0xFFFFFFFF), _signed(value >> 32), threshold, DRAWS / (DRAWS - threshold)
@@ -81,7 +82,7 @@ def dropout_of(seed: Tensor | None, probability: float) -> Dropout:
 
 
 def _signed(word: int) -> int:
-    """The same 32 bits as an int32: as large as Triton's default type of an argument gets."""
+    """The same 32 bits as an int32, Triton's default type of an argument."""
     return word - (1 << 32) if word >= 1 << 31 else word
 
 
@@ -105,7 +106,7 @@ def write_mask(
     device: torch.device,
     tile: tuple[int, int] = (32, 64),
 ) -> Tensor:
-    """The mask, bool [rows, columns], for tests and diagnosis: no operator ever makes it."""
+    """The mask, bool [rows, columns], for tests and diagnosis; no operator stores it."""
     mask = torch.zeros(rows, columns, dtype=torch.int8, device=device)
     grid = (ceil_div(rows, tile[0]), ceil_div(columns, tile[1]))
     Launch(write_mask_kernel, grid, (rows, columns), BM=tile[0], BN=tile[1])((mask,), *dropout[:3])

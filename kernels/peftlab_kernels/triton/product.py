@@ -219,7 +219,7 @@ def product(
 class _Plan(NamedTuple):
     launch: Launch
     laid_out: tuple[dict[str, Any], dict[str, Any]] | None
-    """x and the weight as descriptors have them; None where the kernel takes pointers."""
+    """The descriptor fields of x and the weight; None where the kernel takes pointers."""
 
 
 @planned
@@ -237,14 +237,14 @@ def _plan(
     masked: bool,
     tile: Tile | None,
 ) -> _Plan:
-    """`added`: of the low-rank part R, its strides, and the dtype of Up."""
+    """`added`: R, the strides and the dtype of Up of the low-rank part."""
     m, q = shape
     table = configurations(target, dtype)
     if tile is None:
-        tiles = table.product if w_strides[1] == 1 else table.product_turned
+        tiles = table.product if w_strides[1] == 1 else table.product_transposed
         tiles = table.product_dropout if masked else tiles
         tile = choose_tile(tiles, target, table.l2_cost, m, p)
-        # What a descriptor asks for is bytes; Triton asks sizes for multiples of 16 elements.
+        # A descriptor requires multiples of 16 bytes, Triton's loads multiples of 16 elements.
         unit = 16 // dtype.itemsize if tile.tma else 16
         if not (aligned and all(regular_strides(s, unit) for s in (x_strides, w_strides))):
             tile = table.product_ragged
@@ -264,13 +264,13 @@ def _plan(
             EVEN_P=p % tile.n == 0, EVEN_Q=q % tile.k == 0, **constants,
         )  # fmt: skip
         return _Plan(launch, None)
-    turned = w_strides[1] != 1
+    w_transposed = w_strides[1] != 1
     launch = Launch(
         product_tma_kernel, grid, (m, p, q, rank, *low_strides, p),
-        W_ROWS_ARE_Q=turned, **constants,
+        W_ROWS_ARE_Q=w_transposed, **constants,
     )  # fmt: skip
     w_layout = (
-        layout((q, p), w_strides[::-1], (tile.k, tile.n)) if turned
+        layout((q, p), w_strides[::-1], (tile.k, tile.n)) if w_transposed
         else layout((p, q), w_strides, (tile.n, tile.k))
     )  # fmt: skip
     return _Plan(launch, (layout((m, q), x_strides, (tile.m, tile.k)), w_layout))

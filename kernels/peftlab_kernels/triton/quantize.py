@@ -1,8 +1,8 @@
-"""Rows in 8 bits: `x ~ codes * steps`, a step being the row's largest magnitude by 127.
+"""Quantising rows to 8 bits: `x ~ codes * steps`, a step being the row's largest magnitude / 127.
 
-One program takes a row: x is read once where a row fits into the registers of a program, else
-twice, the second time out of L2. Factors of the columns may be folded into x first, which is how
-dy meets the scales of the weight's rows.
+One program quantises a row: x is read once where a row fits into the registers of a program, else
+twice, the second time from L2. Factors of the columns may be folded into x first, as the scales of
+the weight's rows are into dy.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def quantize_rows(
 ) -> Int8Rows:
     """`x [M, K]`, or `x * scales / 127` with scales [K], by rows; x's rows are contiguous.
 
-    A row with a NaN or an infinity has such a step, and codes that mean nothing.
+    A row with a NaN or an infinity has it as its step, and arbitrary codes.
     """
     m, k = x.shape
     codes = torch.empty(m, k, dtype=torch.int8, device=x.device)

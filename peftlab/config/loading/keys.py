@@ -1,4 +1,4 @@
-"""Walks the schema: which keys there are, what each takes, which one a mistaken name meant."""
+"""Walks the schema: its keys, what each takes, and the key that a mistaken name meant."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _element(annotation: Any) -> Any:
 
 
 def has_child(values: Any, step: str | int) -> bool:
-    """Whether there is something, null perhaps, under one step of a path."""
+    """Whether a value, which may be null, is under one step of a path."""
     if isinstance(values, Mapping):
         return step in values
     return isinstance(values, list) and isinstance(step, int) and step < len(values)
@@ -155,7 +155,7 @@ def child(values: Any, step: str | int) -> Any:
 
 
 def every_key(tags: frozenset[str] | None) -> dict[str, FieldInfo]:
-    """All dotted keys under names of methods and tasks (None: under any), with every spelling."""
+    """All dotted keys of some methods and tasks (None: of all), in every spelling."""
     return dict(_keys(RunConfig, (), tags))
 
 
@@ -212,11 +212,10 @@ def key_meant(path: KeyPath, section: type[Section], tags: frozenset[str]) -> st
 
 def describe(annotation: Any, metadata: tuple[Any, ...] = (), *, every_limit: bool = True) -> str:
     """What a key takes, in words; upper limits that nobody meets only with `every_limit`."""
-    phrases = [
+    *others, last = [
         _describe_one(part, (*own, *metadata), every_limit) for part, own in parts_of(annotation)
     ]
-    listed = ", ".join(phrases[:-1])
-    return f"{listed} or {phrases[-1]}" if listed else phrases[-1]
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _describe_one(part: Any, metadata: tuple[Any, ...], every_limit: bool) -> str:

@@ -28,7 +28,7 @@ from peftlab.config.schema import RunConfig
 
 NEEDED = frozenset({"model", "task", "data", "method"})
 _STAND_IN: dict[str, Any] = {"method": {"name": DEFAULT}}
-"""What a section is where a command can do without it and the configuration has none."""
+"""The values of sections that a command does not need, where they are not set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def _is_wrong(path: KeyPath, errors: list[Any], values: dict[str, Any]) -> bool:
 
 
 def _reread(source: Source, override: Override, errors: list[Any]) -> RunConfig | list[Any]:
-    """Try what else an override's text may mean: text for a number, a list for one name."""
+    """Try the other readings of an override: text for a number, a list for one name."""
     annotation, _ = keys.at(override.path, source.values)
     allowed = "" if annotation is None else keys.describe(annotation)
     for reading in override.readings(allowed):

@@ -29,9 +29,9 @@ class Override:
     label: str
 
     def readings(self, allowed: str) -> Iterator[Any]:
-        """Other values that the typed text may have meant: a shell leaves no quotes to tell by.
+        """Other values that the typed text may mean, since a shell removes its quotes.
 
-        `allowed`: what the key takes, in words. A number out of range is no text.
+        `allowed`: what the key takes, in words. A number out of range is not read as text.
         """
         if "number" not in allowed:
             yield self.text
@@ -61,7 +61,7 @@ def parse_override(argument: str) -> Override:
 
 
 def set_value(source: Source, override: Override) -> None:
-    """Lay one override over a source. Raises `ConfigError` for an index past the end of a list."""
+    """Lay one override over a source. Raises `ConfigError` for an index beyond a list's end."""
     path = override.path
     container: Any = source.values
     for depth, step in enumerate(path[:-1], start=1):

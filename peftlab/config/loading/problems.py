@@ -1,4 +1,4 @@
-"""Turns pydantic's errors into one line a problem: where, which key, what is allowed."""
+"""Explains pydantic's errors, one line a problem: the place, the key and what is allowed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_SHOWN = 8
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong: the key's path, and what to say after its name."""
+    """One error: the key's path, and the message that follows its name."""
 
     path: KeyPath
     message: str
@@ -40,9 +40,9 @@ def raise_problems(problems: list[Problem], source: Source) -> None:
 
 
 def explain(errors: list[ErrorDetails], values: Mapping[str, Any]) -> list[Problem]:
-    """One problem for every key that pydantic complains about.
+    """One problem for every key that has errors.
 
-    A union complains once a member; what lies deepest is what the value was meant for.
+    A union reports errors for every member; the deepest are those of the member that was meant.
     """
     at_path: dict[KeyPath, list[ErrorDetails]] = {}
     for error in errors:
@@ -112,7 +112,7 @@ def _explain(path: KeyPath, errors: list[ErrorDetails], values: Mapping[str, Any
 
 
 def unknown(path: KeyPath, values: Mapping[str, Any]) -> str:
-    """What to say of a key that does not exist, or that another method or task has."""
+    """The message for a key that does not exist, or that only another method or task reads."""
     *parent, name = path
     section = keys.section_at(tuple(parent), values)
     if section is None:
@@ -148,7 +148,7 @@ def mistaken(value: Any, allowed: str, choices: list[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as YAML would have it, shortened."""
+    """A value as YAML writes it, shortened."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -177,7 +177,7 @@ def _not_a_section(path: KeyPath, given: Any, annotation: Any) -> str:
 
 
 def _chosen_tags(values: Mapping[str, Any]) -> frozenset[str]:
-    """The method's and the task's name, as far as they are known; else every name there is."""
+    """The names of the method and the task; all names of either where it is missing or unknown."""
     tags: set[str] = set()
     for key in ("method", "task"):
         chosen = values.get(key)

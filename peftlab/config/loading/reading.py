@@ -76,7 +76,7 @@ def check_validation(config: RunConfig) -> Iterator[Problem]:
     if patience is not None and config.data.splits.validation is None:
         yield Problem(
             ("eval", "early_stopping_patience"),
-            f"is {patience}, but data.splits.validation is null: there is no metric to stop by",
+            f"is {patience}, but data.splits.validation is null: early stopping needs its metric",
         )
 
 

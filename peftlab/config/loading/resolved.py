@@ -34,7 +34,7 @@ _Dumper.add_representer(str, _text)
 def resolved_mapping(config: RunConfig) -> dict[str, Any]:
     """All keys that the run's task and method read, defaults written out, in the schema's order.
 
-    `bench` is left out where it has its defaults: a run does not read it.
+    `bench` is left out where it holds its defaults: a run does not read it.
     """
     mapping = read_mapping(config, config.task, config.method)
     if config.bench == BenchConfig():

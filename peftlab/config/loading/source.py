@@ -1,7 +1,9 @@
 """Reads YAML into plain values that know where each of their keys was written.
 
-Scalars follow YAML 1.2: `5e-4` is a number, `no` and `1:30` are text. Beyond YAML, a key may be
-written once only, and keys are text.
+Scalars follow the core schema of YAML 1.2: `5e-4` is a number, `no` and `1:30` are text. Beyond
+YAML, a key may be written once only, and keys are text. Values are built here, from PyYAML's nodes,
+because libraries that read YAML 1.2 whole also read `1_000`, `0b1` and dates as something else than
+text, share an alias's value between its keys, and do not give a key's place for every error.
 """
 
 from __future__ import annotations
@@ -159,7 +161,7 @@ def _explain(error: yaml.MarkedYAMLError, text: str, label: str, lines: bool) ->
 
 
 class _Builder:
-    """Turns nodes into values, noting where keys and list items are."""
+    """Builds values from nodes and records the places of keys and list items."""
 
     def __init__(self, source: Source, *, lines: bool = True) -> None:
         self.source = source
@@ -217,10 +219,10 @@ class _Builder:
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         merged: dict[str, Any] = {}
         for part in nodes:
-            found = self.value(part, path)
-            if not isinstance(found, dict):
+            values = self.value(part, path)
+            if not isinstance(values, dict):
                 raise ConfigError(f"{self.place(part)}: `<<` takes an alias of a mapping.")
-            merged = {**found, **merged}
+            merged = {**values, **merged}
         return merged
 
     def key(self, node: yaml.Node) -> str:

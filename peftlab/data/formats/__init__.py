@@ -1,4 +1,4 @@
-"""Formats of rows: which columns there are, and what a task is given of each row."""
+"""Formats of rows: their columns, and the values that a task gets from each row."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from peftlab.data.formats.tokens_tags import TokensTags
 __all__ = ["FORMATS", "RowFormat"]
 
 FORMATS: dict[str, RowFormat] = {
-    found.name: found
-    for found in (
+    form.name: form
+    for form in (
         TextLabel(),
         Pair(),
         TokensTags(),

@@ -1,4 +1,4 @@
-"""The values of one row, read as what their roles are, and everything that is wrong with them."""
+"""The values of one row by role, with their types checked and problems collected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 Kind = Literal["text", "texts", "number", "count", "span", "answers", "messages"]
-"""What a column of checked rows holds.
+"""The kind of a column of checked rows.
 
 text: str; texts: [str]; number: float; count: int; span: {start, end}, characters, end excluded;
 answers: {text: [str], answer_start: [int]}; messages: [{role, content}].
@@ -22,7 +22,7 @@ answers: {text: [str], answer_start: [int]}; messages: [{role, content}].
 
 
 def arrow_type(kind: Kind) -> pyarrow.DataType:
-    """How a kind is stored."""
+    """The Arrow type of a kind."""
     import pyarrow as pa
 
     text, count = pa.large_string(), pa.int64()
@@ -39,10 +39,10 @@ def arrow_type(kind: Kind) -> pyarrow.DataType:
 
 
 class Cells:
-    """One row's values by role. A reader that finds one wrong says so and gives a stand-in.
+    """One row's values by role. Readers collect problems and return a placeholder for them.
 
-    `from_text`: the file knows text only, so that lists and objects are parsed as JSON. `asked`:
-    the row is to be predicted and may lack what is to be predicted.
+    `from_text`: the file has text only, so lists and objects are parsed as JSON. `to_predict`: the
+    row is an input of `predict` and may lack its targets.
     """
 
     def __init__(
@@ -51,30 +51,30 @@ class Cells:
         columns: Mapping[str, str],
         *,
         from_text: bool = False,
-        asked: bool = False,
+        to_predict: bool = False,
     ) -> None:
         self.values = values
         self.columns = columns
         self.from_text = from_text
-        self.asked = asked
+        self.to_predict = to_predict
         self.problems: list[str] = []
 
     def wrong(self, what: str) -> None:
-        """Note what is wrong with the row, once."""
+        """Add a problem of the row, once."""
         if what not in self.problems:
             self.problems.append(what)
 
     def raise_any(self) -> None:
-        """Raise `DataError` if anything was wrong."""
+        """Raise `DataError` if there are problems."""
         if self.problems:
             raise DataError(f"{'; '.join(self.problems)}.")
 
     def has(self, role: str) -> bool:
-        """Whether the row has a value, be it empty, for a role."""
+        """Whether the row has a value, even an empty one, for a role."""
         return self.values.get(role) is not None
 
     def text(self, role: str, *, may_be_empty: bool = False) -> str:
-        """Text of a role that the row must have."""
+        """The text of a required role."""
         value = self.values.get(role)
         what = text_problem(value, role, self.column(role), may_be_empty=may_be_empty)
         if what is None:
@@ -83,7 +83,7 @@ class Cells:
         return ""
 
     def texts(self, role: str, *, may_be_empty: bool = False) -> list[str]:
-        """A list of text; `may_be_empty` is about the list."""
+        """A list of texts; `may_be_empty` refers to the list."""
         values = self.listed(role)
         if not values and not may_be_empty and not self.problems:
             self.wrong(f"column {self.column(role)!r} is an empty list")
@@ -111,7 +111,7 @@ class Cells:
         return []
 
     def parsed(self, role: str) -> Any:
-        """A list, object or number; of a file that knows text only, from the JSON that it is."""
+        """A list, object or number; parsed as JSON in files with text only."""
         value = self.values.get(role)
         if not (self.from_text and isinstance(value, str)) or not value.strip():
             return value
@@ -126,7 +126,7 @@ class Cells:
             self.wrong(f"column {column!r} is null or missing")
         elif self.from_text:
             self.wrong(
-                f"column {column!r} holds {value!r:.40}, which is no JSON {kind}; write it as "
+                f"column {column!r} holds {value!r:.40}, which is not a JSON {kind}; write it as "
                 + ('["a", "b"], quotes doubled in csv' if kind == "list" else '{"start": 0, ...}')
             )
         else:
@@ -160,21 +160,21 @@ class Cells:
         return start, end
 
     def column(self, role: str) -> str:
-        """The column that plays a role."""
+        """The column of a role."""
         return self.columns.get(role, role)
 
 
 def text_problem(
     value: object, role: str, column: str, *, may_be_empty: bool = False
 ) -> str | None:
-    """Why a value is no text that a task could read, or None."""
+    """Why a value is not usable text, or None."""
     if isinstance(value, str):
         if not value.strip() and not may_be_empty:
             return f"column {column!r} is empty; give the row a {role} or leave it out"
         if len(value) > FIELD_LIMIT:
             return f"column {column!r} has more than {FIELD_LIMIT:,} characters"
         if not value.isascii() and any("\ud800" <= mark <= "\udfff" for mark in value):
-            return f"column {column!r} holds half of a surrogate pair, which is no character"
+            return f"column {column!r} contains half of a surrogate pair, which is not a character"
         return None
     if value is None:
         return f"column {column!r} is null or missing"
@@ -185,7 +185,7 @@ def text_problem(
 
 
 def number_of(value: Any, *, from_text: bool = False) -> float | None:
-    """A finite number, or None; true and false are none."""
+    """A finite number, or None; booleans are not numbers."""
     if from_text and isinstance(value, str):
         try:
             value = float(value)
@@ -197,7 +197,7 @@ def number_of(value: Any, *, from_text: bool = False) -> float | None:
 
 
 def type_name(value: object) -> str:
-    """The type of a value, in words."""
+    """The type of a value for messages."""
     return {"int": "an integer", "str": "text", "bool": "true/false", "float": "a number"}.get(
         type(value).__name__, type(value).__name__
     )

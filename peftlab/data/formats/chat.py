@@ -1,4 +1,4 @@
-"""messages, sharegpt and alpaca: turns of a conversation, all given as messages."""
+"""messages, sharegpt and alpaca: conversations, all converted to messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROLES = ("system", "user", "assistant", "tool")
 class Messages(RowFormat):
     """`messages`: a list of `{role, content}`; or `prompt` and `completion`, two such lists.
 
-    `prompt_messages` is how many of the messages are the prompt; 0 where rows are one list.
+    `prompt_messages` is the number of messages of the prompt; 0 where rows have one list.
     """
 
     name: ClassVar[str] = "messages"
@@ -41,17 +41,17 @@ class Messages(RowFormat):
             named = {"messages": self.usual["messages"]}
         else:
             named = {role: self.usual[role] for role in ("prompt", "completion")}
-        found = dict(explicit)
+        columns = dict(explicit)
         for role, names in named.items():
-            there = by_usual_name(names, available, list(found.values()))
-            if role not in found and there:
-                found[role] = there[0]
-        return found
+            matches = by_usual_name(names, available, list(columns.values()))
+            if role not in columns and matches:
+                columns[role] = matches[0]
+        return columns
 
-    def lacking(self, found: Mapping[str, str]) -> str | None:
-        if "messages" in found:
+    def lacking(self, columns: Mapping[str, str]) -> str | None:
+        if "messages" in columns:
             return None
-        both = [role for role in ("prompt", "completion") if role in found]
+        both = [role for role in ("prompt", "completion") if role in columns]
         if not both:
             return "messages"
         return None if len(both) == 2 else ({"prompt", "completion"} - set(both)).pop()
@@ -69,13 +69,13 @@ class Messages(RowFormat):
             return _row(cells, _turns(cells, "messages", "role", "content"), 0)
         prompt = _turns(cells, "prompt", "role", "content")
         completion: list[dict[str, str]] = []
-        if not cells.asked or cells.has("completion"):
+        if not cells.to_predict or cells.has("completion"):
             completion = _turns(cells, "completion", "role", "content")
         return _row(cells, [*prompt, *completion], len(prompt))
 
-    def asked(self, row: Mapping[str, Any]) -> Row:
+    def input_row(self, row: Mapping[str, Any]) -> Row:
         given = row.get("messages", row.get("prompt"))
-        return super().asked(row) if isinstance(given, list) else dict(row)
+        return super().input_row(row) if isinstance(given, list) else dict(row)
 
 
 class ShareGPT(RowFormat):
@@ -113,24 +113,24 @@ class Alpaca(RowFormat):
     gives: ClassVar[Mapping[str, Kind]] = {"messages": "messages", "prompt_messages": "count"}
 
     def read(self, cells: Cells) -> Row:
-        said = cells.text("instruction")
+        content = cells.text("instruction")
         if cells.has("input") and (more := cells.text("input", may_be_empty=True)).strip():
-            said = f"{said}\n\n{more}"
-        turns = [{"role": "user", "content": said}]
-        if not cells.asked or cells.has("output"):
+            content = f"{content}\n\n{more}"
+        turns = [{"role": "user", "content": content}]
+        if not cells.to_predict or cells.has("output"):
             turns.append({"role": "assistant", "content": cells.text("output")})
         return {"messages": turns, "prompt_messages": 1}
 
 
-def _turns(cells: Cells, role: str, speaker: str, said: str) -> list[dict[str, str]]:
-    """The turns of one column as messages; every turn that is none is a problem."""
+def _turns(cells: Cells, role: str, speaker: str, content: str) -> list[dict[str, str]]:
+    """The turns of one column as messages; malformed turns are problems."""
     column = cells.column(role)
     turns: list[dict[str, str]] = []
     names = _ROLES if speaker == "role" else tuple(_SPEAKERS)
     for number, turn in enumerate(cells.listed(role), start=1):
         here = f"turn {number} of column {column!r}"
-        if not isinstance(turn, Mapping) or speaker not in turn or said not in turn:
-            cells.wrong(f"{here} is not an object with {speaker} and {said}")
+        if not isinstance(turn, Mapping) or speaker not in turn or content not in turn:
+            cells.wrong(f"{here} is not an object with {speaker} and {content}")
             return []
         who = turn[speaker]
         if who not in names:
@@ -139,13 +139,13 @@ def _turns(cells: Cells, role: str, speaker: str, said: str) -> list[dict[str, s
             return []
         extra = [key for key in ("tool_calls", "function_call") if turn.get(key)]
         if extra:
-            cells.wrong(f"{here} has {extra[0]}, which is not read here")
+            cells.wrong(f"{here} has {extra[0]}, which is not supported")
             return []
-        if (what := text_problem(turn[said], said, f"{column}.{said}")) is not None:
-            empty = isinstance(turn[said], str) and not turn[said].strip()
+        if (what := text_problem(turn[content], content, f"{column}.{content}")) is not None:
+            empty = isinstance(turn[content], str) and not turn[content].strip()
             cells.wrong(f"{here} is empty" if empty else f"{here}: {what}")
             return []
-        turns.append({"role": _SPEAKERS[who], "content": turn[said]})
+        turns.append({"role": _SPEAKERS[who], "content": turn[content]})
     return turns
 
 
@@ -154,10 +154,10 @@ def _row(cells: Cells, turns: list[dict[str, str]], prompt: int) -> Row:
         if not turns:
             cells.wrong("the conversation has no turn")
         elif next((turn["role"] for turn in turns if turn["role"] != "system"), "") == "assistant":
-            cells.wrong("the conversation begins with the assistant, which nothing was asked; put "
-                        "a turn of the user in front, or leave that turn out")  # fmt: skip
+            cells.wrong("the conversation begins with an assistant turn; add a user turn before "
+                        "it, or leave it out")  # fmt: skip
         elif any(turn["role"] == "system" for turn in turns[1:]):
-            cells.wrong("a system turn stands after the first turn")
-        elif not cells.asked and all(turn["role"] != "assistant" for turn in turns):
-            cells.wrong("the conversation has no turn of the assistant to learn from")
+            cells.wrong("a system turn follows the first turn")
+        elif not cells.to_predict and all(turn["role"] != "assistant" for turn in turns):
+            cells.wrong("the conversation has no assistant turn to train on")
     return {"messages": turns, "prompt_messages": prompt}

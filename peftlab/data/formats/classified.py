@@ -1,4 +1,4 @@
-"""text-label and pair: a text, or two, and what they are classed as."""
+"""text-label and pair: a text or two, and their label."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TextLabel(RowFormat):
     labels: ClassVar[str | None] = "label"
 
     @property
-    def finding(self) -> tuple[str, ...]:
+    def search_order(self) -> tuple[str, ...]:
         return ("label", "text")
 
     def read(self, cells: Cells) -> Row:
@@ -57,7 +57,7 @@ class Pair(TextLabel):
     ) -> dict[str, str]:
         chosen = dict(explicit)
         if "text" in chosen and "text_pair" not in chosen:
-            # One text was asked for.
+            # The configuration chooses one text.
             return chosen
         lowered = {name.lower(): name for name in available if name not in chosen.values()}
         if "text" not in chosen and "text_pair" not in chosen:
@@ -66,8 +66,8 @@ class Pair(TextLabel):
                 chosen |= {"text": lowered[both[0][0]], "text_pair": lowered[both[0][1]]}
         for role in ("label", *(("text",) if "text_pair" in chosen else ())):
             if role not in chosen:
-                found = by_usual_name(self.usual[role], available, list(chosen.values()))
-                chosen |= {role: found[0]} if found else {}
+                matches = by_usual_name(self.usual[role], available, list(chosen.values()))
+                chosen |= {role: matches[0]} if matches else {}
         return {role: chosen[role] for role in ("text", "text_pair", "label") if role in chosen}
 
     def read(self, cells: Cells) -> Row:

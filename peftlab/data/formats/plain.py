@@ -1,4 +1,4 @@
-"""prompt-completion and text: what a language model goes on from, and what it writes."""
+"""prompt-completion and text: rows of language models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMPLETION_NAMES = (
 
 
 class PromptCompletion(RowFormat):
-    """`references`, where rows have them, are all texts that would have been right."""
+    """`references`, where rows have them, are all correct completions."""
 
     name: ClassVar[str] = "prompt-completion"
     roles: ClassVar[Mapping[str, bool]] = {"prompt": True, "completion": True, "references": False}
@@ -38,29 +38,29 @@ class PromptCompletion(RowFormat):
     def find(
         self, available: Sequence[str], explicit: Mapping[str, str], where: str
     ) -> dict[str, str]:
-        found = super().find(available, explicit, where)
-        if "prompt" not in explicit and {"prompt", "completion"} <= found.keys():
+        columns = super().find(available, explicit, where)
+        if "prompt" not in explicit and {"prompt", "completion"} <= columns.keys():
             named = by_usual_name(PROMPT_NAMES, available, [])
-            unused = [name for name in named if name not in found.values()]
+            unused = [name for name in named if name not in columns.values()]
             if unused:
                 logger.warning(
-                    "%s: the prompt is column %r alone; %s is not read. Join the columns into one, "
-                    "or name another with data.columns.prompt=...",
-                    where, found["prompt"], ", ".join(map(repr, unused)),
+                    "%s: the prompt is column %r only; %s is not read. Join the columns into one, "
+                    "or choose another with data.columns.prompt=...",
+                    where, columns["prompt"], ", ".join(map(repr, unused)),
                 )  # fmt: skip
-        return found
+        return columns
 
     def fits(self, first: Mapping[str, Any]) -> bool:
         # Lists are messages.
         return not isinstance(first.get("prompt"), list)
 
     def read(self, cells: Cells) -> Row:
-        found: Row = {"prompt": cells.text("prompt")}
-        if not cells.asked or cells.has("completion"):
-            found["completion"] = cells.text("completion")
+        row: Row = {"prompt": cells.text("prompt")}
+        if not cells.to_predict or cells.has("completion"):
+            row["completion"] = cells.text("completion")
         if cells.has("references"):
-            found["references"] = cells.texts("references")
-        return found
+            row["references"] = cells.texts("references")
+        return row
 
 
 class Text(RowFormat):

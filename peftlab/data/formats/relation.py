@@ -1,4 +1,4 @@
-"""relation: a text, two spans in it, and how what they name is related."""
+"""relation: a text, two entity spans, and their relation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MARK = re.compile(r"<(/?)e([12])>")
 
 
 class Relation(RowFormat):
-    """Text with `<e1>..</e1>` and `<e2>..</e2>` in it, or text or tokens with spans beside them.
+    """Text that contains `<e1>..</e1>` and `<e2>..</e2>`, or text or tokens with span columns.
 
-    Given is the text without marks and the spans of `head` (e1) and `tail` (e2) in characters.
-    Spans of tokens count tokens; the text is the tokens with a space between. Ends are excluded.
+    Gives the text without marks and the character spans of `head` (e1) and `tail` (e2). Spans of
+    tokens count tokens; the text is the tokens joined by spaces. Ends are excluded.
     """
 
     name: ClassVar[str] = "relation"
@@ -34,14 +34,14 @@ class Relation(RowFormat):
     gives: ClassVar[Mapping[str, Kind]] = {"text": "text", "head": "span", "tail": "span"}
     labels: ClassVar[str | None] = "label"
 
-    def lacking(self, found: Mapping[str, str]) -> str | None:
-        if "text" not in found and "tokens" not in found:
+    def lacking(self, columns: Mapping[str, str]) -> str | None:
+        if "text" not in columns and "tokens" not in columns:
             return "text"
-        if "tokens" in found and "text" not in found and "head" not in found:
+        if "tokens" in columns and "text" not in columns and "head" not in columns:
             return "head"
-        if ("head" in found) != ("tail" in found):
-            return "tail" if "head" in found else "head"
-        return super().lacking(found)
+        if ("head" in columns) != ("tail" in columns):
+            return "tail" if "head" in columns else "head"
+        return super().lacking(columns)
 
     def fits(self, first: Mapping[str, Any]) -> bool:
         if first.get("head") is not None:
@@ -69,10 +69,10 @@ class Relation(RowFormat):
 
         return _row(cells, text, span("head"), span("tail"))
 
-    def asked(self, row: Mapping[str, Any]) -> Row:
+    def input_row(self, row: Mapping[str, Any]) -> Row:
         if row.get("text") is None and row.get("tokens") is None:
             return dict(row)
-        return super().asked(row)
+        return super().input_row(row)
 
 
 def _tagged(cells: Cells) -> Row:
@@ -88,7 +88,7 @@ def _tagged(cells: Cells) -> Row:
     if any(len(where.get(mark, [])) != 1 for mark in ("1", "/1", "2", "/2")):
         cells.wrong(
             f"column {cells.column('text')!r} must have <e1>..</e1> and <e2>..</e2> exactly once "
-            "each, or the row spans in the columns head and tail"
+            "each, or the row needs spans in the columns head and tail"
         )
         return _row(cells, plain, (0, 0), (0, 0))
     return _row(cells, plain, (where["1"][0], where["/1"][0]), (where["2"][0], where["/2"][0]))
@@ -98,7 +98,7 @@ def _row(cells: Cells, text: str, head: tuple[int, int], tail: tuple[int, int]) 
     if not cells.problems:
         for name, (start, end) in (("e1", head), ("e2", tail)):
             if start >= end:
-                cells.wrong(f"the span of {name} is empty, or ends before it begins")
+                cells.wrong(f"the span of {name} is empty or ends before it starts")
         if not cells.problems and head[0] < tail[1] and tail[0] < head[1]:
             cells.wrong(
                 f"the spans overlap: {text[slice(*head)]!r:.40} and {text[slice(*tail)]!r:.40}"

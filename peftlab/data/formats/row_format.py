@@ -1,4 +1,4 @@
-"""What a format of rows is: which columns it has, and what a task is given of a row."""
+"""The base class of row formats: their columns, and the values that a task gets."""
 
 from __future__ import annotations
 
@@ -12,71 +12,72 @@ Row = dict[str, Any]
 
 
 class RowFormat(ABC):
-    """One format. `roles` are the columns it reads, `gives` what it makes of them for the task.
+    """One format. `roles` are the columns that it reads, `gives` the values for the task.
 
-    Where a row has `labels`, `check_rows` reads that role itself: label names are known only when
-    every row has been seen.
+    The role of `labels` is read by `check_rows`: label names are known only after all rows.
     """
 
     name: ClassVar[str]
     roles: ClassVar[Mapping[str, bool]]
-    """Role of a column to whether every row must have it."""
+    """Column roles, and whether every row must have each."""
     usual: ClassVar[Mapping[str, tuple[str, ...]]]
-    """Role to the column names that it is found by, the likeliest first, in lower case."""
+    """The usual column names of each role, in lower case, the likeliest first."""
     targets: ClassVar[frozenset[str]] = frozenset()
-    """Roles that hold what is to be predicted; rows to predict lack them."""
+    """Roles of targets, which rows to predict may lack."""
     gives: ClassVar[Mapping[str, Kind]]
-    """Column of a checked row to its kind, without the labels."""
+    """The columns of a checked row and their kinds, without labels."""
     labels: ClassVar[str | None] = None
-    """The role, of a column and of a checked row, that holds a class or a class for each token."""
+    """The role of labels, one per row or per token, in columns and checked rows."""
 
     @property
-    def finding(self) -> tuple[str, ...]:
-        """The roles in the order in which columns are found: the first takes what two may mean."""
+    def search_order(self) -> tuple[str, ...]:
+        """The order in which roles choose columns; earlier ones take ambiguous columns."""
         return tuple(self.roles)
 
     def find(
         self, available: Sequence[str], explicit: Mapping[str, str], where: str
     ) -> dict[str, str]:
-        """Role to column, as many as are there: those named explicitly, else by usual names."""
+        """The columns of the available roles: explicit ones, else those with usual names."""
         chosen = dict(explicit)
-        for role in self.finding:
+        for role in self.search_order:
             if role not in chosen:
-                named = by_usual_name(self.usual[role], available, list(chosen.values()))
-                if named:
-                    chosen[role] = named[0]
+                matches = by_usual_name(self.usual[role], available, list(chosen.values()))
+                if matches:
+                    chosen[role] = matches[0]
         return {role: chosen[role] for role in self.roles if role in chosen}
 
-    def lacking(self, found: Mapping[str, str]) -> str | None:
-        """A role without which these columns are not of this format; None where they are."""
-        return next((r for r, required in self.roles.items() if required and r not in found), None)
+    def lacking(self, columns: Mapping[str, str]) -> str | None:
+        """A required role that these columns lack, or None."""
+        return next(
+            (r for r, required in self.roles.items() if required and r not in columns), None
+        )
 
     def fits(self, first: Mapping[str, Any]) -> bool:
-        """Whether the first row's values, by role, look like this format's."""
+        """Whether the first row's values, by role, match this format."""
         return True
 
     @abstractmethod
     def read(self, cells: Cells) -> Row:
-        """What a row gives, but for its labels; `cells` gathers what is wrong with it."""
+        """The row for the task, without labels; `cells` collects its problems."""
 
-    def asked(self, row: Mapping[str, Any]) -> Row:
-        """A row to predict by role, its targets missing perhaps, as the task reads it.
+    def input_row(self, row: Mapping[str, Any]) -> Row:
+        """A row to predict by role, possibly without targets, as the task reads it.
 
-        Raises `DataError`. As it is where it lacks columns of this format: the task will say what
-        it needs, and a row that is given as `gives` has it needs no reading.
+        A row that lacks columns of this format is returned unchanged: it may already have the
+        columns of `gives`, and the task checks what it needs. Raises `DataError`.
         """
         needed = [role for role in self.roles if self.roles[role] and role not in self.targets]
         if not all(row.get(role) is not None for role in needed):
             return dict(row)
-        cells = Cells(row, {role: role for role in row}, from_text=True, asked=True)
-        found = self.read(cells)
+        cells = Cells(row, {role: role for role in row}, from_text=True, to_predict=True)
+        values = self.read(cells)
         cells.raise_any()
-        return {**row, **found}
+        return {**row, **values}
 
 
 def by_usual_name(
     names: Sequence[str], available: Sequence[str], taken: Sequence[str]
 ) -> list[str]:
-    """The columns called by one of these names, whatever their case, in the names' order."""
+    """The columns with one of these names, ignoring case, in the order of the names."""
     lowered = {name.lower(): name for name in available if name not in taken}
     return [lowered[name] for name in names if name in lowered]

@@ -1,4 +1,4 @@
-"""squad: questions on a context, answered by spans of it, or by none (SQuAD 1.1 and 2.0)."""
+"""squad: questions on a context, answered by spans or unanswerable (SQuAD 1.1 and 2.0)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from peftlab.data.formats.row_format import Row, RowFormat
 class Squad(RowFormat):
     """`answers` is `{text: [...], answer_start: [...]}`, or a list of `{text, answer_start}`.
 
-    Starts count characters of the context. No answer at all means that there is none. `id` is the
-    question itself where rows have no other, which joins what several people answered.
+    Starts count characters of the context. An empty list means no answer. `id` is the question
+    itself where rows have none, which joins answers of several annotators.
     """
 
     name: ClassVar[str] = "squad"
@@ -41,21 +41,21 @@ class Squad(RowFormat):
     def read(self, cells: Cells) -> Row:
         question, context = cells.text("question"), cells.text("context")
         identity = cells.values.get("id")
-        found: Row = {
+        row: Row = {
             "id": question if identity is None else str(identity),
             "question": question,
             "context": context,
         }
-        if cells.asked and not cells.has("answers"):
-            return found
+        if cells.to_predict and not cells.has("answers"):
+            return row
         texts, starts = self._answers(cells)
         if not cells.problems:
             if texts and cells.parsed("is_impossible") in (True, "true", "True", 1):
                 cells.wrong(f"the row is_impossible, but has the answer {texts[0]!r:.40}")
             for text, start in zip(texts, starts, strict=True):
                 _check(cells, context, text, start)
-        found["answers"] = {"text": texts, "answer_start": starts}
-        return found
+        row["answers"] = {"text": texts, "answer_start": starts}
+        return row
 
     def _answers(self, cells: Cells) -> tuple[list[str], list[int]]:
         column = cells.column("answers")
@@ -81,15 +81,15 @@ class Squad(RowFormat):
             cells.wrong(f"column {column!r} has an answer without text; no answer is an empty list")
             return [], []
         if not all(isinstance(start, int) and not isinstance(start, bool) for start in starts):
-            cells.wrong(f"column {column!r} has an answer_start that is no whole number")
+            cells.wrong(f"column {column!r} has an answer_start that is not an integer")
             return [], []
         return [str(text) for text in texts], [int(start) for start in starts]
 
 
 def _check(cells: Cells, context: str, text: str, start: int) -> None:
-    there = context[start : start + len(text)] if start >= 0 else ""
-    if there == text:
+    actual = context[start : start + len(text)] if start >= 0 else ""
+    if actual == text:
         return
     at = context.find(text)
-    hint = f"it stands at {at}" if at >= 0 else "it is not in the context"
+    hint = f"it is at {at}" if at >= 0 else "it is not in the context"
     cells.wrong(f"the answer {text!r:.60} is not at answer_start {start}; {hint}")

@@ -10,7 +10,7 @@ from peftlab.data.formats.row_format import Row, RowFormat
 
 
 class TokensTags(RowFormat):
-    """Tags are names, or numbers that a ClassLabel or `labels.json` names."""
+    """Tags are names, or numbers whose names are in a ClassLabel or `labels.json`."""
 
     name: ClassVar[str] = "tokens-tags"
     roles: ClassVar[Mapping[str, bool]] = {"tokens": True, "tags": True}
@@ -27,10 +27,10 @@ class TokensTags(RowFormat):
         return isinstance(tokens, list) or (isinstance(tokens, str) and tokens[:1] == "[")
 
     def read(self, cells: Cells) -> Row:
-        if cells.asked and isinstance(cells.values.get("tokens"), str):
+        if cells.to_predict and isinstance(cells.values.get("tokens"), str):
             return {"tokens": cells.text("tokens")}
         tokens = cells.texts("tokens")
-        if not cells.asked:
+        if not cells.to_predict:
             tags = cells.parsed("tags")
             if not cells.problems and isinstance(tags, list) and len(tags) != len(tokens):
                 cells.wrong(

@@ -1,1 +1,1 @@
-"""Where rows lie and how files become tables of raw values."""
+"""Sources of rows: files, folders and hub data sets as tables of raw values."""

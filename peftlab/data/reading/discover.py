@@ -20,7 +20,7 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 
 
 def is_local(source: str) -> bool:
-    """Whether `source` is meant as a path; what exists wins over what is spelt like a hub id."""
+    """Whether `source` is a path: it exists, or is not spelt like a hub id."""
     path = Path(source).expanduser()
     if path.exists():
         return True
@@ -32,7 +32,7 @@ def find_split_files(source: str) -> dict[str, list[Path]]:
     path = Path(source).expanduser()
     if not path.exists():
         raise DataError(
-            f"data.source {source!r}: there is no such file or folder"
+            f"data.source {source!r}: no such file or folder"
             + (f" (looked at {path.absolute()})." if not path.is_absolute() else ".")
         )
     if path.is_file():
@@ -43,13 +43,13 @@ def find_split_files(source: str) -> dict[str, list[Path]]:
 
 
 def _files_of_folder(folder: Path) -> dict[str, list[Path]]:
-    # iterdir, not glob: the folder's own name may hold [ ] or *.
+    # iterdir, not glob: the folder's own name may contain [ ] or *.
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     data_files = [p for p in files if p.suffix.lower() in EXTENSIONS and p.name != LABELS_FILE]
     if not data_files:
-        found = f"it holds {', '.join(p.name for p in files[:8])}" if files else "it is empty"
+        content = f"it holds {', '.join(p.name for p in files[:8])}" if files else "it is empty"
         raise DataError(
-            f"data.source {str(folder)!r} has no data files: {found}. Expected "
+            f"data.source {str(folder)!r} has no data files: {content}. Expected "
             f"train, validation and test files ending in {', '.join(EXTENSIONS)}."
         )
     splits: dict[str, list[Path]] = {}
@@ -60,12 +60,12 @@ def _files_of_folder(folder: Path) -> dict[str, list[Path]]:
 
 
 def check_one_format(split: str, paths: Sequence[Path]) -> None:
-    """Refuse a split that is there twice, in several formats, or with shards missing."""
+    """Refuse a split that exists twice, in several formats, or with missing shards."""
     names = ", ".join(path.name for path in paths)
     suffixes = {path.suffix.lower() for path in paths}
     if len(suffixes) > 1:
         raise DataError(
-            f"{paths[0].parent}: split {split!r} is there in several formats ({names}); keep one."
+            f"{paths[0].parent}: split {split!r} exists in several formats ({names}); keep one."
         )
     shards = [_SHARD.match(path.stem) for path in paths]
     numbers = {(int(m["index"]), int(m["total"])) for m in shards if m}
@@ -78,30 +78,30 @@ def check_one_format(split: str, paths: Sequence[Path]) -> None:
     total = len(paths)
     if numbers != {(index, total) for index in range(total)}:
         raise DataError(
-            f"{paths[0].parent}: the shards of split {split!r} are not complete ({names})."
+            f"{paths[0].parent}: the shards of split {split!r} are incomplete ({names})."
         )
 
 
 def pick_split(splits: Collection[str], wanted: str, where: str, key: str) -> str:
-    """The split called `wanted`, or by another usual name for the same; else a `DataError`."""
+    """The split `wanted`, or one of another usual name for it. Raises `DataError`."""
     if wanted in splits:
         return wanted
-    found = find_usual(splits, wanted, where)
-    if found is not None:
-        return found
-    there = ", ".join(splits)
+    usual = find_usual(splits, wanted, where)
+    if usual is not None:
+        return usual
+    known = ", ".join(splits)
     raise DataError(
-        f"{where} has no split {wanted!r} ({key}); its splits are: {there}. "
-        f"A folder's splits are its files' names without the ending."
+        f"{where} has no split {wanted!r} ({key}); its splits are: {known}. "
+        f"A folder's splits are its files' names without extensions."
     )
 
 
 def find_usual(splits: Collection[str], split: str, where: str) -> str | None:
-    """The split that goes by a usual name of `split`; two such are an error."""
-    there = [name for name in splits if name in USUAL_NAMES.get(split, ())]
-    if len(there) > 1:
+    """The split with a usual name of `split`, or None. Raises `DataError` for two of them."""
+    matches = [name for name in splits if name in USUAL_NAMES.get(split, ())]
+    if len(matches) > 1:
         raise DataError(
-            f"{where} has {' and '.join(there)}, which both mean {split!r}; keep one or name it "
+            f"{where} has {' and '.join(matches)}, which both mean {split!r}; keep one or name it "
             f"with data.splits.{split}=..."
         )
-    return there[0] if there else None
+    return matches[0] if matches else None

@@ -13,7 +13,7 @@ from peftlab.errors import DataError
 def load_hub_splits(
     name: str, subset: str | None, *, streaming: bool = False
 ) -> dict[str, RawSplit]:
-    """Every split of a hub data set; of `streaming`, nothing is fetched before it is read.
+    """Every split of a hub data set; with `streaming`, rows are downloaded as they are read.
 
     Raises `DataError` with the library's reason.
     """
@@ -24,7 +24,7 @@ def load_hub_splits(
             loaded = datasets.load_dataset(
                 name, subset, **({"streaming": True} if streaming else {})
             )
-        except Exception as error:  # the library and its HTTP client raise two dozen kinds
+        except Exception as error:  # the library and its HTTP client raise many types
             raise DataError(_explain(name, subset, error)) from None
     if not isinstance(loaded, dict):
         loaded = {"train": loaded}
@@ -44,14 +44,14 @@ def _explain(name: str, subset: str | None, error: Exception) -> str:
         else ""
     )
     return (
-        f"data.source {what} is no local file or folder, and the hub's data set cannot be loaded: "
+        f"data.source {what} is not a local file or folder, and no hub data set can be loaded: "
         f"{reason.rstrip('.')}.{hint} A local source is a path to a file or a folder."
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars while loading; the user's setting is put back."""
+    """No progress bars while loading; the user's setting is restored."""
     import datasets
 
     was_disabled = datasets.are_progress_bars_disabled()

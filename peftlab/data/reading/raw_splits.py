@@ -1,4 +1,4 @@
-"""What every source of rows looks like to the rest: a name, columns, numbered rows."""
+"""The common form of every source of rows: a name, columns, numbered rows."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _PEEKED_ROWS = 100
 class RawSplit:
     """One split before its columns are chosen and checked.
 
-    `rows(columns)` starts a fresh pass that yields `(number, record)`; `columns` is what is needed,
-    which spares a column store the rest. `class_names` holds the names of ClassLabel columns.
+    `rows(columns)` starts a new pass that yields `(number, record)`; column stores read the given
+    columns only. `class_names` holds the names of ClassLabel columns.
     """
 
     where: str
@@ -47,7 +47,7 @@ class RawSplit:
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def head(self, limit: int | None) -> RawSplit:
-        """The first `limit` rows; what follows is never read."""
+        """The first `limit` rows; later ones are never read."""
         if limit is None:
             return self
         return replace(self, rows=lambda columns: islice(self.rows(columns), limit))
@@ -113,7 +113,7 @@ def _open_parquet(path: Path) -> RawSplit:
     from pyarrow import parquet
 
     try:
-        # A handle of our own: pyarrow's keeps the file open for as long as its error lives.
+        # An explicit handle: pyarrow's keeps the file open as long as its error exists.
         with path.open("rb") as file, parquet.ParquetFile(file) as opened:
             schema = opened.schema_arrow
             count = opened.metadata.num_rows
@@ -147,23 +147,23 @@ def _first_line(error: BaseException) -> str:
 
 
 def class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Names of the columns that are ClassLabels, or lists of them."""
+    """The label names of columns of ClassLabels, or of lists of them."""
     from datasets import ClassLabel
 
-    found: dict[str, tuple[str, ...]] = {}
+    names: dict[str, tuple[str, ...]] = {}
     for column, feature in features.items():
         inner = feature[0] if isinstance(feature, list) and len(feature) == 1 else feature
         inner = getattr(inner, "feature", inner)
         if isinstance(inner, ClassLabel) and inner.names:
-            found[column] = tuple(inner.names)
-    return found
+            names[column] = tuple(inner.names)
+    return names
 
 
 def from_stream(rows: Any, where: str) -> RawSplit:
-    """A split that `datasets` streams: rows are fetched as they are read."""
+    """A split that `datasets` streams: rows are downloaded as they are read."""
     try:
         first = next(iter(rows), None)
-    except Exception as error:  # the library and its HTTP client raise two dozen kinds
+    except Exception as error:  # the library and its HTTP client raise many types
         raise DataError(f"{where} cannot be read: {_first_line(error)}.") from None
     if first is None:
         raise DataError(f"{where} has no rows.")
@@ -175,7 +175,7 @@ def from_stream(rows: Any, where: str) -> RawSplit:
         except DataError:
             raise
         except Exception as error:
-            raise DataError(f"{where} cannot be read on: {_first_line(error)}.") from None
+            raise DataError(f"{where} cannot be read further: {_first_line(error)}.") from None
 
     return RawSplit(where, tuple(first), iterate, class_names=class_names(rows.features or {}))
 

@@ -1,7 +1,7 @@
-"""Read json, jsonl, csv, tsv and txt line by line, so that every complaint can name its line.
+"""Readers of json, jsonl, csv, tsv and txt, line by line, so that errors can name the line.
 
 Each reader yields `(number, record)`: a 1-based line (or, for a JSON array, row) number and the
-row's columns. Nothing is cached, so a changed file can never be mistaken for what it was before.
+row's columns. Nothing is cached, so changes of a file always take effect.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Record = dict[str, Any]
 Numbered = Iterator[tuple[int, Record]]
 
 FIELD_LIMIT = 10_000_000
-"""Characters one field may have. More is nearly always an unclosed quote or the wrong file."""
+"""The most characters of a field. More is nearly always an unclosed quote or the wrong file."""
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
@@ -40,7 +40,7 @@ def _decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
                 raw = raw.removeprefix(_UTF8_BOM)
             if b"\0" in raw:
                 raise DataError(
-                    f"{path}:{number} holds NUL bytes: the file is binary, or text in UTF-16. "
+                    f"{path}:{number} contains NUL bytes: the file is binary, or text in UTF-16. "
                     "Give it as UTF-8 text (iconv -f utf-16 -t utf-8 converts)."
                 )
             try:
@@ -49,7 +49,7 @@ def _decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise DataError(
                     f"{path}:{number} is not UTF-8: byte 0x{raw[error.start]:02x} at column "
                     f"{error.start + 1}. If the file is Latin-1 or Windows-1252, convert it "
-                    "(iconv -f windows-1252 -t utf-8); if it is binary, it is no data file."
+                    "(iconv -f windows-1252 -t utf-8); if it is binary, it is not a data file."
                 ) from None
 
 
@@ -70,7 +70,7 @@ def _way_out(what: str) -> str:
 
 
 def read_jsonl(path: Path) -> Numbered:
-    """One JSON object a line; blank lines are skipped."""
+    """One JSON object per line; blank lines are skipped."""
     for number, line in _decoded_lines(path):
         if line.strip():
             yield number, _parse_object(path, number, line)
@@ -82,7 +82,7 @@ def _parse_object(path: Path, number: int, line: str) -> Record:
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}:{number}: malformed JSON, {error.msg} at column {error.colno}. "
-            "A jsonl file holds one complete object a line."
+            "A jsonl file has one complete object per line."
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}:{number}: unreadable JSON ({str(error)[:80]}).") from None
@@ -99,7 +99,7 @@ def _kind(value: object) -> str:
 
 
 def read_json(path: Path) -> Numbered:
-    """An array of objects, or one object a line (which many files called .json are)."""
+    """An array of objects, or one object per line, as in many .json files."""
     lines = _decoded_lines(path)
     first = next(((number, line) for number, line in lines if line.strip()), None)
     if first is None:
@@ -133,7 +133,7 @@ def read_json(path: Path) -> Numbered:
 
 
 def _is_row(line: str) -> bool:
-    """Whether a line is a whole object, and not a data set in one line."""
+    """Whether a line is one row, not a whole data set."""
     try:
         return not is_squad_file(json.loads(line))
     except (ValueError, RecursionError):
@@ -141,22 +141,22 @@ def _is_row(line: str) -> bool:
 
 
 def read_txt(path: Path) -> Numbered:
-    """One row a line, in the column `text`; blank lines are skipped."""
+    """One row per line, in the column `text`; blank lines are skipped."""
     for number, line in _decoded_lines(path):
         if line.strip():
             yield number, {"text": line.rstrip("\r\n")}
 
 
 def read_csv(path: Path) -> Numbered:
-    """Comma-separated with a header line, fields quoted by `"` where need be."""
+    """Comma-separated with a header line, fields quoted by `"` where necessary."""
     yield from _separated(path, ",", quoting=csv.QUOTE_MINIMAL)
 
 
 def read_tsv(path: Path) -> Numbered:
     """Tab-separated with a header line.
 
-    Files with quoting and files in which a quote is a character like any other (GLUE's) both exist
-    and neither says so: the file is read with quoting if that makes every row whole, else without.
+    Some files use quoting, and in others (GLUE's) a quote is an ordinary character. The file is
+    read with quoting if every row is then complete, else without.
     """
     try:
         for _ in _separated(path, "\t", quoting=csv.QUOTE_MINIMAL):
@@ -213,10 +213,10 @@ def _check_header(path: Path, fields: list[str], delimiter: str) -> list[str]:
             raise DataError(f"{path}:1: the header names column {name!r} twice.")
     other = next((mark for mark in ";\t|," if mark != delimiter and mark in header[0]), None)
     if len(header) == 1 and other:
-        spoken = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}[other]
+        names = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}[other]
         raise DataError(
             f"{path}:1: the header is one column, {header[0]!r}: the file seems separated by "
-            f"{spoken}. Write it with {'commas (.csv)' if delimiter == ',' else 'tabs (.tsv)'}."
+            f"{names}. Write it with {'commas (.csv)' if delimiter == ',' else 'tabs (.tsv)'}."
         )
     return header
 
@@ -236,7 +236,7 @@ def is_squad_file(content: Any) -> bool:
 
 
 def squad_rows(content: Any) -> list[Any]:
-    """A row for each question, its paragraph's context in it."""
+    """A row for each question, with its paragraph's context."""
     return [
         {**question, "context": paragraph.get("context"), "title": article.get("title")}
         for article in content["data"]

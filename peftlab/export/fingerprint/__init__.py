@@ -1,1 +1,1 @@
-"""Fingerprints of a base: what of it is hashed, taken and compared."""
+"""Fingerprints of a base: what is hashed, recorded and compared."""

@@ -1,7 +1,7 @@
-"""What 8-bit layers hold, by a sample of their rows: codes and scales, to the bit.
+"""The codes and scales of 8-bit layers, by a sample of their rows, bit by bit.
 
 A row's codes depend on that row alone. So a layer in memory, an 8-bit checkpoint, and a 16- or
-32-bit one of which the sampled rows are quantised anew can all be asked, and must agree.
+32-bit one whose sampled rows are quantised again are all comparable, and must agree.
 """
 
 from __future__ import annotations
@@ -21,68 +21,68 @@ from peftlab_kernels.int8_linear import Int8Linear
 _ROWS = 16
 
 ROUNDED = (None, torch.bfloat16, torch.float16)
-"""What weights may have been rounded to before they were quantised; None: not at all."""
+"""The dtypes that weights may have been rounded to before quantisation; None: not at all."""
 
 
 def codes_of(layers: Mapping[str, nn.Module], base: Mapping[str, Stored]) -> dict[str, Any]:
     """The fingerprint of 8-bit layers in memory, by the checkpoint's keys of their weights.
 
-    JSON values. Where the checkpoint has floats, `rounded` is the dtype that they went through
-    before they were quantised, and a layer is `transposed` whose weight lies there as [K, N]
-    (Conv1D): both are what makes these codes of it.
+    JSON values. Where the checkpoint has floats, `rounded` is the dtype that they were rounded to
+    before quantisation, and a layer is `transposed` whose weight is stored as [K, N] (Conv1D):
+    both are needed to compute the same codes again.
     """
     samples = {
         key: {"shape": list(layer.weight.shape), "sample": _hash(*_of_layer(layer))}
         for key, layer in sorted(layers.items())
         if isinstance(layer, Int8Linear)
     }
-    found: dict[str, Any] = {}
+    codes: dict[str, Any] = {}
     for dtype in ROUNDED:
         rounded = None if dtype is None else NAMES[dtype]
         tensors = {
             key: sample | {"transposed": _is_transposed(key, sample, base, rounded)}
             for key, sample in samples.items()
         }
-        found = {"rounded": rounded, "tensors": tensors}
-        if not differences(found, base):
-            return found
-    return found | {"rounded": None}
+        codes = {"rounded": rounded, "tensors": tensors}
+        if not differences(codes, base):
+            return codes
+    return codes | {"rounded": None}
 
 
 def differences(
     known: Mapping[str, Any], base: Mapping[str, Stored], *, only: Iterable[str] | None = None
 ) -> tuple[str, ...]:
-    """Sentences on the layers whose codes would not be the known ones over this checkpoint."""
-    told = []
+    """Sentences on the layers whose codes differ from the known ones over this checkpoint."""
+    sentences = []
     wanted: Mapping[str, Any] = known["tensors"]
     rounded = known.get("rounded")
     for key in wanted if only is None else only:
         expected, stored = wanted[key], base.get(key)
         if stored is None:
-            told.append(f"{key} is missing")
+            sentences.append(f"{key} is missing")
             continue
         scales = _scales_of(key, base)
         shape = tuple(expected["shape"])
-        turned = expected["transposed"] and scales is None
-        if stored.shape != (shape[::-1] if turned else shape):
-            told.append(f"{key} is {list(stored.shape)}, and was {list(shape)}")
+        transposed = expected["transposed"] and scales is None
+        if stored.shape != (shape[::-1] if transposed else shape):
+            sentences.append(f"{key} is {list(stored.shape)}, and was {list(shape)}")
             continue
         try:
-            rows = _stored_rows(stored, scales, turned, rounded)
+            rows = _stored_rows(stored, scales, transposed, rounded)
         except ValueError as error:
-            told.append(f"{key} has no codes ({error})")
+            sentences.append(f"{key} has no codes ({error})")
             continue
         if _hash(*rows) != expected["sample"]:
-            told.append(f"{key} has other codes")
-    return tuple(told)
+            sentences.append(f"{key} has other codes")
+    return tuple(sentences)
 
 
 def _is_transposed(
     key: str, sample: Mapping[str, Any], base: Mapping[str, Stored], rounded: str | None
 ) -> bool:
-    """Told by the codes: a square matrix's shape does not say."""
-    turned = {"rounded": rounded, "tensors": {key: {**sample, "transposed": True}}}
-    return _scales_of(key, base) is None and not differences(turned, base)
+    """Decided by the codes: the shape of a square matrix does not reveal it."""
+    transposed = {"rounded": rounded, "tensors": {key: {**sample, "transposed": True}}}
+    return _scales_of(key, base) is None and not differences(transposed, base)
 
 
 def _scales_of(key: str, base: Mapping[str, Stored]) -> Stored | None:
@@ -100,13 +100,13 @@ def _stored_rows(
 ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     shape = stored.shape[::-1] if transposed else stored.shape
     rows = _sampled(shape[0])
-    # Columns lie apart in a file, so that a transposed weight is read whole.
-    found = stored.read().T[rows] if transposed else stored.rows(rows)
+    # Columns are not contiguous in a file, so a transposed weight is read completely.
+    values = stored.read().T[rows] if transposed else stored.rows(rows)
     if scales is not None:
-        return found, scales.read()[rows], shape
+        return values, scales.read()[rows], shape
     if rounded is not None:
-        found = found.to(DTYPES[rounded])
-    return *int8_quantize(found.contiguous()), shape
+        values = values.to(DTYPES[rounded])
+    return *int8_quantize(values.contiguous()), shape
 
 
 def _hash(codes: Tensor, scales: Tensor, shape: tuple[int, ...]) -> str:

@@ -1,9 +1,9 @@
-"""What a base is, by its tensors: so that an adapter meets no other base than its own.
+"""Fingerprints of a base by its tensors, so that an adapter is used on its own base only.
 
-Taken from the tensors as the checkpoint stores them and under its names, so neither the sharding
-nor the folder matters: dtype, shape, and a hash of some of the bytes, spread over each tensor. Of
-layers in 8 bits the codes and scales that were trained on as well, whether the checkpoint
-has them or they were made of what it has: see `codes`.
+Taken from the tensors as the checkpoint stores and names them, so neither sharding nor folder
+matters: dtype, shape, and a hash of some of the bytes, spread over each tensor. For 8-bit layers
+also the codes and scales that were trained on, stored in the checkpoint or quantised from it: see
+`codes`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 from peftlab.export.safetensors_files import Stored
 
 FORMAT = 2
-"""1 knew no codes."""
+"""Format 1 had no codes."""
 
 _PIECES = 16
 _PIECE = 4096
 
 
 def fingerprint(tensors: Mapping[str, Stored]) -> dict[str, Any]:
-    """Of these tensors, by the checkpoint's names; JSON values."""
+    """The fingerprint of tensors, by the checkpoint's names; JSON values."""
     return {
         "format": FORMAT,
         "tensors": {
@@ -45,20 +45,20 @@ def sampled_hash(tensor: Stored) -> str:
 def differences(
     known: Mapping[str, Any], base: Mapping[str, Stored], *, only: Iterable[str] | None = None
 ) -> tuple[str, ...]:
-    """Sentences on a base's tensors that are not those of a fingerprint; none where all are."""
-    told = []
+    """Sentences on a base's tensors that differ from a fingerprint's."""
+    sentences = []
     wanted: Mapping[str, Any] = known.get("tensors", {})
     for name in wanted if only is None else only:
-        expected, found = wanted[name], base.get(name)
-        if found is None:
-            told.append(f"{name} is missing")
-        elif list(found.shape) != expected["shape"]:
-            told.append(f"{name} is {list(found.shape)}, and was {expected['shape']}")
-        elif found.dtype != expected["dtype"]:
-            told.append(f"{name} is {found.dtype}, and was {expected['dtype']}")
-        elif sampled_hash(found) != expected["sample"]:
-            told.append(f"{name} has other values")
-    return tuple(told)
+        expected, stored = wanted[name], base.get(name)
+        if stored is None:
+            sentences.append(f"{name} is missing")
+        elif list(stored.shape) != expected["shape"]:
+            sentences.append(f"{name} is {list(stored.shape)}, and was {expected['shape']}")
+        elif stored.dtype != expected["dtype"]:
+            sentences.append(f"{name} is {stored.dtype}, and was {expected['dtype']}")
+        elif sampled_hash(stored) != expected["sample"]:
+            sentences.append(f"{name} has other values")
+    return tuple(sentences)
 
 
 def _starts(size: int) -> Iterable[int]:

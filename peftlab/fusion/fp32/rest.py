@@ -78,7 +78,7 @@ def _save_as_it_rested(
     """Narrow frozen tensors, which loses nothing. Trained ones are saved as they are."""
     for name, (tensor, rest) in rests_of(module).items():
         saved = state_dict.get(prefix + name)
-        # With keep_vars the caller wants the model's own parameters.
+        # With keep_vars the caller gets the model's own parameters.
         if saved is None or saved is tensor or tensor.requires_grad:
             continue
         state_dict[prefix + name] = rest.narrowed(saved, state_dict, prefix + name)

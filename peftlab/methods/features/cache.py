@@ -254,8 +254,8 @@ def _batches(split: datasets.Dataset, size: int) -> Iterator[list[int]]:
 
 
 def _take(split: datasets.Dataset, numbers: Sequence[int]) -> list[Row]:
-    found: list[Row] = split.__getitems__(list(numbers))
-    return found
+    rows: list[Row] = split.__getitems__(list(numbers))
+    return rows
 
 
 def _move(batch: Row, device: torch.device) -> Row:

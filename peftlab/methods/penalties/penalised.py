@@ -35,7 +35,7 @@ def regularizer(applied: Applied, settings: RegularizationConfig) -> Regularizer
     names = [n for n in parameters if n in applied.trainable and _in_scope(n, applied, settings)]
     if not names:
         raise ConfigError(
-            f"regularization.scope is {settings.scope}, of which nothing trains under method "
+            f"regularization.scope is {settings.scope}, but nothing in it trains under method "
             f"{applied.method.name} for {applied.task}; set it to trainable."
         )
     matrices = tuple(parameters[n] for n in names if parameters[n].dim() > 1)
@@ -87,18 +87,18 @@ def _is_factor(name: str) -> bool:
 
 def _changes(model: nn.Module) -> dict[str, LoraChange]:
     """Every adapted layer's change, by the name of its A."""
-    found = {}
+    changes = {}
     for name, module in model.named_modules():
         if isinstance(module, ParamWrapper):
             continue
         if isinstance(module, LoraLayer) and ADAPTER_NAME in module.lora_A:
             layer: Any = module
-            found[f"{name}.lora_A.{ADAPTER_NAME}.weight"] = LoraChange(
+            changes[f"{name}.lora_A.{ADAPTER_NAME}.weight"] = LoraChange(
                 layer.lora_A[ADAPTER_NAME].weight,
                 layer.lora_B[ADAPTER_NAME].weight,
                 float(layer.scaling[ADAPTER_NAME]),
             )
-    return found
+    return changes
 
 
 def _refuse_others(

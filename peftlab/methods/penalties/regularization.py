@@ -108,14 +108,14 @@ class Regularizer:
     @torch.no_grad()
     def penalties(self) -> dict[str, float]:
         """Omega's terms of the strengths that are set: `l1`, `l2`, `l2_sp`, and `total`."""
-        found: dict[str, float] = {}
+        terms: dict[str, float] = {}
         if self.settings.l1:
-            found["l1"] = _total(self._absolutes())
+            terms["l1"] = _total(self._absolutes())
         if self.settings.l2:
-            found["l2"] = _total(term.value for term in self._squares())
+            terms["l2"] = _total(term.value for term in self._squares())
         if self.settings.l2_sp:
-            found["l2_sp"] = _total(term.value for term in self._distances())
-        return found | {"total": sum(found.values())}
+            terms["l2_sp"] = _total(term.value for term in self._distances())
+        return terms | {"total": sum(terms.values())}
 
     @torch.no_grad()
     def zeros(self) -> tuple[int, int]:
@@ -134,17 +134,17 @@ class Regularizer:
 
     def report(self) -> dict[str, Any]:
         """Penalties at the present weights and, with l1, the sparsity reached; JSON values."""
-        found: dict[str, Any] = {"penalty": self.penalties()}
+        report: dict[str, Any] = {"penalty": self.penalties()}
         if self.settings.l1:
             zeros, scalars = self.zeros()
-            found |= {"zeros": zeros, "penalised": scalars, "sparsity": zeros / scalars}
-        return found
+            report |= {"zeros": zeros, "penalised": scalars, "sparsity": zeros / scalars}
+        return report
 
     def describe(self) -> str:
         """A sentence for people: what is penalised, and how strongly."""
-        settings, told = self.settings, []
+        settings, phrases = self.settings, []
         scalars = sum(p.numel() for p in self.matrices)
-        told += [
+        phrases += [
             f"{name} {strength:g} on {scalars:,} weights"
             for name, strength in (("l1", settings.l1), ("l2", settings.l2))
             if strength
@@ -157,8 +157,10 @@ class Regularizer:
                 f"{to_zero:,} new ones towards zero" * bool(to_zero),
                 f"{len(self.changes)} adapted layers towards no change" * bool(self.changes),
             ]
-            told.append(f"l2_sp {settings.l2_sp:g} on {', '.join(part for part in parts if part)}")
-        return f"penalised: {'; '.join(told)}"
+            phrases.append(
+                f"l2_sp {settings.l2_sp:g} on {', '.join(part for part in parts if part)}"
+            )
+        return f"penalised: {'; '.join(phrases)}"
 
     def _absolutes(self) -> Iterator[torch.Tensor]:
         for parameter in self.matrices if self.settings.l1 else ():

@@ -1,4 +1,4 @@
-"""The forms of a base that an 8-bit run can be merged into, and which of them is the nearest."""
+"""The forms of a base that an 8-bit run can be merged into, and which of them is nearest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def over(source: Source, merge_base: Form, *, trust_remote_code: bool = False) -
     base = read_checkpoint_config(
         source.base, revision=source.revision, trust_remote_code=trust_remote_code
     )
-    # Of a checkpoint in 8 bits those layers that it keeps so, and no other.
+    # Of an 8-bit checkpoint, exactly the layers that it stores in 8 bits.
     stored = tuple(tensor_shapes(base.files)) if base.in_8bit else None
     return replace(
         source,
@@ -55,40 +55,40 @@ def nearest(run: OpenedRun, source: Source) -> Source:
     from peftlab.export.streamed import logits
     from peftlab.model.checkpoint import read_checkpoint_config
 
-    there: tuple[Form, ...] = ("original", "dequant", "requant")
+    available: tuple[Form, ...] = ("original", "dequant", "requant")
     if read_checkpoint_config(source.base, revision=source.revision).in_8bit:
-        # The 16-bit checkpoint that its codes were made from is not at hand.
-        there = there[1:]
-    forms: dict[str, Source] = {name: over(source, name) for name in there}
+        # The 16-bit checkpoint that its codes were quantised from is not available.
+        available = available[1:]
+    forms: dict[str, Source] = {name: over(source, name) for name in available}
     ready, task = run.loaded, run.task.without_texts()
     rows = _sample(run)
     collate = task.collator(ready.tokenizer)
     inputs = task.model_inputs(collate(rows))
 
-    def measure(model: nn.Module, place: torch.device, compute: torch.dtype) -> float:
-        found = evaluate(
+    def measure(model: nn.Module, device: torch.device, compute: torch.dtype) -> float:
+        evaluation = evaluate(
             model, task, rows, collate,
-            batch_size=len(rows), compute_dtype=compute, device=place,
+            batch_size=len(rows), compute_dtype=compute, device=device,
         )  # fmt: skip
-        return found.metrics[task.best_metric]
+        return evaluation.metrics[task.best_metric]
 
-    # As the run answers, device and arithmetic included.
+    # As the run predicts, device and arithmetic included.
     device = next(ready.model.parameters()).device
-    there_too = {name: value.to(device) for name, value in inputs.items()}
+    on_device = {name: value.to(device) for name, value in inputs.items()}
     narrow = torch.autocast(device.type, torch.bfloat16, enabled=ready.compute is torch.bfloat16)
     with by_choices_of(run.folder), narrow:
-        trained = logits(ready.model.eval(), there_too).cpu()
+        trained = logits(ready.model.eval(), on_device).cpu()
         score = measure(ready.model, device, ready.compute)
-    found = table_of(
+    table = table_of(
         trained, score, forms, inputs, task.best_metric,
         lambda model: measure(model, torch.device("cpu"), torch.float32),
     )  # fmt: skip
-    for line in found.lines():
+    for line in table.lines():
         logger.info("%s", line)
     return replace(
-        forms[found.best],
-        provenance={**source.provenance, **found.provenance()},
-        compared=found.to_json(),
+        forms[table.best],
+        provenance={**source.provenance, **table.provenance()},
+        compared=table.to_json(),
     )
 
 

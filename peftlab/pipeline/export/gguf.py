@@ -30,17 +30,17 @@ def check_converter(checkout: str | None, out: Path) -> Path:
             f"--llama-cpp DIR{where}. Or export safetensors, which it converts as well."
         )
     if out.suffix != ".gguf":
-        raise ConfigError(f"-o {out}: a GGUF model is one file; name it something.gguf.")
+        raise ConfigError(f"-o {out}: a GGUF model is one file; name it NAME.gguf.")
     if out.exists():
         raise ConfigError(f"-o {out} exists; name a file that does not.")
     return Path(checkout) / CONVERTER
 
 
 def export_gguf(path: Path, out: Path, checkout: Path, **settings: Any) -> dict[str, Any]:
-    """Merge into a temporary folder, convert that, and read the file's head back.
+    """Merge into a temporary folder, convert it, and read the file's header back.
 
-    The file has the merged model's dtype. Raises as `exporting.export`, `CheckFailed` with the
-    converter's last line where it fails, `VerificationError` where what it wrote is no model;
+    The file has the merged model's dtype. Raises as `runs.export`, `CheckFailed` with the
+    converter's last line where it fails, `VerificationError` where its output is not a model;
     nothing is left then.
     """
     from peftlab.pipeline.export.runs import export
@@ -68,8 +68,8 @@ def export_gguf(path: Path, out: Path, checkout: Path, **settings: Any) -> dict[
 
 def _convert(converter: Path, merged: Path, file: Path) -> None:
     config = read_json(merged / "config.json")
-    # Said aloud: left to itself the converter narrows fp32 to 16 bits.
-    dtype = _OUTTYPES.get(config.get("dtype"), "auto")
+    # Explicitly, since by default the converter narrows fp32 to 16 bits.
+    dtype = _OUTTYPES.get(str(config.get("dtype")), "auto")
     done = subprocess.run(
         [
             sys.executable, str(converter), str(merged),
@@ -79,15 +79,15 @@ def _convert(converter: Path, merged: Path, file: Path) -> None:
         text=True,
     )  # fmt: skip
     if done.returncode or not file.is_file():
-        said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
-        raise CheckFailed(f"llama.cpp's converter refused the merged model: {said[-1]}")
+        output = (done.stderr.strip() or done.stdout.strip() or "it printed nothing").splitlines()
+        raise CheckFailed(f"llama.cpp's converter refused the merged model: {output[-1]}")
 
 
 def _smoke_check(file: Path) -> int | None:
-    """The file's tensors by the `gguf` package's reader; without it, at least its mark."""
+    """The number of tensors by the `gguf` package; without it, only the magic is checked."""
     with file.open("rb") as opened:
         if opened.read(4) != _MAGIC:
-            raise VerificationError(f"{file.name} is no GGUF file; nothing was written.")
+            raise VerificationError(f"{file.name} is not a GGUF file; nothing was written.")
     try:
         from gguf import GGUFReader
     except ImportError:

@@ -1,4 +1,4 @@
-"""Runs as merged models: what a run's trained part and base are, in the terms of `export`."""
+"""Runs as merged models: a run's trained part and base in the terms of `export`."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def export(
 ) -> MergeReport:
     """Write the merged model of a run, or of any PEFT LoRA adapter, to the folder `out`.
 
-    As `export.merge.merge`. `merge_base` is for what was trained over an 8-bit base: `original`
-    merges into the 16-bit checkpoint, `dequant` into what the codes stand for, `requant` writes 8
-    bits again; `auto` measures which is nearest to the model as it was trained. Raises as there,
-    and `ConfigError` for a `merge_base` of a run that has no 8-bit base.
+    As `export.merge.merge`. `merge_base` is for runs over an 8-bit base: `original` merges into the
+    16-bit checkpoint, `dequant` into the dequantised codes, `requant` quantises the result again;
+    `auto` measures which is nearest to the model as it was trained. Raises as `merge` does, and
+    `ConfigError` for a `merge_base` of a run that has no 8-bit base.
     """
     from peftlab.export.merge import adapter_source, merge_source
     from peftlab.files import check_new_folder
@@ -48,12 +48,12 @@ def export(
     if run is not None:
         run.check_tokenizers()
         if base is None and run.config.method.loads_in == 16:
-            # Others are compared as they answer, over their own base; see `nearest`.
+            # 8-bit runs are compared over their own base; see `nearest`.
             source = replace(source, replay=run.check_logits)
     trusted = run is not None and run.config.model.trust_remote_code
     check_base(
         source.changes.source, source.base, source.revision, trust_remote_code=trusted,
-        asked="codes" if merge_base in ("dequant", "requant") else "source",
+        compare="codes" if merge_base in ("dequant", "requant") else "source",
     )  # fmt: skip
     if run is not None and run.config.method.loads_in != 8:
         if merge_base not in ("auto", "original"):
@@ -63,7 +63,7 @@ def export(
             )
         merge_base = "original"
     if merge_base == "auto":
-        # An adapter alone does not say how its base was loaded.
+        # An adapter alone does not record how its base was loaded.
         source = over(source, "original") if run is None else nearest(run, source)
     else:
         source = over(source, merge_base, trust_remote_code=trusted)
@@ -74,7 +74,7 @@ def export(
 
 
 def source_of(run: OpenedRun, base: str | None = None) -> Source:
-    """What a run trained, its base, and its head. Raises `CheckFailed` where it has no equal."""
+    """A run's trained part, base and head. Raises `CheckFailed` where no such head exists."""
     from peftlab.export.changes import adapter_changes, whole_changes
     from peftlab.export.source import Source
     from peftlab.methods.adapter_files import WEIGHTS
@@ -112,9 +112,9 @@ def source_of(run: OpenedRun, base: str | None = None) -> Source:
 
 
 def _padding(run: OpenedRun) -> dict[str, int]:
-    """The padding token's id for classifiers of rows, some of which find a row's end by it.
+    """The padding token's id for sequence classifiers, some of which locate a row's end by it.
 
-    The checkpoint's config may name none; the run padded by its tokenizer's.
+    The checkpoint's config may lack it; the run used its tokenizer's.
     """
     from peftlab.model.tokenizer import load_tokenizer
 

@@ -21,14 +21,14 @@ _NONE = ("other", "no_relation", "no relation", "norelation", "none", "na", "n/a
 def none_of(option: str | None, label_names: Sequence[str]) -> str | None:
     """The label that means no relation, or None.
 
-    `option` is auto, a label, or None. Raises `ConfigError` for a name that is no label.
+    `option` is auto, a label, or None. Raises `ConfigError` for a name that is not a label.
     """
     if option is None or option in label_names:
         return option
     if option == "auto":
         return next((name for name in label_names if name.strip().lower() in _NONE), None)
     raise ConfigError(
-        f"task.no_relation is {option!r}, which is no label; labels are "
+        f"task.no_relation is {option!r}, which is not a label; labels are "
         f"{', '.join(label_names[:20])}, or null where every label is a relation."
     )
 

@@ -39,8 +39,8 @@ def source_ids(
     special = int(tokenizer.num_special_tokens_to_add())
     if max_length <= special:
         raise ConfigError(
-            f"data.max_length is {max_length}, and a source has {special} special tokens alone; "
-            f"set it to {special + 1} or more."
+            f"data.max_length is {max_length}, but special tokens take {special} of it; set it to "
+            f"{special + 1} or more."
         )
     whole = _ids(tokenizer, list(texts))
     lengths = [len(ids) for ids in whole]

@@ -35,7 +35,7 @@ def test_nothing_in_the_table_fails(table: dict[str, dict[str, Any]]) -> None:
     gated = [row for row in table.values() if row["target"] in compile_gate.PER_CTA]
     assert {row["target"] for row in gated} == compile_gate.PER_CTA.keys()
     assert len(gated) > 500
-    assert {row["digest"]: found for row in gated if (found := compile_gate.failures(row))} == {}
+    assert {row["digest"]: actual for row in gated if (actual := compile_gate.failures(row))} == {}
 
 
 def test_the_readable_table_says_the_same(table: dict[str, dict[str, Any]]) -> None:
@@ -74,9 +74,9 @@ GOOD = {
 )
 def test_what_the_gate_holds_against_a_row(change: dict[str, Any], words: str) -> None:
     assert compile_gate.failures(GOOD) == []
-    found = compile_gate.failures(GOOD | change)
-    assert len(found) == 1
-    assert words in found[0]
+    actual = compile_gate.failures(GOOD | change)
+    assert len(actual) == 1
+    assert words in actual[0]
 
 
 INT8 = GOOD | {
@@ -96,9 +96,9 @@ INT8 = GOOD | {
 )
 def test_what_the_gate_holds_against_an_integer_product(change: dict[str, Any], words: str) -> None:
     assert compile_gate.failures(INT8) == []
-    found = compile_gate.failures(INT8 | change)
-    assert len(found) == 1
-    assert words in found[0]
+    actual = compile_gate.failures(INT8 | change)
+    assert len(actual) == 1
+    assert words in actual[0]
 
 
 def test_bytes_loaded_one_by_one_may_be_shuffled() -> None:

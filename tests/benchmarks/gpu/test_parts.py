@@ -92,8 +92,8 @@ def test_a_steps_limit_is_above_its_layers_and_below_thrice_their_sum() -> None:
 def test_the_seven_layers_are_llamas() -> None:
     linears = LLAMAS["8B"].shape.linears()
     assert len(linears) == len(TARGETS) == sum(number for *_, number in SHAPES.values())
-    for features, outs, number in SHAPES.values():
-        assert linears.count((features, outs)) == number
+    for in_features, out_features, number in SHAPES.values():
+        assert linears.count((in_features, out_features)) == number
 
 
 def test_predictions_are_of_the_same_processor_size_and_dropout() -> None:
@@ -121,21 +121,21 @@ def test_seven_layers_add_up_and_ours_is_the_faster_of_each_shape() -> None:
     one = result(epilogue=2.0, cublas=3.0, base=1.0, PEFT=4.0)
     other = result(epilogue=3.0, cublas=2.5, base=1.0, PEFT=4.0, odd=1.0)
     results = {shape: one if n % 2 else other for n, shape in enumerate(SHAPES)}
-    found = seven_layers(results)
+    actual = seven_layers(results)
     counts = [number for *_, number in SHAPES.values()]
     mine = sum(c * (2.0 if n % 2 else 2.5) for n, c in enumerate(counts))
-    assert found["median_seconds"]["ours"] == pytest.approx(mine)
-    assert found["median_seconds"]["PEFT"] == 28
-    assert "odd" not in found["median_seconds"]
-    assert found["ratio_to_limit"]["frozen base"] == pytest.approx(7 / 3.5)
-    met = {(t["row"], t["to"]): t["met"] for t in found["targets"]}
+    assert actual["median_seconds"]["ours"] == pytest.approx(mine)
+    assert actual["median_seconds"]["PEFT"] == 28
+    assert "odd" not in actual["median_seconds"]
+    assert actual["ratio_to_limit"]["frozen base"] == pytest.approx(7 / 3.5)
+    met = {(t["row"], t["to"]): t["met"] for t in actual["targets"]}
     assert met == {("PEFT", "ours"): True, ("ours", "frozen base"): False}
 
 
 def test_targets_over_8_bits_are_judged_where_those_rows_ran() -> None:
     seconds = {"ours, w8a8": 1.0, "PEFT, 16-bit adapters": 1.9, "bnb+PEFT": 1.9, "base": 1.1}
-    found = seven_layers({shape: result(**seconds) for shape in SHAPES})
-    met = {(t["row"], t["to"]): t["met"] for t in found["targets"]}
+    actual = seven_layers({shape: result(**seconds) for shape in SHAPES})
+    met = {(t["row"], t["to"]): t["met"] for t in actual["targets"]}
     assert met == {
         ("PEFT, 16-bit adapters", "ours, w8a8"): True, ("bnb+PEFT", "ours, w8a8"): False,
         ("ours, w8a8", "frozen base"): True,

@@ -27,8 +27,8 @@ def test_rows_take_turns_in_both_orders_and_the_first_runs_twice() -> None:
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios_not_of_the_times() -> None:
-    found = ratio(seconds(), "PEFT", "ours")
-    assert (found.median, found.least, found.greatest) == (2.0, 1.0, 3.0)
+    actual = ratio(seconds(), "PEFT", "ours")
+    assert (actual.median, actual.least, actual.greatest) == (2.0, 1.0, 3.0)
     assert noise(seconds()).median == 1.0
     assert noise(seconds()).greatest == pytest.approx(1.1)
 
@@ -49,9 +49,9 @@ def test_a_bar_on_a_row_that_did_not_run_is_not_judged() -> None:
 
 
 def test_the_summary_has_every_time() -> None:
-    found = summary(seconds(), [Bar("PEFT", "ours", 1.2, at_most=False)])
-    assert found["rounds"] == 3
-    assert found["median_seconds"] == {"ours": 2.0, "PEFT": 2.0, "ours (again)": 2.2}
-    assert found["ratio_to_ours"]["PEFT"]["median"] == 2.0
-    assert found["seconds"]["PEFT"] == [2.0, 2.0, 9.0]
-    assert [bar["met"] for bar in found["bars"]] == [True]
+    actual = summary(seconds(), [Bar("PEFT", "ours", 1.2, at_most=False)])
+    assert actual["rounds"] == 3
+    assert actual["median_seconds"] == {"ours": 2.0, "PEFT": 2.0, "ours (again)": 2.2}
+    assert actual["ratio_to_ours"]["PEFT"]["median"] == 2.0
+    assert actual["seconds"]["PEFT"] == [2.0, 2.0, 9.0]
+    assert [bar["met"] for bar in actual["bars"]] == [True]

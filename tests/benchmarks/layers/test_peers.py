@@ -32,8 +32,8 @@ def test_a_peer_computes_the_layer_and_its_gradients(name: str, dtype: torch.dty
         reference.lora_linear(*wide, scaling=SCALING),
         *reference.lora_linear_backward(dy.double(), *wide, scaling=SCALING),
     ]
-    found = [step.forward(), *step()]
-    for got, truth in zip(found, truths, strict=name != "frozen base"):
+    actual = [step.forward(), *step()]
+    for got, truth in zip(actual, truths, strict=name != "frozen base"):
         assert got.shape == truth.shape
         assert (got.double() - truth).norm() <= BOUND[dtype] * truth.norm()
 
@@ -125,8 +125,8 @@ def test_a_layer_moves_what_the_readme_says(name: str, of_x: int, of_y: int) -> 
     """Bytes beside the base product, and beside what is as thin as the rank."""
     case = Case(rows=256, in_features=512, out_features=384, rank=1)
     weights = weights_of(case)
-    base, found = (
+    base, actual = (
         step_of(row, case, weights).counts().bytes_moved for row in ("frozen base", name)
     )
     expected = case.rows * (of_x * case.in_features + of_y * case.out_features)
-    assert found - base == pytest.approx(expected, rel=0.04)
+    assert actual - base == pytest.approx(expected, rel=0.04)

@@ -48,8 +48,8 @@ def test_a_short_run_is_gone_on_with(
     words += ["--steps", "3", "--seeds", "1", "--rows"]
     monkeypatch.setattr("sys.argv", ["x", *words, "lora fp32", "w8a8"])
     assert int8_convergence.main() == 0
-    found = json.loads(out.read_text())
-    first = found["runs"]["e2e"]
+    actual = json.loads(out.read_text())
+    first = actual["runs"]["e2e"]
     assert {row: len(first[row][0]["losses"]) for row in first} == {"lora fp32": 3, "w8a8": 3}
     assert first["w8a8"][0]["losses"] == pytest.approx(first["lora fp32"][0]["losses"], rel=0.02)
     assert first["w8a8"][0]["losses"] != first["lora fp32"][0]["losses"]

@@ -141,7 +141,6 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     return found
 
 
-@settings(max_examples=50, deadline=None)
 @given(configurations())
 def test_the_resolved_configuration_is_the_same_configuration(mapping: dict[str, Any]) -> None:
     config = config_from_mapping(mapping)
@@ -155,7 +154,7 @@ def test_the_resolved_configuration_is_the_same_configuration(mapping: dict[str,
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(TEXT)
 def test_any_text_survives_yaml(text: str) -> None:
     values = {"a": text, "b": [text], "c": {"d": text}}

@@ -36,6 +36,14 @@ def test_scalars_follow_yaml_1_2() -> None:
     assert math.isnan(parse_value(".nan", "v"))
 
 
+def test_scalars_that_yaml_readers_disagree_on() -> None:
+    for text in ("0b11", "0x1_F", "-0x1F", "1_0.5", "-_", "+_", "._", "=", "2020-01-01 10:00:00"):
+        assert parse_value(text, "v") == text
+    assert parse_value(".5e3", "v") == 500.0
+    # A directive does not bring YAML 1.1 back.
+    assert parse_mapping("%YAML 1.1\n---\na: no\n", "f").values == {"a": "no"}
+
+
 def test_keys_and_items_know_their_lines() -> None:
     source = parse_mapping("a: 1\nb:\n  c: 2\n  d:\n  - x\n  - {e: 3}\n", "run.yaml")
     assert source.origin(("b", "c")) == "run.yaml:3"
@@ -50,11 +58,18 @@ def test_aliases_and_merges_are_fine_and_own_keys_win() -> None:
     assert source.values["b"] == {"x": 1, "y": 2}
     assert source.values["c"] == {"x": 1, "y": 3}
     assert source.origin(("c", "y")) == "m:5"
+    # An override of one key must not reach another through their alias.
+    source.values["b"]["x"] = 9
+    assert source.values["a"]["x"] == source.values["c"]["x"] == 1
 
 
 BAD = {
     "same key twice": ("a:\n  b: 1\n  b: 2\n", "f:3: a.b is set twice; it is set in line 2 too"),
     "same key twice in flow style": ("a: {b: 1, b: 2}", "a.b is set twice"),
+    "same key twice beside a merge": (
+        "a: &a {x: 1}\nb:\n  <<: *a\n  y: 1\n  y: 2\n",
+        "f:5: b.y is set twice; it is set in line 4 too",
+    ),
     "same key twice at the top": ("a: 1\na: 2\n", "f:2: a is set twice"),
     "a list": ("- a\n", "f:1: holds a list"),
     "a word": ("lora\n", "f:1: holds a single value"),
@@ -65,6 +80,8 @@ BAD = {
     "null as key": ("~: a\n", "keys are text"),
     "mapping as key": ("? {a: 1}\n: 2\n", "keys are text"),
     "python object": ("a: !!python/object/apply:os.system [ls]\n", "f:1: the tag"),
+    "tag of a set": ("a: !!set {b}\n", "f:1: the tag"),
+    "tag that does not fit": ("a: !!int x\n", "f:1: 'x' is no number"),
     "own tag": ("a: !foo 1\n", "f:1: the tag '!foo'"),
     "self reference": ("a: &a [*a]\n", "f:1: the alias refers to what it stands in"),
     "unknown alias": ("a: *b\n", "undefined alias"),

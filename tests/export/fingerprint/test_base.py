@@ -1,4 +1,4 @@
-"""A base is known by its tensors: not by where it lies or how it is cut into files."""
+"""A base is identified by its tensors, not by its location or its shards."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_neither_sharding_nor_order_nor_place_matters(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 299 * 256 + 255])
-def test_another_value_is_told_by_name(tmp_path: Path, at: int) -> None:
+def test_another_value_is_reported_by_name(tmp_path: Path, at: int) -> None:
     """First and last bytes are among those sampled."""
     known = fingerprint(stored(tmp_path / "one", tensors()))  # type: ignore[arg-type]
     other = tensors()
@@ -51,14 +51,14 @@ def test_another_value_is_told_by_name(tmp_path: Path, at: int) -> None:
     assert differences(known, changed, only=["a.weight"]) == ()  # type: ignore[arg-type]
 
 
-def test_shapes_dtypes_and_absence_are_told(tmp_path: Path) -> None:
+def test_shapes_dtypes_and_absence_are_reported(tmp_path: Path) -> None:
     known = fingerprint(stored(tmp_path / "one", tensors()))  # type: ignore[arg-type]
     other = tensors()
     other["a.weight"] = other["a.weight"][:32].clone()
     other["b.weight"] = other["b.weight"].half()
     del other["c.bias"]
-    told = differences(known, stored(tmp_path / "two", other))  # type: ignore[arg-type]
-    assert told == (
+    sentences = differences(known, stored(tmp_path / "two", other))  # type: ignore[arg-type]
+    assert sentences == (
         "a.weight is [32, 7], and was [33, 7]",
         "b.weight is F16, and was F32",
         "c.bias is missing",

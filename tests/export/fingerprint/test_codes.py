@@ -63,7 +63,9 @@ def test_weights_that_were_rounded_before_are_known_for_it(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("row", [0, 69])
-def test_another_code_another_scale_and_another_source_are_told(row: int, tmp_path: Path) -> None:
+def test_another_code_another_scale_and_another_source_are_reported(
+    row: int, tmp_path: Path
+) -> None:
     """First and last rows are among those sampled."""
     layer = Int8Linear.from_weight(weight())
     known = codes_of({KEY: layer}, floats(tmp_path, weight()))
@@ -76,8 +78,8 @@ def test_another_code_another_scale_and_another_source_are_told(row: int, tmp_pa
     other[row] *= 1.01
     assert differences(known, floats(tmp_path, other)) == (f"{KEY} has other codes",)
     other[row] = float("nan")
-    (told,) = differences(known, floats(tmp_path, other))
-    assert told.startswith(f"{KEY} has no codes (row")
+    (difference,) = differences(known, floats(tmp_path, other))
+    assert difference.startswith(f"{KEY} has no codes (row")
     assert differences(known, floats(tmp_path, weight(71))) == (
         f"{KEY} is [71, 33], and was [70, 33]",
     )

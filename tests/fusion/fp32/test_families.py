@@ -1,4 +1,4 @@
-"""Nothing in `widen` knows a family by name: many of them, padded, equal to their fp32 selves."""
+"""`widen` depends on no family: many of them, padded, equal the same models in fp32."""
 
 from __future__ import annotations
 

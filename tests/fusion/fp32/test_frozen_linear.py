@@ -1,4 +1,4 @@
-"""One layer at a time: fp32 in and out over a 16-bit weight, whatever is done to the layer."""
+"""One layer at a time: fp32 in and out over a 16-bit weight, after any change to the layer."""
 
 from __future__ import annotations
 

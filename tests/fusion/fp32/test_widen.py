@@ -93,7 +93,7 @@ def test_the_watch_sees_16_bits() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_report_tells_what_rests_in_16_bits(family: str) -> None:
+def test_the_report_lists_what_stays_in_16_bits(family: str) -> None:
     model = tiny(family)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     size += sum(b.numel() * b.element_size() for b in model.buffers())

@@ -52,25 +52,25 @@ def test_neighbours_are_independent() -> None:
 
 def test_torch_s_seed_governs_it() -> None:
     x = torch.empty(30, 40)
-    found = []
+    actual = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        found.append(draw(x, 0.5)[1])
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
-    assert not torch.equal(found[2], draw(x, 0.5)[1])
+        actual.append(draw(x, 0.5)[1])
+    assert torch.equal(actual[0], actual[1])
+    assert not torch.equal(actual[0], actual[2])
+    assert not torch.equal(actual[2], draw(x, 0.5)[1])
 
 
 @pytest.mark.parametrize("columns", [1, 37, 64])
 def test_the_mask_does_not_depend_on_blocks(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine with other threads, the same seed draws the same mask."""
     x = torch.empty(50, columns)
-    found = []
+    actual = []
     for elements in (1 << 20, 3 * columns):
         monkeypatch.setattr("peftlab_kernels.row_blocks.CACHED_ELEMENTS", elements)
         torch.manual_seed(4)
-        found.append(draw(x, 0.5)[1])
-    assert torch.equal(*found)
+        actual.append(draw(x, 0.5)[1])
+    assert torch.equal(*actual)
 
 
 def test_a_dropout_of_nearly_one_keeps_something_finite() -> None:

@@ -38,16 +38,16 @@ def random_codes(*shape: int, largest: int = 127) -> Tensor:
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_products_are_exact(shape: tuple[int, int, int], transposed: bool, engine: Engine) -> None:
-    rows, features, outs = shape
-    codes = random_codes(outs, features)
+    rows, in_features, out_features = shape
+    codes = random_codes(out_features, in_features)
     matrix = codes if transposed else codes.T
     left = random_codes(rows, matrix.shape[0], largest=largest_code(usable(engine)))
     multiply = multiplier(engine, codes, transposed=transposed)
     expected = left.long() @ matrix.long()
     for part in (slice(None), slice(0, 2), slice(2, None)):
-        found = multiply(left[part])
-        assert found.dtype in {torch.int32, torch.float32}
-        assert torch.equal(found.long(), expected[part])
+        actual = multiply(left[part])
+        assert actual.dtype in {torch.int32, torch.float32}
+        assert torch.equal(actual.long(), expected[part])
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -57,19 +57,19 @@ def test_the_largest_codes_do_not_saturate(transposed: bool, sign: int, engine: 
     """Pairs of products are where 16 bits would end first."""
     codes = torch.full((40, 64), sign * 127, dtype=torch.int8)
     left = torch.full((9, 40 if transposed else 64), largest_code(usable(engine)), dtype=torch.int8)
-    found = multiplier(engine, codes, transposed=transposed)(left)
+    actual = multiplier(engine, codes, transposed=transposed)(left)
     expected = left.long() @ (codes if transposed else codes.T).long()
-    assert torch.equal(found.long(), expected)
+    assert torch.equal(actual.long(), expected)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_sums_that_fp32_cannot_hold_are_rounded_at_most(engine: Engine) -> None:
     codes = random_codes(20, 5000).abs()
     left = random_codes(4, 5000, largest=largest_code(usable(engine))).abs()
-    found = multiplier(engine, codes, transposed=False)(left).double()
+    actual = multiplier(engine, codes, transposed=False)(left).double()
     expected = (left.long() @ codes.long().T).double()
     assert engine == "qlinear" or expected.max() > 2**24
-    assert ((found - expected).abs() <= 2**-21 * expected).all()
+    assert ((actual - expected).abs() <= 2**-21 * expected).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (37, 72), (130, 70)])
@@ -96,9 +96,9 @@ def test_rows_are_quantised_to_the_nearest_code(
 def test_factors_are_as_if_they_had_been_there() -> None:
     torch.manual_seed(0)
     x, factors = torch.randn(37, 72), torch.rand(72)
-    plain, found = quantize_rows(x * factors, 127), quantize_rows(x, 127, factors)
-    assert torch.equal(found.codes, plain.codes)
-    assert torch.equal(found.steps, plain.steps)
+    plain, actual = quantize_rows(x * factors, 127), quantize_rows(x, 127, factors)
+    assert torch.equal(actual.codes, plain.codes)
+    assert torch.equal(actual.steps, plain.steps)
     narrow = quantize_rows(x.bfloat16(), 127, factors)  # the product is not rounded to 16 bits
     assert torch.equal(narrow.codes, quantize_rows(x.bfloat16().float() * factors, 127).codes)
 
@@ -110,10 +110,10 @@ def test_neither_blocks_nor_strides_matter(cached: int, monkeypatch: pytest.Monk
     plain = quantize_rows(x, 127)
     monkeypatch.setattr("peftlab_kernels.row_blocks.CACHED_ELEMENTS", cached)
     for same in (x, x.T.contiguous().T, torch.stack([x, x], 1)[:, 0]):
-        found = quantize_rows(same, 127)
-        assert torch.equal(found.codes, plain.codes)
-        assert torch.equal(found.steps, plain.steps)
-        assert found.codes.is_contiguous()
+        actual = quantize_rows(same, 127)
+        assert torch.equal(actual.codes, plain.codes)
+        assert torch.equal(actual.steps, plain.steps)
+        assert actual.codes.is_contiguous()
     expanded = quantize_rows(x[:1].expand(9, -1), 127)
     assert torch.equal(expanded.codes, plain.codes[:1].expand(9, -1))
 

@@ -59,10 +59,10 @@ class DequantizedLayer(Layer):
         keep = self.keep(mask)
         layer = (t["x"], t["weight"], t["lora_a"], t["lora_b"])
         given = {"scaling": SCALING**power, "keep": None if keep is None else keep**power}
-        found = reference.lora_linear_backward(t["dy"], *layer, **given)
+        actual = reference.lora_linear_backward(t["dy"], *layer, **given)
         return {
             "y": reference.lora_linear(*layer, bias=t["bias"] if self.bias else None, **given),
-            "dx": found.x, "dA": found.lora_a, "dB": found.lora_b,
+            "dx": actual.x, "dA": actual.lora_a, "dB": actual.lora_b,
         }  # fmt: skip
 
 
@@ -107,7 +107,7 @@ class Int8Layer(DequantizedLayer):
             "lora_a": self.tensors["lora_a"].double(), "lora_b": self.tensors["lora_b"].double(),
             "dy": self.tensors["dy"].double(), "bias": self.tensors["bias"].double(),
         }  # fmt: skip
-        found = self._of({name: tensor**power for name, tensor in wide.items()}, mask, power)
+        actual = self._of({name: tensor**power for name, tensor in wide.items()}, mask, power)
         base = wide["dy"] ** power @ wide["weight"] ** power
         folded = self.folded_dy() ** power @ self.tensors["codes"].double() ** power
-        return found | {"dx": found["dx"] - base + folded}
+        return actual | {"dx": actual["dx"] - base + folded}

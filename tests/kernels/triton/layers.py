@@ -27,16 +27,16 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Te
     return torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype)
 
 
-def error(found: Tensor | None, truth: Tensor, size: Tensor | None = None) -> float:
+def error(actual: Tensor | None, truth: Tensor, size: Tensor | None = None) -> float:
     """Relative Frobenius error; NaN, which fails every bound, if anything is NaN.
 
     `size` is how large the truth is where its terms do not cancel: rounding is in proportion to
     that, whatever becomes of a result that hangs on one number.
     """
-    assert found is not None
-    assert found.shape == truth.shape
+    assert actual is not None
+    assert actual.shape == truth.shape
     norm = truth.norm() if size is None else torch.maximum(truth.norm(), size.norm())
-    return float((found.double() - truth).norm() / norm)
+    return float((actual.double() - truth).norm() / norm)
 
 
 @dataclass
@@ -100,16 +100,16 @@ class Layer:
         layer = (t["x"], weight, t["lora_a"], t["lora_b"])
         given = {"scaling": SCALING**power, "keep": None if keep is None else keep**power}
         bias = t["bias"] if self.bias else None
-        found = reference.lora_linear_backward(t["dy"], *layer, **given)
+        actual = reference.lora_linear_backward(t["dy"], *layer, **given)
         return {
             "y": reference.lora_linear(*layer, bias=bias, **given),
-            "dx": found.x, "dA": found.lora_a, "dB": found.lora_b,
+            "dx": actual.x, "dA": actual.lora_a, "dB": actual.lora_b,
         }  # fmt: skip
 
-    def errors(self, out: LoraForward, found: LoraGradients) -> dict[str, float]:
+    def errors(self, out: LoraForward, actual: LoraGradients) -> dict[str, float]:
         """Of y and of every gradient."""
         truths, squares = self.truths(out.mask), self.truths(out.mask, power=2)
-        results = (out.y, found.x, found.lora_a, found.lora_b)
+        results = (out.y, actual.x, actual.lora_a, actual.lora_b)
         return {
             name: error(result, truths[name], squares[name].sqrt())
             for name, result in zip(truths, results, strict=True)
@@ -118,12 +118,12 @@ class Layer:
     def check(self) -> None:
         """Run both ways and hold everything to its bound."""
         out = self.forward()
-        found = self.backward(out)
+        actual = self.backward(out)
         # A running sum's rounding grows with the root of its terms; the bound is for 1,024.
         bound = BOUND[self.dtype] * max(1.0, max(self.shape[:3]) / 1024) ** 0.5
-        errors = self.errors(out, found)
+        errors = self.errors(out, actual)
         assert all(e <= bound for e in errors.values()), f"{errors} beyond {bound}"
-        dtypes = (out.y.dtype, found.x.dtype, found.lora_a.dtype, found.lora_b.dtype)
+        dtypes = (out.y.dtype, actual.x.dtype, actual.lora_a.dtype, actual.lora_b.dtype)
         assert dtypes == (self.dtype, self.dtype, self.adapter, self.adapter)
-        assert found.lora_a.is_contiguous()
-        assert found.lora_b.is_contiguous()
+        assert actual.lora_a.is_contiguous()
+        assert actual.lora_b.is_contiguous()

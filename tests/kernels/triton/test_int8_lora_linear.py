@@ -39,9 +39,9 @@ def test_against_the_layer_it_stands_for(dtype: torch.dtype) -> None:
     """Over Gaussian data 8 bits cost y and dx under 2 %."""
     layer = Int8Layer((64, 200, 130, 16), dtype=dtype)
     out = layer.forward()
-    found = layer.backward(out)
+    actual = layer.backward(out)
     truths = DequantizedLayer.truths(layer, None)
-    results = {"y": out.y, "dx": found.x, "dA": found.lora_a, "dB": found.lora_b}
+    results = {"y": out.y, "dx": actual.x, "dA": actual.lora_a, "dB": actual.lora_b}
     errors = {name: error(results[name], truth) for name, truth in truths.items()}
     assert all(1e-4 < e < 2e-2 for e in errors.values()), errors
 
@@ -77,13 +77,13 @@ def test_without_a_bias_and_without_an_adapter() -> None:
     assert out.mask is None
     x = rows.codes.double() * rows.steps.double().unsqueeze(1)
     assert error(out.y, x @ layer.dequantized().T) < BOUND[torch.float32]
-    found = kernels.backward(
+    actual = kernels.backward(
         t["dy"], None, weight, None, None, None, None,
         scaling=1.0, dropout=0.5, needs=Needs(True, False, False),
     )  # fmt: skip
-    assert error(found.x, layer.folded_dy() @ t["codes"].double()) < BOUND[torch.float32]
-    assert found.lora_a is None
-    assert found.lora_b is None
+    assert error(actual.x, layer.folded_dy() @ t["codes"].double()) < BOUND[torch.float32]
+    assert actual.lora_a is None
+    assert actual.lora_b is None
 
 
 @pytest.mark.parametrize("needs", [Needs(*some) for some in itertools.product((0, 1), repeat=3)])
@@ -104,8 +104,8 @@ def test_nothing(shape: tuple[int, int, int, int]) -> None:
     layer = Int8Layer(shape, dropout=0.3)
     out = layer.forward()
     torch.testing.assert_close(out.y, layer.tensors["bias"].expand(m, n), rtol=0, atol=0)
-    found = layer.backward(out)
-    for gradient, sizes in zip(found, ((m, k), (r, k), (n, r)), strict=True):
+    actual = layer.backward(out)
+    for gradient, sizes in zip(actual, ((m, k), (r, k), (n, r)), strict=True):
         assert gradient is not None
         assert gradient.shape == sizes
         assert not gradient.any()
@@ -122,8 +122,8 @@ def test_the_bound_is_no_matter_of_course() -> None:
     """One code of x wrong by one is seen."""
     layer = Int8Layer((37, 72, 100, 5))
     out = layer.forward()
-    found = layer.backward(out)
+    actual = layer.backward(out)
     assert layer.rows is not None
     layer.rows.codes[3, 5] += 1
-    assert layer.errors(out, found)["y"] > 1e-5
-    assert layer.errors(out, found)["dA"] > 1e-5
+    assert layer.errors(out, actual)["y"] > 1e-5
+    assert layer.errors(out, actual)["dA"] > 1e-5

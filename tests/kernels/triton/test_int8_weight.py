@@ -40,9 +40,9 @@ def test_turned(shape: tuple[int, int]) -> None:
 def test_dequantised(shape: tuple[int, int], dtype: torch.dtype) -> None:
     weight = Int8Weight(*int8_quantize(normal(*shape)))
     expected = int8_dequantize(*weight, torch.empty(shape, dtype=dtype))
-    found = dequantize(weight, dtype, target=HERE)
+    actual = dequantize(weight, dtype, target=HERE)
     # To the bit, but that rounding to bf16 in the interpreter makes 1.2e-38 of zero.
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-38)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-38)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -60,8 +60,8 @@ def test_w8a16_of_nothing(shape: tuple[int, int, int, int]) -> None:
     layer = DequantizedLayer(shape)
     out = layer.forward()
     torch.testing.assert_close(out.y, layer.tensors["bias"].expand(m, n), rtol=0, atol=0)
-    found = layer.backward(out)
-    for gradient, sizes in zip(found, ((m, k), (r, k), (n, r)), strict=True):
+    actual = layer.backward(out)
+    for gradient, sizes in zip(actual, ((m, k), (r, k), (n, r)), strict=True):
         assert gradient is not None
         assert gradient.shape == sizes
         assert not gradient.any()
@@ -74,8 +74,8 @@ def test_w8a16_without_an_adapter() -> None:
     frozen = {"scaling": 1.0, "dropout": 0.0, "transposed": False}
     out = kernels.forward(t["x"], weight, None, None, None, **frozen)
     assert torch.equal(out.y, t["x"] @ whole.T)
-    found = kernels.backward(
+    actual = kernels.backward(
         t["dy"], None, weight, None, None, None, None, needs=Needs(True, False, False), **frozen
     )
-    assert found.x is not None
-    assert torch.equal(found.x, t["dy"] @ whole)
+    assert actual.x is not None
+    assert torch.equal(actual.x, t["dy"] @ whole)

@@ -116,10 +116,10 @@ def test_nothing(base: Literal["epilogue", "cublas"], shape: tuple[int, int, int
     m, k, n, r = shape
     layer = Layer(shape, base=base, dropout=0.3)
     out = layer.forward()
-    found = layer.backward(LoraForward(out.y, out.h, out.mask))
+    actual = layer.backward(LoraForward(out.y, out.h, out.mask))
     expected = layer.tensors["bias"].expand(m, n)
     torch.testing.assert_close(out.y, expected, rtol=0, atol=0)
-    for gradient, sizes in zip(found, ((m, k), (r, k), (n, r)), strict=True):
+    for gradient, sizes in zip(actual, ((m, k), (r, k), (n, r)), strict=True):
         assert gradient is not None
         assert gradient.shape == sizes
         assert not gradient.any()
@@ -151,13 +151,13 @@ def test_the_frozen_layer(base: Literal["epilogue", "cublas"], transposed: bool)
     assert out.h is None
     assert out.mask is None
     assert error(out.y, x.double() @ weight.double().T) < BOUND[torch.float32]
-    found = kernels.backward(
+    actual = kernels.backward(
         dy, None, stored, None, None, None, None,
         scaling=1.0, dropout=0.5, transposed=transposed, needs=Needs(True, False, False),
     )  # fmt: skip
-    assert error(found.x, dy.double() @ weight.double()) < BOUND[torch.float32]
-    assert found.lora_a is None
-    assert found.lora_b is None
+    assert error(actual.x, dy.double() @ weight.double()) < BOUND[torch.float32]
+    assert actual.lora_a is None
+    assert actual.lora_b is None
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -189,9 +189,9 @@ def test_the_bound_is_no_matter_of_course() -> None:
     """One element of A wrong in its sixth digit is seen."""
     layer = Layer((37, 72, 100, 5))
     out = layer.forward()
-    found = layer.backward(out)
+    actual = layer.backward(out)
     layer.tensors["lora_a"][2, 3] *= 1 + 1e-3
-    assert layer.errors(out, found)["y"] > 1e-6
+    assert layer.errors(out, actual)["y"] > 1e-6
     y = reference.lora_linear(
         *(layer.tensors[name].double() for name in ("x", "weight", "lora_a", "lora_b")),
         scaling=SCALING,

@@ -79,10 +79,10 @@ def test_bands_stay_as_they_are(
     layer = Layer(shape, dtype=torch.float16, base=base, target=Target(target, 32), dropout=0.3)
     layer.tensors = {name: guarded.copy(tensor) for name, tensor in layer.tensors.items()}
     out = layer.forward()
-    found = layer.backward(out)
+    actual = layer.backward(out)
     assert out.h is not None
     assert not out.h.isnan().any()
-    errors = layer.errors(out, found)
+    errors = layer.errors(out, actual)
     assert all(e <= BOUND[torch.float16] for e in errors.values()), errors
 
 
@@ -94,12 +94,12 @@ def test_bands_stay_as_they_are_over_8_bits(
     layer = Int8Layer(shape, dtype=torch.float16, target=Target(target, 32), dropout=0.3)
     layer.tensors = {name: guarded.copy(tensor) for name, tensor in layer.tensors.items()}
     out = layer.forward()
-    found = layer.backward(out)
+    actual = layer.backward(out)
     assert layer.rows is not None
     assert not (layer.rows.codes == -128).any()
     assert out.h is not None
     assert not out.h.isnan().any()
-    errors = layer.errors(out, found)
+    errors = layer.errors(out, actual)
     assert all(e <= BOUND[torch.float16] for e in errors.values()), errors
 
 

@@ -64,7 +64,7 @@ def test_every_tile_of_the_table(dtype: torch.dtype, rank: int) -> None:
     wide = x.double() @ weight.double().T + bias.double()
     dropout = dropout_of(torch.tensor([5]), 0.3)
     keep = write_mask(dropout, M, N, CUDA)
-    for tile in (*table.product, *table.product_turned, table.product_ragged):
+    for tile in (*table.product, *table.product_transposed, table.product_ragged):
         for stored in (weight, weight.T.contiguous().T):
             y = product(x, stored, low, up, target=target, bias=bias, tile=tile)
             assert error(y, wide + thin) < BOUND[dtype], tile
@@ -123,16 +123,16 @@ def test_more_than_two_to_the_31_elements(base: Literal["epilogue", "cublas"]) -
     kernels = TritonKernels(base)
     given = {"scaling": 1.0, "dropout": 0.1, "transposed": False}
     out = kernels.forward(x, weight, None, a, b, **given)
-    found = kernels.backward(
+    actual = kernels.backward(
         out.y, x, weight, a, b, out.h, out.mask, needs=Needs(True, True, True), **given
     )
     some, h = slice(m - 50, m), out.h
     assert h is not None
     y = x[some].double() @ weight.double().T + h[some].double() @ b.double().T
     assert error(out.y[some], y) < 1e-2
-    assert found.x is not None
+    assert actual.x is not None
     drop = dropout_of(out.mask, 0.1)
     keep = write_mask(drop, m, k, CUDA)[some]
     dy = out.y[some].double()
     dx = dy @ weight.double() + keep * drop.scale * (dy @ b.double() @ a.double())
-    assert error(found.x[some], dx) < 2e-2
+    assert error(actual.x[some], dx) < 2e-2

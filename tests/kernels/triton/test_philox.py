@@ -56,8 +56,8 @@ def test_philox_gives_the_published_numbers() -> None:
 @pytest.mark.parametrize("seed", [int(SEED), 0, 2**63 - 2, 0x00000001FFFFFFFF])
 def test_the_mask_is_philox(seed: int) -> None:
     dropout = dropout_of(torch.tensor([seed]), 0.3)
-    found = mask_of(dropout, 19, 45, (8, 16))
-    assert (found.numpy() == expected(seed, 19, 45, dropout.threshold)).all()
+    actual = mask_of(dropout, 19, 45, (8, 16))
+    assert (actual.numpy() == expected(seed, 19, 45, dropout.threshold)).all()
 
 
 def test_every_tile_shape_draws_one_mask() -> None:
@@ -69,11 +69,11 @@ def test_every_tile_shape_draws_one_mask() -> None:
 
 def strips() -> set[Strip]:
     """The distinct side-pass blocks of all targets."""
-    found = {Strip(16, 16, 4, 1)}
+    actual = {Strip(16, 16, 4, 1)}
     for table in (*tables._NARROW.values(), *tables._WIDE.values()):
         for some in (table.down_dropout, table.cross_dropout):
-            found |= {replace(strip, warps=4, stages=1) for strip in some.values()}
-    return found
+            actual |= {replace(strip, warps=4, stages=1) for strip in some.values()}
+    return actual
 
 
 def tiles() -> set[Tile]:
@@ -150,5 +150,5 @@ def test_every_target_has_a_table() -> None:
             assert max(table.down) == max(table.down_dropout)
             assert max(table.cross) == max(table.cross_dropout)
             assert table.product_ragged.tma is False
-            tiles = table.product + table.product_turned + table.product_dropout
+            tiles = table.product + table.product_transposed + table.product_dropout
             assert len({tile.tma for tile in tiles}) == 1

@@ -16,15 +16,15 @@ from tests.kernels.triton.layers import normal
 HERE = Target("interpreter", 1)
 
 
-def check(found: Int8Rows, exact: Tensor) -> None:
+def check(actual: Int8Rows, exact: Tensor) -> None:
     """Every code is the nearest, but where two are as near as fp32 can tell."""
     steps = exact.abs().amax(dim=1) / 127
-    torch.testing.assert_close(found.steps.double(), steps, rtol=1e-6, atol=0)
+    torch.testing.assert_close(actual.steps.double(), steps, rtol=1e-6, atol=0)
     inverse = torch.where(steps == 0, torch.zeros_like(steps), 1 / steps)
-    distance = (exact * inverse.unsqueeze(1) - found.codes.double()).abs()
+    distance = (exact * inverse.unsqueeze(1) - actual.codes.double()).abs()
     assert distance.max() <= 0.5 + 1e-4
     largest = exact.abs().argmax(dim=1, keepdim=True)
-    assert torch.where(steps == 0, 127, found.codes.gather(1, largest)[:, 0].abs()).eq(127).all()
+    assert torch.where(steps == 0, 127, actual.codes.gather(1, largest)[:, 0].abs()).eq(127).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -35,18 +35,18 @@ def test_codes_and_steps(dtype: torch.dtype, columns: int, scaled: bool) -> None
     x = normal(9, columns, dtype=dtype) * 3
     x[4] = 0
     scales = normal(columns).abs() if scaled else None
-    found = quantize_rows(x, scales, target=HERE)
+    actual = quantize_rows(x, scales, target=HERE)
     exact = x.double() if scales is None else x.double() * (scales.double() / 127)
-    check(found, exact)
-    assert not found.codes[4].any()
-    assert found.steps[4] == 0
+    check(actual, exact)
+    assert not actual.codes[4].any()
+    assert actual.steps[4] == 0
 
 
 def test_halves_go_to_even() -> None:
     x = torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, -127.0]])
-    found = quantize_rows(x, target=HERE)
-    assert found.codes.tolist() == [[127, 0, 2, 2, 0, -2, -2, -127]]
-    assert found.steps.tolist() == [1.0]
+    actual = quantize_rows(x, target=HERE)
+    assert actual.codes.tolist() == [[127, 0, 2, 2, 0, -2, -2, -127]]
+    assert actual.steps.tolist() == [1.0]
 
 
 @pytest.mark.parametrize("magnitude", [1e-30, 1e30])
@@ -67,10 +67,10 @@ def test_what_is_no_number_stays_in_its_row(columns: int, at: int) -> None:
     plain = quantize_rows(x, target=HERE)
     x[1, at], x[3, at] = float("nan"), float("-inf")
     x[3, at // 2] = float("nan") if at else x[3, at // 2]
-    found = quantize_rows(x, target=HERE)
-    assert found.steps.isfinite().tolist() == [True, False, True, False, True]
+    actual = quantize_rows(x, target=HERE)
+    assert actual.steps.isfinite().tolist() == [True, False, True, False, True]
     for row in (0, 2, 4):
-        assert torch.equal(found.codes[row], plain.codes[row])
+        assert torch.equal(actual.codes[row], plain.codes[row])
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
@@ -88,16 +88,16 @@ def test_such_a_row_reaches_y() -> None:
 def test_strides() -> None:
     kernels, x = TritonInt8Kernels(), normal(40, 50)
     for view in (x.T, x[:, 3:47], x[::3], x[:1].expand(7, 50), normal(5, 1)):
-        found, whole = kernels.quantize(view), kernels.quantize(view.contiguous())
-        assert torch.equal(found.codes, whole.codes)
-        assert torch.equal(found.steps, whole.steps)
+        actual, whole = kernels.quantize(view), kernels.quantize(view.contiguous())
+        assert torch.equal(actual.codes, whole.codes)
+        assert torch.equal(actual.steps, whole.steps)
 
 
 def test_nothing() -> None:
     for shape in ((0, 5), (5, 0)):
-        found = TritonInt8Kernels().quantize(torch.empty(shape))
-        assert found.codes.shape == shape
-        assert found.steps.tolist() == [0.0] * shape[0]
+        actual = TritonInt8Kernels().quantize(torch.empty(shape))
+        assert actual.codes.shape == shape
+        assert actual.steps.tolist() == [0.0] * shape[0]
 
 
 def test_every_block_makes_the_same() -> None:

@@ -38,7 +38,7 @@ def test_autograd_against_float64() -> None:
     torch.manual_seed(3)
     with use_backend("triton"):
         y = layer(weight, **given)
-        found = gradients(y, given)
+        actual = gradients(y, given)
 
     torch.manual_seed(3)
     drop = dropout_of(draw_seed(), DROPOUT)
@@ -48,7 +48,7 @@ def test_autograd_against_float64() -> None:
     truth = wide["x"] @ weight.double().T + 0.5 * low
     assert error(y.detach(), truth.detach()) < 1e-6
     expected = torch.autograd.grad(truth, list(wide.values()), normal(2, 17, 100, seed=1).double())
-    for got, want in zip(found, expected, strict=True):
+    for got, want in zip(actual, expected, strict=True):
         assert error(got, want) < 1e-6
 
 
@@ -63,7 +63,7 @@ def test_autograd_over_8_bits(arithmetic: Int8Arithmetic) -> None:
             given["x"], codes, scales, given["lora_a"], given["lora_b"],
             scaling=0.5, dropout=DROPOUT, arithmetic=arithmetic,
         )  # fmt: skip
-        found = gradients(y, given)
+        actual = gradients(y, given)
     torch.manual_seed(3)
     drop = dropout_of(draw_seed(), DROPOUT)
     keep = write_mask(drop, 34, 72, torch.device("cpu")).double() * drop.scale
@@ -76,7 +76,7 @@ def test_autograd_over_8_bits(arithmetic: Int8Arithmetic) -> None:
         normal(2, 17, 100, seed=1).double().view(34, 100), *layer,
         scaling=0.5, arithmetic=arithmetic, keep=keep,
     )  # fmt: skip
-    for got, want in zip(found, expected, strict=True):
+    for got, want in zip(actual, expected, strict=True):
         assert error(got.view(want.shape), want) < bound
 
 

@@ -81,7 +81,7 @@ def test_features_give_the_models_logits(
     assert cache is not None
     assert cache.seconds.keys() == {"train", "validation"}
     assert min(cache.seconds.values()) > 0
-    assert 0.5 * seconds < sum(cache.seconds.values()) <= seconds
+    assert sum(cache.seconds.values()) <= seconds
     assert {n: m.training for n, m in applied.model.named_modules()} == modes
     assert cache.store.mapped is (limit == 8)
     assert ("above method.cache_limit" in caplog.text) is (limit == 8)

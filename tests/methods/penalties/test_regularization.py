@@ -200,10 +200,10 @@ def test_shapes_alone_are_enough_to_choose(tiny_checkpoint: Any) -> None:
 
 def test_what_cannot_be_penalised_is_refused(tiny_checkpoint: Any) -> None:
     causal = apply(tiny_checkpoint, "llama", "lora", CAUSAL)
-    with pytest.raises(ConfigError, match="of which nothing trains under method lora for causal"):
+    with pytest.raises(ConfigError, match="but nothing in it trains under method lora for causal"):
         regularizer(causal, RegularizationConfig(l2=1.0, scope="head"))
     full = apply(tiny_checkpoint, "bert", "full")
-    with pytest.raises(ConfigError, match=r"scope is adapter, of which nothing trains"):
+    with pytest.raises(ConfigError, match=r"scope is adapter, but nothing in it trains"):
         regularizer(full, RegularizationConfig(l2=1.0, scope="adapter"))
     dora = apply(tiny_checkpoint, "bert", "lora", use_dora=True)
     with pytest.raises(ConfigError, match=r"lora_magnitude_vector.*set method\.use_dora=false"):

@@ -41,17 +41,17 @@ def test_an_8_bit_run_is_merged_into_each_form_of_its_base(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    found: dict[str, float] = {}
+    divergences: dict[str, float] = {}
     states: dict[str, Any] = {}
     for form in ("original", "dequant", "requant"):
         out = tmp_path / form
-        said = cli("export", eight_bits.folder, "-o", out, "--merge-base", form)
-        assert said.code == 0, said.err
+        ran = cli("export", eight_bits.folder, "-o", out, "--merge-base", form)
+        assert ran.code == 0, ran.err
         model = AutoModelForCausalLM.from_pretrained(out)
-        found[form] = divergence(model, eight_bits)
+        divergences[form] = divergence(model, eight_bits)
         states[form] = load_file(out / "model.safetensors")
-        assert found[form] < 5e-3
-    assert 0 < found["dequant"] < found["original"]
+        assert divergences[form] < 5e-3
+    assert 0 < divergences["dequant"] < divergences["original"]
 
     name = "model.layers.0.self_attn.q_proj.weight"
     base = load_file(Path(eight_bits.record["model"]["name"]) / "model.safetensors")
@@ -88,14 +88,14 @@ def test_auto_measures_the_forms_shows_them_and_takes_the_nearest(
     eight_bits: Run, cli: Cli, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    said = cli("export", eight_bits.folder, "-o", out, "--json")
-    assert said.code == 0, said.err
-    lines = [line for line in said.err.splitlines() if "KL" in line]
+    ran = cli("export", eight_bits.folder, "-o", out, "--json")
+    assert ran.code == 0, ran.err
+    lines = [line for line in ran.err.splitlines() if "KL" in line]
     assert [line.split()[0] for line in lines if "nats" in line] == [
         "original", "dequant", "requant",
     ]  # fmt: skip
     assert [line.split()[0] for line in lines if "chosen" in line] == ["dequant"]
-    report = json.loads(said.out)
+    report = json.loads(ran.out)
     assert report["verified"]["logits"]["error"] < 1e-5
     compared = json.loads((out / "merge_report.json").read_text())["compared"]
     assert compared == report["compared"]
@@ -103,7 +103,7 @@ def test_auto_measures_the_forms_shows_them_and_takes_the_nearest(
     # Of eight rows all were compared: the run's own evaluation, and a merged model's.
     known = eight_bits.metrics["validation"]["perplexity"]
     assert compared["trained"]["perplexity"] == pytest.approx(known, rel=1e-4)
-    assert f"which has perplexity {known:.4g} on these rows" in said.err
+    assert f"which has perplexity {known:.4g} on these rows" in ran.err
     merged = [compared[form]["perplexity"] for form in ("original", "dequant", "requant")]
     assert merged == pytest.approx([known] * 3, rel=1e-2)
     assert len({*merged, known}) == 4
@@ -128,16 +128,16 @@ def test_over_a_checkpoint_that_is_in_8_bits_auto_compares_the_forms_that_are_th
     changed = {"model.name": str(eight), "output.dir": str(tmp_path / "again")}
     overrides = [f"{key}={value}" for key, value in changed.items()]
     again = pipeline.train(load_config(eight_bits.folder / "config.yaml", overrides).config)
-    said = cli("export", again.folder, "-o", tmp_path / "out")
-    assert said.code == 0, said.err
+    ran = cli("export", again.folder, "-o", tmp_path / "out")
+    assert ran.code == 0, ran.err
     report = json.loads((tmp_path / "out" / "merge_report.json").read_text())
     assert report["verified"]["logits"]["error"] <= report["verified"]["logits"]["tolerance"]
-    shown = said.out + said.err + caplog.text
+    shown = ran.out + ran.err + caplog.text
     assert "dequant " in shown
     assert "original " not in shown
     refused = cli("export", again.folder, "-o", tmp_path / "no", "--merge-base", "original")
     assert refused.code == 3
-    assert "rests in 8 bits" in refused.err
+    assert "is stored in 8 bits" in refused.err
     assert not (tmp_path / "no").exists()
 
 

@@ -24,8 +24,8 @@ here = Path(__file__).parent
 merged = Path(sys.argv[1])
 names = sorted(p.name for p in merged.iterdir())
 config = json.loads((merged / "config.json").read_text())
-told = {"arguments": sys.argv[1:], "files": names, "config": config}
-(here / "told.json").write_text(json.dumps(told))
+seen = {"arguments": sys.argv[1:], "files": names, "config": config}
+(here / "seen.json").write_text(json.dumps(seen))
 out = Path(sys.argv[sys.argv.index("--outfile") + 1])
 
 
@@ -71,22 +71,22 @@ def test_the_converter_is_given_the_merged_model(
 ) -> None:
     out, there = tmp_path / "new folder" / "model.gguf", checkout()
     words = () if dtype is None else ("--dtype", dtype)
-    said = cli(
+    ran = cli(
         "export", run.folder, "-o", out, "--to", "gguf", "--llama-cpp", there, "--json", *words
     )
-    assert said.code == 0, said.err
-    told = json.loads((there / "told.json").read_text())
-    merged, *rest = told["arguments"]
+    assert ran.code == 0, ran.err
+    seen = json.loads((there / "seen.json").read_text())
+    merged, *rest = seen["arguments"]
     assert rest[0::2] == ["--outfile", "--outtype"]
     assert rest[3] == outtype
     # Beside the file that it becomes, so that its rename stays on one disk; gone by now.
     assert Path(merged).parent == Path(rest[1]).parent
     assert Path(merged).parent.parent == out.parent
-    assert {"model.safetensors", "tokenizer.json", "config.json"} <= set(told["files"])
-    assert told["config"]["architectures"] == ["LlamaForCausalLM"]
+    assert {"model.safetensors", "tokenizer.json", "config.json"} <= set(seen["files"])
+    assert seen["config"]["architectures"] == ["LlamaForCausalLM"]
     assert out.read_bytes()[:4] == b"GGUF"
     assert [p.name for p in out.parent.iterdir()] == ["model.gguf"]
-    report = json.loads(said.out)
+    report = json.loads(ran.out)
     assert report["file"] == str(out)
     assert report["tensors"] == (2 if importlib.util.find_spec("gguf") else None)
     assert report["merge"]["verified"]["logits"]["tokens"] > 0
@@ -96,9 +96,9 @@ FAILING: dict[str, tuple[str, int, str]] = {
     "refuses": ("sys.exit('ERROR: Model Foo is not supported')", 3, "Model Foo is not supported"),
     "raises": ("raise NotImplementedError('BPE pre-tokenizer')", 3, "NotImplementedError: BPE"),
     "writes nothing": ("print('done')", 3, "refused the merged model: done"),
-    "is silent": ("", 3, "it said nothing"),
-    "half": ("out.write_bytes(model(2)[:40]); sys.exit(1)", 3, "it said nothing"),
-    "another format": ("out.write_bytes(b'GGML' + bytes(60))", 4, "is no GGUF file"),
+    "is silent": ("", 3, "it printed nothing"),
+    "half": ("out.write_bytes(model(2)[:40]); sys.exit(1)", 3, "it printed nothing"),
+    "another format": ("out.write_bytes(b'GGML' + bytes(60))", 4, "is not a GGUF file"),
 }
 
 
@@ -108,9 +108,9 @@ def test_a_converter_that_fails_leaves_nothing(
 ) -> None:
     line, code, message = FAILING[how]
     out, there = tmp_path / "new" / "model.gguf", checkout(line)
-    said = cli("export", run.folder, "-o", out, "--to", "gguf", "--llama-cpp", there, "--no-verify")
-    assert said.code == code
-    assert message in said.err
+    ran = cli("export", run.folder, "-o", out, "--to", "gguf", "--llama-cpp", there, "--no-verify")
+    assert ran.code == code
+    assert message in ran.err
     assert [p.name for p in tmp_path.iterdir()] == ["llama cpp"]
 
 
@@ -126,12 +126,12 @@ def test_what_the_reader_cannot_read_leaves_nothing(
 ) -> None:
     pytest.importorskip("gguf")
     out = tmp_path / "model.gguf"
-    said = cli(
+    ran = cli(
         "export", run.folder, "-o", out, "--to", "gguf", "--llama-cpp", checkout(line),
         "--no-verify",
     )  # fmt: skip
-    assert said.code == 4
-    assert message in said.err
+    assert ran.code == 4
+    assert message in ran.err
     assert not out.exists()
 
 
@@ -140,22 +140,22 @@ def test_without_the_reader_the_mark_is_checked(
 ) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
     out = tmp_path / "model.gguf"
-    said = cli(
+    ran = cli(
         "export", run.folder, "-o", out, "--to", "gguf", "--llama-cpp", checkout(),
         "--no-verify", "--json",
     )  # fmt: skip
-    assert said.code == 0, said.err
-    assert json.loads(said.out)["tensors"] is None
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["tensors"] is None
 
 
 def test_no_checkout_says_how_to_get_one(run: Any, cli: Cli, tmp_path: Path) -> None:
     words = ("export", run.folder, "-o", tmp_path / "model.gguf", "--to", "gguf")
     for more in ((), ("--llama-cpp", tmp_path)):
-        said = cli(*words, *more)
-        assert said.code == 2
+        ran = cli(*words, *more)
+        assert ran.code == 2
         for part in ("git clone https://github.com/ggml-org/llama.cpp", "--llama-cpp DIR"):
-            assert part in said.err
-    assert f"{tmp_path} has no convert_hf_to_gguf.py" in said.err
+            assert part in ran.err
+    assert f"{tmp_path} has no convert_hf_to_gguf.py" in ran.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -165,14 +165,14 @@ def test_outputs_and_bases_that_are_no_gguf_are_refused(
     there = checkout()
     (tmp_path / "taken.gguf").write_text("x")
     to = ("--to", "gguf", "--llama-cpp", there)
-    for out, message in (("model", "something.gguf"), ("taken.gguf", "exists")):
-        said = cli("export", run.folder, "-o", tmp_path / out, *to)
-        assert said.code == 2
-        assert message in said.err
+    for out, message in (("model", "NAME.gguf"), ("taken.gguf", "exists")):
+        ran = cli("export", run.folder, "-o", tmp_path / out, *to)
+        assert ran.code == 2
+        assert message in ran.err
     assert (tmp_path / "taken.gguf").read_text() == "x"
     eight_bits = trained("llama", name="qlora", bits=8, r=4)
     out = tmp_path / "model.gguf"
-    said = cli("export", eight_bits.folder, "-o", out, *to, "--merge-base", "requant")
-    assert said.code == 2
-    assert "--merge-base original or dequant" in said.err
+    ran = cli("export", eight_bits.folder, "-o", out, *to, "--merge-base", "requant")
+    assert ran.code == 2
+    assert "--merge-base original or dequant" in ran.err
     assert cli("export", eight_bits.folder, "-o", out, *to, "--no-verify").code == 0

@@ -48,12 +48,12 @@ def test_a_run_of_any_method_is_exported_and_answers_alike_in_plain_transformers
 ) -> None:
     run = trained(family, **METHODS[method])
     out = tmp_path / "some where" / "merged"
-    said = cli("export", run.folder, "-o", out)
-    assert said.code == 0, said.err
-    assert "Load it: transformers.AutoModelForSequenceClassification" in said.out
+    ran = cli("export", run.folder, "-o", out)
+    assert ran.code == 0, ran.err
+    assert "Load it: transformers.AutoModelForSequenceClassification" in ran.out
     expected = [[p["probabilities"][w] for w in ("bad", "good")] for p in run.predict(TEXTS)]
-    for found, wanted in zip(probabilities(out), expected, strict=True):
-        assert found == pytest.approx(wanted, abs=1e-5)
+    for row_probabilities, wanted in zip(probabilities(out), expected, strict=True):
+        assert row_probabilities == pytest.approx(wanted, abs=1e-5)
     config = json.loads((out / "config.json").read_text())
     assert set(config["label2id"]) == set(WORDS)
 
@@ -62,21 +62,21 @@ def test_a_head_on_features_that_no_class_computes_is_refused(
     trained: Train, cli: Cli, tmp_path: Path
 ) -> None:
     run = trained("bert", name="head", pooling="mean")
-    said = cli("export", run.folder, "-o", tmp_path / "out")
-    assert said.code == 3
-    assert "pooled by mean" in said.err
-    assert "method.pooling=model" in said.err
+    ran = cli("export", run.folder, "-o", tmp_path / "out")
+    assert ran.code == 3
+    assert "pooled by mean" in ran.err
+    assert "method.pooling=model" in ran.err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_dtypes_and_shards_are_as_asked(trained: Train, cli: Cli, tmp_path: Path) -> None:
     run = trained("bert", **METHODS["lora"])
     out = tmp_path / "out"
-    said = cli(
+    ran = cli(
         "export", run.folder, "-o", out, "--dtype", "bfloat16", "--max-shard-size", "20KB", "--json"
     )
-    assert said.code == 0, said.err
-    report = json.loads(said.out)
+    assert ran.code == 0, ran.err
+    report = json.loads(ran.out)
     assert report == json.loads((out / "merge_report.json").read_text())
     assert len(report["files"]) > 2
     assert report["dtype"] == "BF16"
@@ -86,8 +86,8 @@ def test_dtypes_and_shards_are_as_asked(trained: Train, cli: Cli, tmp_path: Path
     tensors = [t for name in report["files"] for t in load_file(out / name).values()]
     assert {t.dtype for t in tensors} == {torch.bfloat16}
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
-    for found, wanted in zip(probabilities(out), run.predict(TEXTS), strict=True):
-        assert max(found) == pytest.approx(wanted["probability"], abs=2e-2)
+    for row_probabilities, wanted in zip(probabilities(out), run.predict(TEXTS), strict=True):
+        assert max(row_probabilities) == pytest.approx(wanted["probability"], abs=2e-2)
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
@@ -112,9 +112,9 @@ def test_bad_usage_exits_2_and_writes_nothing(
     words, message = REFUSED[what]
     folders = {"out": tmp_path / "out", "taken": taken}
     run = trained("bert", **METHODS["lora"])
-    said = cli("export", run.folder, *(word.format(**folders) for word in words))
-    assert said.code == 2
-    assert message in said.err
+    ran = cli("export", run.folder, *(word.format(**folders) for word in words))
+    assert ran.code == 2
+    assert message in ran.err
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
     assert [p.name for p in taken.iterdir()] == ["mine"]
 
@@ -128,9 +128,9 @@ def test_what_does_not_belong_together_exits_3(trained: Train, cli: Cli, tmp_pat
     save_file(state, other / "model.safetensors", metadata={"format": "pt"})
     out = tmp_path / "out"
     for folder in (run.folder, run.folder / "adapter"):
-        said = cli("export", folder, "-o", out, "--base", other)
-        assert said.code == 3
-        assert "encoder.layer.0.attention.self.query.weight has other values" in said.err
+        ran = cli("export", folder, "-o", out, "--base", other)
+        assert ran.code == 3
+        assert "encoder.layer.0.attention.self.query.weight has other values" in ran.err
     assert cli("export", tmp_path, "-o", out).code == 3
     assert cli("export", tmp_path / "nowhere", "-o", out).code == 3
     assert [p.name for p in tmp_path.iterdir()] == ["other"]
@@ -163,8 +163,8 @@ TARGETS = {"target_modules": ["query", "value"]}
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        (COPIED, (), "was copied and reads back otherwise"),
-        (COPIED, ("--no-verify",), "was copied and reads back otherwise"),
+        (COPIED, (), "was copied and reads back differently"),
+        (COPIED, ("--no-verify",), "was copied and reads back differently"),
         (MERGED, (), "logits differ from the adapter's"),
     ],
 )
@@ -174,17 +174,17 @@ def test_a_byte_that_turns_on_the_disk_exits_4_and_leaves_nothing(
 ) -> None:  # fmt: skip
     run = trained("bert", **METHODS["lora"] | TARGETS)
     corrupted(monkeypatch, name)
-    said = cli("export", run.folder, "-o", tmp_path / "new" / "out", *flags)
-    assert said.code == 4
-    assert message in said.err
+    ran = cli("export", run.folder, "-o", tmp_path / "new" / "out", *flags)
+    assert ran.code == 4
+    assert message in ran.err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_verify_compares_no_logits_and_says_so(trained: Train, cli: Cli, tmp_path: Path) -> None:
     run = trained("bert", **METHODS["lora"] | TARGETS)
-    said = cli("export", run.folder, "-o", tmp_path / "fast", "--no-verify")
-    assert said.code == 0, said.err
-    assert "Logits were not compared" in said.out
+    ran = cli("export", run.folder, "-o", tmp_path / "fast", "--no-verify")
+    assert ran.code == 0, ran.err
+    assert "Logits were not compared" in ran.out
     report = json.loads((tmp_path / "fast" / "merge_report.json").read_text())
     assert "logits" not in report["verified"]
     assert report["verified"]["copied_equal"] > 10

@@ -65,11 +65,11 @@ def test_a_batch_is_the_sum_of_its_windows(family: str, tiny_checkpoint: Any) ->
     targets = {f"{end}_positions": first[f"{end}_positions"] for end in ("start", "end")}
     own = model(**TASK.model_inputs(first), **targets).loss
     torch.testing.assert_close(single[0], own, rtol=1e-4, atol=1e-4)
-    found = evaluate(model, TASK, encoded, collate, batch_size=2)
-    assert found.metrics["loss"] == pytest.approx(float(whole.detach()) / 3, rel=1e-4)
-    assert set(found.metrics) == set(TASK.greater_is_better)
-    for metric, value in found.metrics.items():
-        low, high = TASK.interval(found.scores, metric)
+    result = evaluate(model, TASK, encoded, collate, batch_size=2)
+    assert result.metrics["loss"] == pytest.approx(float(whole.detach()) / 3, rel=1e-4)
+    assert set(result.metrics) == set(TASK.greater_is_better)
+    for metric, value in result.metrics.items():
+        low, high = TASK.interval(result.scores, metric)
         assert low <= value <= high
 
 
@@ -171,11 +171,11 @@ def test_the_threshold_is_chosen_on_scores(tiny_checkpoint: Any) -> None:
     model, tokenizer = ready("bert", tiny_checkpoint("bert"))
     encoded = TASK.encode(rows_of(ROWS * 2), tokenizer, max_length=32).rows
     scores = evaluate(model, TASK, encoded, TASK.collator(tokenizer), batch_size=4).scores
-    settled = TASK.with_threshold(scores)
-    assert settled.chosen
-    assert settled.metrics(scores)["f1"] >= TASK.metrics(scores)["f1"]
-    assert QuestionAnswering.from_state(json.loads(json.dumps(settled.state()))) == settled
-    assert settled.as_from_splits() == TASK
+    tuned = TASK.with_threshold(scores)
+    assert tuned.chosen
+    assert tuned.metrics(scores)["f1"] >= TASK.metrics(scores)["f1"]
+    assert QuestionAnswering.from_state(json.loads(json.dumps(tuned.state()))) == tuned
+    assert tuned.as_from_splits() == TASK
     fixed = QuestionAnswering(threshold=2.5)
     assert fixed.with_threshold(scores) == fixed == fixed.as_from_splits()
     never = QuestionAnswering(threshold=-1e9).metrics(scores)
@@ -210,20 +210,20 @@ def test_what_the_data_says(tmp_path: Path) -> None:
     assert task == TASK
     scores = task.untuned(splits)
     assert scores is not None
-    found = task.metrics(scores)
-    assert (found["f1"], found["has_answer_f1"], found["no_answer_f1"]) == (
+    result = task.metrics(scores)
+    assert (result["f1"], result["has_answer_f1"], result["no_answer_f1"]) == (
         pytest.approx(1 / 3),
         0,
         1,
     )
-    assert found["loss"] == pytest.approx(np.mean(np.log([7, 7, 10])))
+    assert result["loss"] == pytest.approx(np.mean(np.log([7, 7, 10])))
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an answer not in the context": (
         {**ROWS[0], "answers": {"text": ["Rollo"], "answer_start": [0]}}, "not in the context"),
     "a wrong start": (
-        {**ROWS[0], "answers": {"text": ["girl"], "answer_start": [3]}}, "it stands at 11"),
+        {**ROWS[0], "answers": {"text": ["girl"], "answer_start": [3]}}, "it is at 11"),
     "a start before the text": (
         {**ROWS[0], "answers": {"text": ["girl"], "answer_start": [-4]}}, "answer_start -4"),
     "texts without starts": (
@@ -231,7 +231,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an empty answer": (
         {**ROWS[0], "answers": {"text": [""], "answer_start": [0]}}, "answer without text"),
     "a start that is text": (
-        {**ROWS[0], "answers": {"text": ["girl"], "answer_start": ["11"]}}, "no whole number"),
+        {**ROWS[0], "answers": {"text": ["girl"], "answer_start": ["11"]}}, "not an integer"),
     "an empty question": ({**ROWS[0], "question": " "}, "question"),
     "an empty context": ({**ROWS[0], "context": ""}, "context"),
     "no context": ({k: v for k, v in ROWS[0].items() if k != "context"}, "context"),
@@ -241,17 +241,17 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_rows_are_refused(case: str, tmp_path: Path) -> None:
-    bad, said = BAD[case]
+    bad, message = BAD[case]
     rows = [{**one, **({"is_impossible": False} if "is_impossible" in bad else {})} for one in ROWS]
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load_splits(str(write(tmp_path, [*rows, bad])), **READS, validation=0)
 
 
 def test_other_refusals(tiny_checkpoint: Any, minilm: Path) -> None:
     model, tokenizer = ready("bert", tiny_checkpoint("bert"))
-    for asked in ({"question": "it?"}, {"context": "it"}, {"question": " ", "context": "it"}):
+    for incomplete in ({"question": "it?"}, {"context": "it"}, {"question": " ", "context": "it"}):
         with pytest.raises(DataError, match=r"row 1 to predict has no '(context|question)'"):
-            TASK.predict(model, tokenizer, [asked], max_length=32, batch_size=1)
+            TASK.predict(model, tokenizer, [incomplete], max_length=32, batch_size=1)
     with pytest.raises(ConfigError, match=r"max_length is 10, .* raise it to 19"):
         TASK.encode(rows_of(), tokenizer, max_length=10)
     with pytest.raises(ConfigError, match=r"task\.stride is 200"):

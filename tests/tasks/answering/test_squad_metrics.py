@@ -38,8 +38,8 @@ def test_answers_are_judged_as_defined(case: str) -> None:
 
 def test_parts_are_means_of_their_kind() -> None:
     exacts, f1s = np.asarray([1.0, 0, 1]), np.asarray([1.0, 0.5, 1])
-    found = squad_metrics.metrics(exacts, f1s, np.asarray([True, True, False]))
-    assert found == {
+    result = squad_metrics.metrics(exacts, f1s, np.asarray([True, True, False]))
+    assert result == {
         "exact": pytest.approx(2 / 3), "f1": pytest.approx(2.5 / 3), "has_answer_exact": 0.5,
         "has_answer_f1": 0.75, "no_answer_exact": 1, "no_answer_f1": 1,
     }  # fmt: skip
@@ -55,9 +55,9 @@ def test_the_best_threshold_is_found() -> None:
         def mean(at: float, leads=leads, answered=answered, none=none) -> float:  # type: ignore[no-untyped-def]
             return float(np.where(leads > at, none, answered).mean())
 
-        found = squad_metrics.best_threshold(leads, answered, none)
+        result = squad_metrics.best_threshold(leads, answered, none)
         tried = [mean(at) for at in [*leads.tolist(), leads.min() - 1, 0.0]]
-        assert mean(found) == pytest.approx(max(tried))
+        assert mean(result) == pytest.approx(max(tried))
     never = np.full(3, np.inf)
     assert squad_metrics.best_threshold(never, np.zeros(3), np.ones(3)) == 0
 
@@ -90,8 +90,8 @@ def test_best_spans_are_those_of_a_plain_search() -> None:
         ),
         reverse=True,
     )[:10]
-    found = best_spans(starts, ends, characters, [True] * 30, n_best=10, longest=6)
-    assert [span[1:] for span in found] == [span[1:] for span in plain]
+    result = best_spans(starts, ends, characters, [True] * 30, n_best=10, longest=6)
+    assert [span[1:] for span in result] == [span[1:] for span in plain]
 
 
 def test_windows_join() -> None:

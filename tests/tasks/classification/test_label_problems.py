@@ -1,4 +1,4 @@
-"""Several labels a row, and numbers: losses, metrics and intervals against other definitions."""
+"""Multi-label and regression: losses, metrics and intervals against other definitions."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ EDGES = {
 def test_metrics_of_several_labels_are_scikit_learns(case: str) -> None:
     scores = several(*EDGES[case])
     label, prediction = scores["label"].astype(int), scores["prediction"]
-    found = MultiLabel(NAMES).metrics(scores)
+    result = MultiLabel(NAMES).metrics(scores)
     for average in ("micro", "macro"):
         expected = f1_score(label, prediction, average=average, zero_division=0)
-        assert found[f"f1_{average}"] == pytest.approx(expected)
-    assert found["subset_accuracy"] == accuracy_score(label, prediction)
+        assert result[f"f1_{average}"] == pytest.approx(expected)
+    assert result["subset_accuracy"] == accuracy_score(label, prediction)
     for metric in MultiLabel.metric_names.keys() - {"loss"}:
         low, high = MultiLabel(NAMES).interval(scores, metric)
         assert 0 <= low <= high <= 1
@@ -86,10 +86,10 @@ def test_intervals_hold_the_metric() -> None:
     numbers = generator.normal(size=400)
     guesses = numbers + generator.normal(size=400)
     regression = {"label": numbers, "prediction": guesses, "loss": (numbers - guesses) ** 2}
-    for problem, found in ((MultiLabel(NAMES), scores), (Regression(), regression)):
-        point = problem.metrics(found)
+    for problem, result in ((MultiLabel(NAMES), scores), (Regression(), regression)):
+        point = problem.metrics(result)
         for metric in problem.metric_names.keys() - {"loss"}:
-            low, high = problem.interval(found, metric)
+            low, high = problem.interval(result, metric)
             assert low < point[metric] < high, metric
             assert high - low < 0.6 * max(1, point[metric])
 
@@ -106,15 +106,15 @@ def test_intervals_hold_the_metric() -> None:
 def test_correlations_are_scipys(truth: list[float], guess: list[float]) -> None:
     x, y = np.asarray(guess), np.asarray(truth)
     scores = {"label": y, "prediction": x, "loss": (x - y) ** 2}
-    found = Regression().metrics(scores)
-    assert found["pearson"] == pytest.approx(stats.pearsonr(x, y)[0])
-    assert found["spearman"] == pytest.approx(stats.spearmanr(x, y)[0])
-    assert found["r2"] == pytest.approx(r2_score(y, x))
-    assert found["mse"] == pytest.approx(mean_squared_error(y, x))
+    result = Regression().metrics(scores)
+    assert result["pearson"] == pytest.approx(stats.pearsonr(x, y)[0])
+    assert result["spearman"] == pytest.approx(stats.spearmanr(x, y)[0])
+    assert result["r2"] == pytest.approx(r2_score(y, x))
+    assert result["mse"] == pytest.approx(mean_squared_error(y, x))
     np.testing.assert_array_equal(ranks(y), stats.rankdata(y))
 
 
-def test_what_does_not_vary_follows_nothing() -> None:
+def test_constant_values_have_no_correlation() -> None:
     flat, varied = np.full(4, 0.1), np.arange(4.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -172,15 +172,17 @@ def test_losses_are_those_of_transformers(
 def test_weights_are_scikit_learns() -> None:
     labels = np.array([0] * 7 + [1] * 2 + [2])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
-    found = class_weights("balanced", NAMES, np.bincount(labels))
-    assert found is not None
-    np.testing.assert_allclose(found, expected)
-    assert np.mean([found[label] for label in labels]) == pytest.approx(1)
+    result = class_weights("balanced", NAMES, np.bincount(labels))
+    assert result is not None
+    np.testing.assert_allclose(result, expected)
+    assert np.mean([result[label] for label in labels]) == pytest.approx(1)
     assert class_weights("balanced", NAMES, np.array([3, 0, 1])) == pytest.approx((2 / 3, 1, 2))
     assert class_weights({"b": 2}, NAMES, np.bincount(labels)) == (1.0, 2.0, 1.0)
     assert class_weights(None, NAMES, np.bincount(labels)) is None
     assert positive_weights("balanced", NAMES, np.array([1, 4, 0]), 4) == (3.0, 1.0, 1.0)
-    with pytest.raises(ConfigError, match=r"'bb', which is no label; did you mean b\? labels are"):
+    with pytest.raises(
+        ConfigError, match=r"'bb', which is not a label; did you mean b\? labels are"
+    ):
         class_weights({"bb": 1.0}, NAMES, np.bincount(labels))
 
 
@@ -198,7 +200,7 @@ def test_a_weighted_loss_is_the_sum_over_weighted_rows() -> None:
     torch.testing.assert_close(own[0].double(), by_hand, rtol=1e-5, atol=1e-6)
 
 
-def test_problems_as_the_data_has_them(tmp_path: Path) -> None:
+def test_problems_follow_the_data(tmp_path: Path) -> None:
     rows = [{"text": "x", "label": ["a", "b"]}, {"text": "y", "label": []},
             {"text": "z", "label": ["b", "b"]}]  # fmt: skip
     splits, options = splits_of(tmp_path, *rows, class_weights="balanced")

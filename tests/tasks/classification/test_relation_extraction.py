@@ -1,4 +1,4 @@
-"""Relations: where markers stand, what is cut, which F1 is reported, against definitions."""
+"""Relations: positions of markers, truncation, and F1 against its definitions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABELS = ("Other", "Cause(e1,e2)", "Cause(e2,e1)", "Part(e1,e2)", "Part(e2,e1)",
 
 
 class Vocabulary:
-    """As much of a tokenizer as markers are chosen by."""
+    """The part of a tokenizer that the choice of markers needs."""
 
     name_or_path = "made"
     unk_token_id = 0
@@ -48,7 +48,7 @@ def shown(row: list[int]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "asked", "chosen", "spare"),
+    ("tokens", "kind", "chosen", "spare"),
     [
         (["a", *(f"[unused{i}]" for i in range(6))], "auto", ["[unused0]", "[unused1]"], True),
         (
@@ -62,16 +62,16 @@ def shown(row: list[int]) -> str:
         (["@", "#", *(f"[unused{i}]" for i in range(4))], "punctuation", ["@", "@"], False),
     ],
 )
-def test_markers_are_chosen(tokens: list[str], asked: Any, chosen: list[str], spare: bool) -> None:
+def test_markers_are_chosen(tokens: list[str], kind: Any, chosen: list[str], spare: bool) -> None:
     tokenizer = vocabulary(*tokens)
-    found = Markers.of(tokenizer, asked)
-    assert list(found.tokens[:2]) == chosen
-    assert found.trained is spare
-    assert len(found.ids) == 4
-    found.check(tokenizer)
-    assert Markers.from_state(found.state()) == found
-    with pytest.raises(CheckFailed, match="under their ids"):
-        found.check(vocabulary("moved", *tokens))
+    result = Markers.of(tokenizer, kind)
+    assert list(result.tokens[:2]) == chosen
+    assert result.trained is spare
+    assert len(result.ids) == 4
+    result.check(tokenizer)
+    assert Markers.from_state(result.state()) == result
+    with pytest.raises(CheckFailed, match="for these ids"):
+        result.check(vocabulary("moved", *tokens))
 
 
 def test_no_markers_are_an_error() -> None:
@@ -94,7 +94,7 @@ def test_no_markers_are_an_error() -> None:
         ("abcdefgh", (0, 1), (7, 8), 6, "<a>{h}"),
     ],
 )  # fmt: skip
-def test_markers_stand_around_entities_however_little_room_there_is(
+def test_markers_enclose_entities_in_any_room(
     text: str, head: Any, tail: Any, room: int, expected: str
 ) -> None:
     row, starts = SPARE.around(*by_letters(text), (head, tail), room)
@@ -103,7 +103,7 @@ def test_markers_stand_around_entities_however_little_room_there_is(
     assert [row[at] for at in starts] == [1, 3]
 
 
-def test_a_token_of_both_entities_bears_both_markers() -> None:
+def test_a_token_of_both_entities_gets_both_markers() -> None:
     row, starts = SPARE.around([7, 8, 9], [(0, 3), (3, 9), (9, 12)], ((3, 5), (6, 8)), 20)
     assert sorted(row[1:4]) == [1, 3, 8]
     assert [row[at] for at in starts] == [1, 3]
@@ -160,14 +160,14 @@ def test_f1_is_the_official_scorers(case: Any) -> None:
     else:
         pairs = CASES[case]
     problem = RelationLabels(LABELS, None, "Other")
-    found = problem.metrics(scores(pairs))
+    result = problem.metrics(scores(pairs))
     macro, micro = by_the_scorer(pairs)
-    assert found["f1_macro"] == pytest.approx(macro)
-    assert found["f1_micro"] == pytest.approx(micro)
-    assert found["accuracy"] == pytest.approx(np.mean([a == b for a, b in pairs]))
+    assert result["f1_macro"] == pytest.approx(macro)
+    assert result["f1_micro"] == pytest.approx(micro)
+    assert result["accuracy"] == pytest.approx(np.mean([a == b for a, b in pairs]))
     for metric in ("f1_macro", "f1_micro", "accuracy"):
         low, high = problem.interval(scores(pairs), metric)
-        assert low - 1e-9 <= found[metric] <= high + 1e-9
+        assert low - 1e-9 <= result[metric] <= high + 1e-9
         assert 0 <= low <= high <= 1
 
 
@@ -177,11 +177,11 @@ def test_without_directions_micro_f1_is_scikit_learns() -> None:
     names = ("no_relation", "a", "b")
     draw = np.random.default_rng(3).integers(3, size=(50, 2))
     given = {"label": draw[:, 0], "prediction": draw[:, 1], "loss": np.zeros(50)}
-    found = RelationLabels(names, None, none_of("auto", names)).metrics(given)
+    result = RelationLabels(names, None, none_of("auto", names)).metrics(given)
     micro = f1_score(draw[:, 0], draw[:, 1], labels=[1, 2], average="micro")
     macro = f1_score(draw[:, 0], draw[:, 1], labels=[1, 2], average="macro")
-    assert found["f1_micro"] == pytest.approx(micro)
-    assert found["f1_macro"] == pytest.approx(macro)
+    assert result["f1_micro"] == pytest.approx(micro)
+    assert result["f1_macro"] == pytest.approx(macro)
 
 
 def test_the_label_of_no_relation() -> None:
@@ -189,7 +189,7 @@ def test_the_label_of_no_relation() -> None:
     assert none_of("auto", ("x", "y")) is None
     assert none_of(None, LABELS) is None
     assert none_of("Near", LABELS) == "Near"
-    with pytest.raises(ConfigError, match="'Far', which is no label"):
+    with pytest.raises(ConfigError, match="'Far', which is not a label"):
         none_of("Far", LABELS)
 
 
@@ -208,7 +208,7 @@ def test_rows_from_tokens_and_from_tags_are_encoded_alike(
     tokens = ["the", "dog", "loved", "food"]
     spans = [{"tokens": tokens, "head": [1, 2], "tail": [3, 4], "label": "a"}] * 2
     spans += [{"tokens": tokens, "head": [3, 4], "tail": [1, 2], "label": "b"}] * 2
-    found = []
+    result = []
     tokenizer = load_tokenizer(str(tiny_checkpoint("bert")))
     for name, rows in (("tagged", tagged), ("spans", spans)):
         file = tmp_path / f"{name}.jsonl"
@@ -218,6 +218,6 @@ def test_rows_from_tokens_and_from_tags_are_encoded_alike(
         )
         task = RelationExtraction.from_splits(splits, options)
         task = task.attach(tokenizer, None)
-        found.append(list(task.encode(splits.train, tokenizer, max_length=24).rows))
+        result.append(list(task.encode(splits.train, tokenizer, max_length=24).rows))
         assert task.from_state(task.state()).state() == task.state()
-    assert found[0] == found[1]
+    assert result[0] == result[1]

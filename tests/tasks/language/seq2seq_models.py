@@ -1,4 +1,4 @@
-"""Random encoder-decoders of two layers, with a tokenizer learnt from the texts. For tests."""
+"""Random encoder-decoders of two layers, with a tokenizer trained on the texts. For tests."""
 
 from __future__ import annotations
 

@@ -109,11 +109,11 @@ def test_packed_logits_and_loss_are_those_of_the_rows_alone(
     batch = collate(list(packed.rows))
     logits = model(**model_inputs(batch), use_cache=False).logits
     seen = 0
-    for row, found in zip(packed.rows, logits, strict=True):
+    for row, results in zip(packed.rows, logits, strict=True):
         borders = [at for at, position in enumerate(row["position_ids"]) if position == 0]
         for start, end in itertools.pairwise([*borders, len(row["input_ids"])]):
             expected = single[tuple(row["input_ids"][start:end])]
-            torch.testing.assert_close(found[start:end], expected, atol=2e-5, rtol=2e-5)
+            torch.testing.assert_close(results[start:end], expected, atol=2e-5, rtol=2e-5)
             assert row["labels"][start] == -100
             seen += 1
     assert seen == len(alone.rows)
@@ -131,17 +131,17 @@ def test_gradients_of_packed_rows_are_those_of_the_rows() -> None:
     task = CausalLM(rows)
     data = datasets.Dataset.from_list(given)
     collate = task.collator(tokenizer)
-    found = []
+    results = []
     for packing in (False, True):
         model.zero_grad()
         encoded = task.encode(data, tokenizer, max_length=128, packing=packing)
         task.loss_sum(model, collate(list(encoded.rows))).backward()
-        found.append([parameter.grad.clone() for parameter in model.parameters()])
-    for one, other in zip(*found, strict=True):
+        results.append([parameter.grad.clone() for parameter in model.parameters()])
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-def test_a_leak_is_found() -> None:
+def test_a_leak_is_detected() -> None:
     rows, given = ROWS["chats"]
     tokenizer, model = tokenizer_of("chatml"), model_of("bloom")
     data = datasets.Dataset.from_list(given)

@@ -1,4 +1,4 @@
-"""Encoder-decoders: rows as they read and write them, the loss, texts that are generated."""
+"""Encoder-decoders: encoded rows, the loss, generated texts."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class TestEncoding:
         (row,) = task.encode(rows_of(PAIRS[:1]), tokenizer, max_length=64).rows
         assert tokenizer.decode(row["input_ids"][:-1]) == f"translate: {PAIRS[0][0]}"
 
-    def test_what_is_cut_is_counted(self, tokenizer: Any) -> None:
+    def test_truncated_rows_are_counted(self, tokenizer: Any) -> None:
         task = replace(TASK, max_target_length=6)
         encoded = task.encode(rows_of(PAIRS), tokenizer, max_length=10)
         whole = TASK.encode(rows_of(PAIRS), tokenizer, max_length=64)
@@ -98,7 +98,7 @@ class TestEncoding:
         assert encoded.target_limit == 6
         assert encoded.statistics.longest == whole.statistics.longest
 
-    def test_an_end_that_is_there_is_not_doubled(self, tokenizer: Any) -> None:
+    def test_an_end_token_in_the_text_is_not_doubled(self, tokenizer: Any) -> None:
         (row,) = TASK.encode(rows_of([("a", "b</s>")]), tokenizer, max_length=64).rows
         assert row["labels"].count(EOS) == 2  # As text and as the tokenizer's mark.
         bare = transformers.PreTrainedTokenizerFast(
@@ -119,25 +119,25 @@ class TestEncoding:
         encoded = TASK.encode(rows, tokenizer, max_length=64)
         assert encoded.rows["references"][:] == [["x", "y"], ["z"]]
 
-    def test_tokens_that_are_unknown_are_spoken_of(
+    def test_unknown_tokens_are_warned_of(
         self, tokenizer: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.WARNING, "peftlab"):
             TASK.encode(rows_of([("a", "b<unk>")]), tokenizer, max_length=64)
         assert "1 of 3 target tokens are <unk>" in caplog.text
 
-    def test_texts_that_will_end_too_early_are_spoken_of(
+    def test_texts_that_end_too_early_are_warned_of(
         self, tokenizer: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
-        for most, said in ((64, False), (5, True)):
+        for most, message in ((64, False), (5, True)):
             caplog.clear()
             task = TASK.with_settings(loss="auto", generation=GREEDY | {"max_new_tokens": most})
             with caplog.at_level(logging.WARNING, "peftlab"):
                 task.encode(rows_of(PAIRS), tokenizer, max_length=64)
-            assert ("max_new_tokens=5 ends what is measured" in caplog.text) == said
+            assert ("max_new_tokens=5; raise it" in caplog.text) == message
 
     def test_refusals(self, tokenizer: Any) -> None:
-        with pytest.raises(ConfigError, match="max_length is 1, and 1 of"):
+        with pytest.raises(ConfigError, match="max_length is 1, but special tokens take 1"):
             TASK.encode(rows_of(PAIRS), tokenizer, max_length=1)
         with pytest.raises(ConfigError, match=r"data\.packing"):
             TASK.encode(rows_of(PAIRS), tokenizer, max_length=9, packing=True)
@@ -166,7 +166,7 @@ class TestBatches:
             "input_ids", "attention_mask", "decoder_input_ids"
         }  # fmt: skip
 
-    def test_a_model_that_does_not_say_where_to_start(self, tokenizer: Any) -> None:
+    def test_a_model_without_a_start_token(self, tokenizer: Any) -> None:
         model = model_of("t5", len(tokenizer), decoder_start_token_id=None)
         with pytest.raises(CheckFailed, match="has no start token of its decoder"):
             TASK.attach(tokenizer, model)
@@ -174,7 +174,7 @@ class TestBatches:
         assert TASK.attach(tokenizer, model).start == 7
 
     def test_without_a_model_there_are_no_batches(self, tokenizer: Any) -> None:
-        with pytest.raises(RuntimeError, match="attached to no model"):
+        with pytest.raises(RuntimeError, match="attach the task to a model first"):
             TASK.as_from_splits().collator(tokenizer)
 
     def test_positions_of_the_decoder(self, tokenizer: Any) -> None:
@@ -222,9 +222,9 @@ class TestLoss:
         model, batch = model_of("t5", len(tokenizer), **fields), batch_of(tokenizer)
         assert model.config.scale_decoder_outputs == scaled
         task = TASK.with_settings(loss=mode, generation=None)
-        found = task.loss_sum(model, batch)
+        result = task.loss_sum(model, batch)
         expected = reference_loss(model, batch).detach()
-        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(result.double(), expected, rtol=1e-6, atol=0)
         scores = replace(task, measured=TextMetrics(())).score(model, batch)
         assert scores["loss"].sum() == pytest.approx(float(expected), rel=1e-6)
 
@@ -242,14 +242,14 @@ class TestLoss:
             ))  # fmt: skip
         batch = batch_of(tokenizer, TASK.attach(tokenizer, model))
         inputs = {**TASK.model_inputs(batch), "labels": batch["labels"]}
-        found = []
+        result = []
         for loss in (CausalLoss("chunked").loss_sum(model, inputs), plain_loss_sum(model, inputs)):
             model.zero_grad()
             loss.backward()
             gradients = {n: p.grad.clone() for n, p in model.named_parameters()
                          if p.grad is not None}  # fmt: skip
-            found.append((loss.detach(), gradients))
-        (chunked, got), (plain, expected) = found
+            result.append((loss.detach(), gradients))
+        (chunked, got), (plain, expected) = result
         torch.testing.assert_close(chunked, plain, rtol=1e-6, atol=0)
         assert got.keys() == expected.keys()
         for name, gradient in expected.items():
@@ -270,7 +270,7 @@ class TestLoss:
         with pytest.raises(CheckFailed, match=r"Set train\.loss to auto or plain"):
             TASK.with_settings(loss="chunked", generation=None).loss_sum(model, batch)
 
-    def test_padding_and_company_change_nothing(self, tokenizer: Any) -> None:
+    def test_padding_and_other_rows_change_nothing(self, tokenizer: Any) -> None:
         model = model_of("t5", len(tokenizer))
         whole = TASK.loss_sum(model, batch_of(tokenizer))
         alone = sum(TASK.loss_sum(model, batch_of(tokenizer, pairs=[pair])) for pair in PAIRS)
@@ -315,7 +315,7 @@ class TestGeneration:
         assert answer["text"] == tokenizer.decode(given[1:], skip_special_tokens=True)
         assert answer["finished"] == (given[-1] == EOS)
 
-    def test_what_is_asked_is_cut_and_said_so(
+    def test_long_sources_are_cut_with_a_warning(
         self, tokenizer: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         model = model_of("t5", len(tokenizer))
@@ -342,11 +342,11 @@ class TestGeneration:
         targets = [answer["text"] or "nothing" for answer in answers[:1]] + ["b", "c", "d"]
         rows = rows_of(PAIRS, references=[[t] for t in targets])
         encoded = task.encode(rows, tokenizer, max_length=64)
-        found = task.metrics(task.score(model, task.collator(tokenizer)(list(encoded.rows))))
+        result = task.metrics(task.score(model, task.collator(tokenizer)(list(encoded.rows))))
         texts = [answer["text"] for answer in answers]
-        assert found["bleu"] == sacrebleu.corpus_bleu(texts, [targets]).score
-        assert found["chrf"] == sacrebleu.corpus_chrf(texts, [targets]).score
-        assert set(found) == set(task.greater_is_better)
+        assert result["bleu"] == sacrebleu.corpus_bleu(texts, [targets]).score
+        assert result["chrf"] == sacrebleu.corpus_chrf(texts, [targets]).score
+        assert set(result) == set(task.greater_is_better)
 
     def test_nothing_is_generated_where_no_text_is_measured(
         self, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
@@ -384,7 +384,7 @@ def test_options_and_state(tmp_path: Path) -> None:
         Seq2Seq.options(name="seq2seq", text_metrics=["bleu", "bleu"])
 
 
-def test_metrics_of_drawn_texts_are_refused() -> None:
+def test_metrics_of_sampled_texts_are_refused() -> None:
     drawn = GREEDY | {"do_sample": True}
     with pytest.raises(ConfigError, match="do_sample is true"):
         TASK.with_settings(loss="auto", generation=drawn)
@@ -392,7 +392,7 @@ def test_metrics_of_drawn_texts_are_refused() -> None:
     assert silent.with_settings(loss="auto", generation=drawn).generation == drawn
 
 
-def test_a_pair_as_people_read_it(tokenizer: Any) -> None:
+def test_preview_of_a_pair(tokenizer: Any) -> None:
     row = TASK.encode(rows_of(PAIRS[:1]), tokenizer, max_length=64).rows[0]
     shown = TASK.preview(row, tokenizer)
     assert shown["text"] == f"{PAIRS[0][0]}</s>"
@@ -404,7 +404,7 @@ def test_a_pair_as_people_read_it(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "task", "head", "said"),
+    ("family", "task", "head", "message"),
     [
         ("bert", "classification", "AutoModelForSeq2SeqLM", "an encoder alone.*task=causal-lm"),
         ("gpt2", "causal", "AutoModelForSeq2SeqLM", "a decoder alone.*task=causal-lm"),
@@ -412,11 +412,11 @@ def test_a_pair_as_people_read_it(tokenizer: Any) -> None:
     ],
 )
 def test_models_of_another_kind(
-    family: str, task: str, head: str, said: str, tiny_checkpoint: Any
+    family: str, task: str, head: str, message: str, tiny_checkpoint: Any
 ) -> None:
     from peftlab.model.head_spec import HeadSpec
     from peftlab.model.loading import load_model
 
     for weights in (True, False):
-        with pytest.raises(CheckFailed, match=said):
+        with pytest.raises(CheckFailed, match=message):
             load_model(str(tiny_checkpoint(family, task)), HeadSpec(head), weights=weights)

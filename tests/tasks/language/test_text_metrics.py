@@ -1,4 +1,4 @@
-"""Metrics of texts are those that sacreBLEU and rouge_score give when asked directly."""
+"""Metrics of texts equal those of sacreBLEU and rouge_score called directly."""
 
 from __future__ import annotations
 
@@ -43,41 +43,41 @@ CASES: dict[str, tuple[list[str], list[list[str]]]] = {
 
 
 def streams(references: list[list[str]]) -> list[list[Any]]:
-    """As sacreBLEU wants them: all first references, all second, ..."""
+    """References as sacreBLEU takes them: all first ones, all second ones, ..."""
     most = max(map(len, references))
     return [[row[i] if i < len(row) else None for row in references] for i in range(most)]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_as_the_libraries_have_it(case: str) -> None:
+def test_values_equal_those_of_the_libraries(case: str) -> None:
     from rouge_score.rouge_scorer import RougeScorer
 
     predictions, references = CASES[case]
-    found = ALL.values(ALL.score(predictions, references))
+    result = ALL.values(ALL.score(predictions, references))
     bleu = sacrebleu.corpus_bleu(predictions, streams(references))
-    assert found["bleu"] == bleu.score
-    assert found["chrf"] == sacrebleu.corpus_chrf(predictions, streams(references)).score
+    assert result["bleu"] == bleu.score
+    assert result["chrf"] == sacrebleu.corpus_chrf(predictions, streams(references)).score
     scorer = RougeScorer(list(ROUGE))
     for name in ROUGE:
         rows = [
             scorer.score_multi(known, text)[name].fmeasure
             for text, known in zip(predictions, references, strict=True)
         ]
-        assert found[name] == pytest.approx(100 * sum(rows) / len(rows))
+        assert result[name] == pytest.approx(100 * sum(rows) / len(rows))
 
 
 @pytest.mark.parametrize("tokenizer", ["13a", "intl", "zh", "char", "none"])
 def test_bleu_by_each_tokenizer(tokenizer: str) -> None:
     predictions, references = CASES["unicode"]
     measured = TextMetrics(("bleu",), bleu_tokenizer=tokenizer)
-    found = measured.values(measured.score(predictions, references))
+    result = measured.values(measured.score(predictions, references))
     direct = sacrebleu.corpus_bleu(predictions, streams(references), tokenize=tokenizer)
-    assert found == {"bleu": direct.score}
+    assert result == {"bleu": direct.score}
 
 
-def test_stems_are_compared_where_asked() -> None:
+def test_the_stemmer_is_an_option() -> None:
     predictions, references = ["the dogs were running"], [["the dog was runs"]]
-    plain, stems = (TextMetrics(("rouge",), rouge_stemmer=asked) for asked in (False, True))
+    plain, stems = (TextMetrics(("rouge",), rouge_stemmer=stemmer) for stemmer in (False, True))
     assert (
         plain.values(plain.score(predictions, references))["rouge1"]
         < stems.values(stems.score(predictions, references))["rouge1"]
@@ -94,12 +94,12 @@ def test_rows_scored_in_parts_are_one_corpus() -> None:
     ]
     for name, rows in whole.items():
         assert np.array_equal(np.concatenate([part[name] for part in parts]), rows)
-    found = ALL.values(whole)
-    assert found["bleu"] == sacrebleu.corpus_bleu(predictions, streams(references)).score
+    result = ALL.values(whole)
+    assert result["bleu"] == sacrebleu.corpus_bleu(predictions, streams(references)).score
     # The mean of the rows' own scores is another number.
     alone = [ALL.values(ALL.score([p], [r]))["bleu"] for p, r in
              zip(predictions, references, strict=True)]  # fmt: skip
-    assert abs(np.mean(alone) - found["bleu"]) > 1
+    assert abs(np.mean(alone) - result["bleu"]) > 1
 
 
 @pytest.mark.parametrize("name", ALL.names)

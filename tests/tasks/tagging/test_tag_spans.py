@@ -41,26 +41,26 @@ def test_spans_count_as_in_seqeval(case: str) -> None:
 
     true, predicted = CASES[case]
     types = span_types([tag for row in true + predicted for tag in row], prefixed=True)
-    found = SpanCounts.of(true, predicted, types, prefixed=True).metrics()
+    result = SpanCounts.of(true, predicted, types, prefixed=True).metrics()
     if not types:
-        assert found == {"f1": 0, "precision": 0, "recall": 0, "f1_macro": 0}
+        assert result == {"f1": 0, "precision": 0, "recall": 0, "f1_macro": 0}
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         report = classification_report(true, predicted, output_dict=True, zero_division=0)
     for name, key in (("f1", "f1-score"), ("precision", "precision"), ("recall", "recall")):
-        assert found[name] == pytest.approx(report["micro avg"][key]), name
-    assert found["f1_macro"] == pytest.approx(report["macro avg"]["f1-score"])
+        assert result[name] == pytest.approx(report["micro avg"][key]), name
+    assert result["f1_macro"] == pytest.approx(report["macro avg"]["f1-score"])
     for kind in types:
-        assert found[f"f1/{kind}"] == pytest.approx(report[kind]["f1-score"])
+        assert result[f"f1/{kind}"] == pytest.approx(report[kind]["f1-score"])
 
 
 def test_bilou_reads_as_bioes_and_plain_tags_are_words() -> None:
     assert spans_of(["B-x", "L-x", "U-y", "O"], prefixed=True) == [("x", 0, 1), ("y", 2, 2)]
     assert spans_of(["N", "O", "N", "V"], prefixed=False) == [("N", 0, 0), ("N", 2, 2), ("V", 3, 3)]
     counts = SpanCounts.of([["N", "V", "O"]], [["N", "N", "V"]], ("N", "V"), prefixed=False)
-    found = counts.metrics()
-    assert (found["precision"], found["recall"]) == (pytest.approx(1 / 3), 0.5)
+    result = counts.metrics()
+    assert (result["precision"], result["recall"]) == (pytest.approx(1 / 3), 0.5)
 
 
 def test_schemes_are_told_apart() -> None:
@@ -123,13 +123,13 @@ def test_pieces_of_real_tokenizers(kind: str, shared_data: Any, request: Any) ->
     place = request.getfixturevalue("minilm") if kind == "minilm" else shared_data / kind
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
     words = ["Don't", "stop", "@Zoë", ":-)", "naïve", "[SEP]", "https://t.co/x"]
-    ((ids, found), (empty, _)) = pieces_of_words(tokenizer, [words, []])
-    assert (set(found), empty) == (set(range(len(words))), [])
-    assert found == sorted(found)
+    ((ids, result), (empty, _)) = pieces_of_words(tokenizer, [words, []])
+    assert (set(result), empty) == (set(range(len(words))), [])
+    assert result == sorted(result)
     if kind == "minilm":
         whole = tokenizer(words, is_split_into_words=True, split_special_tokens=True)
         assert frame_of(tokenizer, pair=False).around(ids)["input_ids"] == whole["input_ids"]
-        assert found == [word for word in whole.word_ids() if word is not None]
+        assert result == [word for word in whole.word_ids() if word is not None]
     if kind == "model_stories260k":
         plain = ["Once", "upon", "a", "time"]
         ((ids, _),) = pieces_of_words(tokenizer, [plain])
@@ -143,8 +143,8 @@ def test_a_byte_tokenizer_reads_words_as_in_running_text() -> None:
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(["it is a film , is it"] * 9, vocab_size=300, show_progress=False)
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer)
-    ((ids, found),) = pieces_of_words(tokenizer, [["it", "is", "a", "日", "film"]])
+    ((ids, result),) = pieces_of_words(tokenizer, [["it", "is", "a", "日", "film"]])
     assert ids == tokenizer("it is a 日 film")["input_ids"]
-    assert found[0] == 0
-    assert found[1] == 1
-    assert found[-1] == 4
+    assert result[0] == 0
+    assert result[1] == 1
+    assert result[-1] == 4

@@ -55,11 +55,11 @@ def test_a_batch_is_the_sum_of_its_words(family: str, tiny_checkpoint: Any) -> N
     torch.testing.assert_close(whole, torch.stack(single).sum(), rtol=1e-4, atol=1e-4)
     own = model(**TASK.model_inputs(batch), labels=batch["labels"]).loss * 13
     torch.testing.assert_close(whole, own, rtol=1e-4, atol=1e-4)
-    found = evaluate(model, TASK, encoded, collate, batch_size=2)
-    assert found.metrics["loss"] == pytest.approx(float(whole.detach()) / 13, rel=1e-4)
-    assert set(found.metrics) <= set(TASK.greater_is_better)
-    for metric, value in found.metrics.items():
-        low, high = TASK.interval(found.scores, metric)
+    result = evaluate(model, TASK, encoded, collate, batch_size=2)
+    assert result.metrics["loss"] == pytest.approx(float(whole.detach()) / 13, rel=1e-4)
+    assert set(result.metrics) <= set(TASK.greater_is_better)
+    for metric, value in result.metrics.items():
+        low, high = TASK.interval(result.scores, metric)
         assert low <= value <= high
 
 
@@ -95,9 +95,9 @@ def test_a_word_without_a_piece_counts_as_missed(minilm: Path) -> None:
     with torch.no_grad():
         model.classifier.weight.zero_()
         model.classifier.bias.copy_(torch.tensor([1.0, 0, 0, 0]))
-    found = evaluate(model, TASK, encoded, TASK.collator(tokenizer), batch_size=4).metrics
-    assert found["accuracy"] == pytest.approx(2 / 3)
-    assert found["recall"] == 0
+    result = evaluate(model, TASK, encoded, TASK.collator(tokenizer), batch_size=4).metrics
+    assert result["accuracy"] == pytest.approx(2 / 3)
+    assert result["recall"] == 0
     (answer,) = TASK.predict(model, tokenizer, [{"tokens": ["\u200b"]}], max_length=8, batch_size=1)
     assert answer == {"entities": [], "tokens": ["\u200b"], "tags": ["O"]}
 
@@ -177,12 +177,12 @@ def test_what_the_data_says(tmp_path: Path) -> None:
     assert TokenClassification.from_state(json.loads(json.dumps(task.state()))) == task
     scores = task.untuned(splits)
     assert scores is not None
-    found = task.metrics(scores)
-    assert (found["f1"], found["recall"]) == (0, 0)
-    assert found["accuracy"] == pytest.approx(7 / 13)
+    result = task.metrics(scores)
+    assert (result["f1"], result["recall"]) == (0, 0)
+    assert result["accuracy"] == pytest.approx(7 / 13)
     shares = {"O": 7, "B-who": 3, "I-who": 1, "B-what": 2}
     expected = -sum(n * np.log(n / 13) for n in shares.values()) / 13
-    assert found["loss"] == pytest.approx(expected)
+    assert result["loss"] == pytest.approx(expected)
     weighted = TokenClassification.options(
         name="token-classification", class_weights="balanced", scheme="plain"
     )
@@ -206,8 +206,8 @@ BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_rows_are_refused(case: str, tmp_path: Path) -> None:
-    rows, said = BAD[case]
-    with pytest.raises(DataError, match=said) as error:
+    rows, message = BAD[case]
+    with pytest.raises(DataError, match=message) as error:
         TokenClassification.from_splits(
             load_splits(str(write(tmp_path, rows)), **READS, validation=0), OPTIONS
         )

@@ -161,6 +161,6 @@ def generation_spans(
     answers = sum(message["role"] == "assistant" for message in messages)
     if len(spans) != answers:
         raise Unrenderable(
-            f"the chat template marks {len(spans)} generations for {answers} assistant turns"
+            f"generation blocks in the chat template: {len(spans)}, assistant turns: {answers}"
         )
     return spans

@@ -1,4 +1,4 @@
-"""Conversations: what is trained of them, and that they are asked as they were trained."""
+"""Conversations: what is trained of them, and that prompts equal those of training."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def encoded(
 
 
 def trained(row: Any) -> list[list[int]]:
-    """The runs of ids that are trained."""
+    """The runs of trained ids."""
     runs = itertools.groupby(
         zip(row["input_ids"], row["labels"], strict=True), lambda pair: pair[1] != -100
     )
@@ -61,11 +61,11 @@ def trained(row: Any) -> list[list[int]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_answer_is_trained_with_its_end(family: str) -> None:
     tokenizer = tokenizer_of(family)
-    task, found = encoded(Chats(), tokenizer, [TALK])
-    row = found.rows[0]
-    said = [tokenizer.decode(run).lstrip(" ") for run in trained(row)]
-    assert said == [f"Two.{END[family]}", f"Four is more.{END[family]}"]
-    assert found.statistics.trained_tokens == sum(map(len, trained(row)))
+    task, result = encoded(Chats(), tokenizer, [TALK])
+    row = result.rows[0]
+    pieces = [tokenizer.decode(run).lstrip(" ") for run in trained(row)]
+    assert pieces == [f"Two.{END[family]}", f"Four is more.{END[family]}"]
+    assert result.statistics.trained_tokens == sum(map(len, trained(row)))
     assert task.stops == (tokenizer.convert_tokens_to_ids(END[family]),)
     starts = row["input_ids"].count(tokenizer.bos_token_id)
     assert starts == (0 if family.startswith("chatml") else 1), "no BOS twice"
@@ -75,7 +75,7 @@ def test_every_answer_is_trained_with_its_end(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_asked_is_what_was_trained(family: str) -> None:
+def test_prompts_equal_those_of_training(family: str) -> None:
     tokenizer = tokenizer_of(family)
     talks = [TALK, *ODD]
     if family != "gemma":
@@ -87,7 +87,7 @@ def test_what_is_asked_is_what_was_trained(family: str) -> None:
 
 @pytest.mark.parametrize("model", REAL)
 @pytest.mark.parametrize("family", ["plain", "chatml", "llama3", "mistral"])
-def test_what_is_asked_is_what_was_trained_by_real_tokenizers(
+def test_prompts_equal_those_of_training_with_real_tokenizers(
     model: str, family: str, shared_data: Path
 ) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(shared_data / model)
@@ -101,12 +101,12 @@ def test_what_is_asked_is_what_was_trained_by_real_tokenizers(
 
 def _check_asked(tokenizer: Any, rows: Chats, talks: list[list[dict[str, str]]]) -> None:
     """The ids of each prompt are those that the trained row has up to the answer."""
-    task, found = encoded(rows, tokenizer, talks)
-    assert len(found.rows) == len(talks)
-    for talk, row in zip(talks, found.rows, strict=True):
+    task, result = encoded(rows, tokenizer, talks)
+    assert len(result.rows) == len(talks)
+    for talk, row in zip(talks, result.rows, strict=True):
         answers = [i for i, turn in enumerate(talk) if turn["role"] == "assistant"]
-        asked = [{"messages": talk[:i]} for i in answers]
-        prompts = task.rows.prompts(asked, tokenizer, 4000)
+        queries = [{"messages": talk[:i]} for i in answers]
+        prompts = task.rows.prompts(queries, tokenizer, 4000)
         for ids in prompts:
             assert row["input_ids"][: len(ids)] == ids
         firsts = [
@@ -131,8 +131,8 @@ def test_tokens_do_not_lie_across_the_border() -> None:
     )
     talk = [user("Tell"), assistant("ory of a dog"), user("and"), assistant("ory")]
     whole = tokenizer.apply_chat_template(talk, return_dict=False)
-    _, found = encoded(Chats(), tokenizer, [talk])
-    row = found.rows[0]
+    _, result = encoded(Chats(), tokenizer, [talk])
+    row = result.rows[0]
     assert row["input_ids"] != whole, "otherwise nothing is tested"
     assert tokenizer.decode(row["input_ids"]) == tokenizer.decode(whole)
     assert [tokenizer.decode(run) for run in trained(row)] == ["ory of a dog</s>", "ory</s>"]
@@ -154,19 +154,19 @@ def test_loss_on() -> None:
     assert decoded(Chats("assistant"), ended, prompt=3) == both
     (everything,) = decoded(Chats("all"), ended)
     assert everything.endswith("user\nAnd?<|im_end|>\n")
-    with pytest.raises(DataError, match="no turn of the assistant to learn"):
+    with pytest.raises(DataError, match="no assistant turn to train on"):
         encoded(Chats("completion"), tokenizer, [ended], prompt=4)
 
 
 def test_a_system_turn_where_there_is_none() -> None:
     tokenizer = tokenizer_of("llama3")
     own = [system("Mine."), *TALK]
-    task, found = encoded(Chats(system="Be brief."), tokenizer, [TALK, own])
-    texts = [tokenizer.decode(row["input_ids"]) for row in found.rows]
+    task, result = encoded(Chats(system="Be brief."), tokenizer, [TALK, own])
+    texts = [tokenizer.decode(row["input_ids"]) for row in result.rows]
     assert "Be brief." in texts[0]
     assert "Be brief." not in texts[1]
-    asked = task.rows.prompts([task.input_row("Hello?")], tokenizer, 400)[0]
-    assert "Be brief." in tokenizer.decode(asked)
+    ids = task.rows.prompts([task.input_row("Hello?")], tokenizer, 400)[0]
+    assert "Be brief." in tokenizer.decode(ids)
 
 
 def test_the_end_token_follows_where_the_template_has_none() -> None:
@@ -175,13 +175,13 @@ def test_the_end_token_follows_where_the_template_has_none() -> None:
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    task, found = encoded(Chats(), tokenizer, [TALK])
-    assert [tokenizer.decode(run) for run in trained(found.rows[0])] == [
+    task, result = encoded(Chats(), tokenizer, [TALK])
+    assert [tokenizer.decode(run) for run in trained(result.rows[0])] == [
         "Two.\n", "Four is more.\n</s>",
     ]  # fmt: skip
     assert task.stops == ()
-    _, found = encoded(Chats("all"), tokenizer, [TALK])
-    assert found.rows[0]["input_ids"][-1] == tokenizer.eos_token_id
+    _, result = encoded(Chats("all"), tokenizer, [TALK])
+    assert result.rows[0]["input_ids"][-1] == tokenizer.eos_token_id
 
 
 def test_a_mark_without_the_end_token_is_widened() -> None:
@@ -190,8 +190,8 @@ def test_a_mark_without_the_end_token_is_widened() -> None:
         "{{ m.content }}<|im_end|>{% endgeneration %}",
         "{{ m.content }}{% endgeneration %}<|im_end|>",
     )
-    _, found = encoded(Chats(), tokenizer, [TALK])
-    assert [tokenizer.decode(run) for run in trained(found.rows[0])] == [
+    _, result = encoded(Chats(), tokenizer, [TALK])
+    assert [tokenizer.decode(run) for run in trained(result.rows[0])] == [
         "Two.<|im_end|>", "Four is more.<|im_end|>",
     ]  # fmt: skip
 
@@ -207,17 +207,17 @@ def test_oldest_turns_go_first() -> None:
         (without_one, [talk[0], *talk[3:]]),
         (without_one - 1, [talk[0], *talk[5:]]),
     ):
-        task, found = encoded(Chats(), tokenizer, [talk, TALK[:2]], max_length=room)
+        task, result = encoded(Chats(), tokenizer, [talk, TALK[:2]], max_length=room)
         assert (
-            found.rows[0]["input_ids"]
+            result.rows[0]["input_ids"]
             == encoded(Chats(), tokenizer, [kept])[1].rows[0]["input_ids"]
         )
-        assert found.statistics.truncated == (kept is not talk)
-        assert found.statistics.longest == whole
+        assert result.statistics.truncated == (kept is not talk)
+        assert result.statistics.longest == whole
         # Served with the same room, the same turns are forgotten.
-        end = len(trained(found.rows[0])[-1])
-        (asked,) = task.rows.prompts([{"messages": talk}], tokenizer, room - end)
-        assert asked == found.rows[0]["input_ids"][:-end]
+        end = len(trained(result.rows[0])[-1])
+        (ids,) = task.rows.prompts([{"messages": talk}], tokenizer, room - end)
+        assert ids == result.rows[0]["input_ids"][:-end]
 
 
 def test_the_last_answer_is_cut_without_its_end(caplog: pytest.LogCaptureFixture) -> None:
@@ -225,15 +225,15 @@ def test_the_last_answer_is_cut_without_its_end(caplog: pytest.LogCaptureFixture
     talk = [user("Why?"), assistant("Once upon a time there was a dog who ran home.")]
     whole = encoded(Chats(), tokenizer, [talk])[1].rows[0]["input_ids"]
     prompt = len(CausalLM(Chats()).rows.prompts([{"messages": talk}], tokenizer, 99)[0])
-    task, found = encoded(Chats(), tokenizer, [talk], max_length=prompt + 3)
-    assert found.rows[0]["input_ids"] == whole[: prompt + 3]
-    assert trained(found.rows[0]) == [whole[prompt : prompt + 3]]
-    assert found.statistics.truncated == 1
+    task, result = encoded(Chats(), tokenizer, [talk], max_length=prompt + 3)
+    assert result.rows[0]["input_ids"] == whole[: prompt + 3]
+    assert trained(result.rows[0]) == [whole[prompt : prompt + 3]]
+    assert result.statistics.truncated == 1
     assert "dropped" not in caplog.text
     longer = [user("Why? " * 40), assistant("So.")]
-    _, found = encoded(Chats(), tokenizer, [talk, longer], max_length=prompt + 3)
-    assert len(found.rows) == 1
-    assert (found.statistics.rows, found.statistics.truncated) == (2, 2)
+    _, result = encoded(Chats(), tokenizer, [talk, longer], max_length=prompt + 3)
+    assert len(result.rows) == 1
+    assert (result.statistics.rows, result.statistics.truncated) == (2, 2)
     assert "1 of 2 conversations are dropped" in caplog.text
     with pytest.raises(DataError, match=r"no row has a token to train on.*max_length"):
         encoded(Chats(), tokenizer, [longer], max_length=20)
@@ -241,7 +241,7 @@ def test_the_last_answer_is_cut_without_its_end(caplog: pytest.LogCaptureFixture
         task.rows.prompts([{"messages": talk}, {"messages": longer}], tokenizer, 20)
 
 
-def test_a_talk_goes_on() -> None:
+def test_a_conversation_continues() -> None:
     tokenizer = tokenizer_of("gemma")
     task, _ = encoded(Chats(), tokenizer, [TALK])
     first = task.input_row("What is two?")
@@ -269,14 +269,14 @@ def test_state_and_template_come_back() -> None:
 
 def test_preview_shows_the_mask() -> None:
     tokenizer = tokenizer_of("chatml")
-    task, found = encoded(Chats(), tokenizer, [TALK])
-    shown = task.preview(found.rows[0], tokenizer)
+    task, result = encoded(Chats(), tokenizer, [TALK])
+    shown = task.preview(result.rows[0], tokenizer)
     assert "assistant\n⟦Two.<|im_end|>⟧\n<|im_start|>user" in shown["text"]
     assert shown["text"].replace("⟦", "").replace("⟧", "") == tokenizer.decode(
-        found.rows[0]["input_ids"]
+        result.rows[0]["input_ids"]
     )
     assert shown["trained"] == "Two.<|im_end|>Four is more.<|im_end|>"
-    assert shown["trained_tokens"] == found.statistics.trained_tokens
+    assert shown["trained_tokens"] == result.statistics.trained_tokens
     data = datasets.Dataset.from_list([{"messages": TALK, "prompt_messages": 0}] * 2)
     packed = task.encode(data, tokenizer, max_length=400, packing=True)
     shown = task.preview(packed.rows[0], tokenizer)

@@ -1,4 +1,4 @@
-"""Templates that are not there, that refuse, and that cannot be trained on."""
+"""Templates that are missing, that refuse a conversation, or that do not fit training."""
 
 from __future__ import annotations
 
@@ -63,24 +63,26 @@ def test_the_date_of_training_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = tokenizer_of("chatml")
     tokenizer.chat_template = "{% set day = strftime_now('%Y') %}Year {{ day }}\n" + CHATML
     task = CausalLM(Chats()).attach(tokenizer, None)
-    asked = task.input_row("What is two?")
-    then = task.rows.prompts([asked], tokenizer, 99)
+    question = task.input_row("What is two?")
+    then = task.rows.prompts([question], tokenizer, 99)
     assert "Year 2" in tokenizer.decode(then[0])
     monkeypatch.setattr(
         "transformers.utils.chat_template_utils.datetime", None
     )  # whoever asks for the date now fails
     again = CausalLM.from_state(task.state()).attach(tokenizer_of("chatml"), None)
     assert again == task
-    assert again.rows.prompts([asked], tokenizer, 99) == then
+    assert again.rows.prompts([question], tokenizer, 99) == then
 
 
-def test_thoughts_that_are_forgotten() -> None:
+def test_a_template_that_drops_reasoning() -> None:
     tokenizer = tokenizer_of("chatml")
     tokenizer.chat_template = FORGETFUL
     with pytest.raises(DataError) as caught:
         encode(tokenizer, TALK)
     message = str(caught.value)
-    assert message.startswith("row 1, 2, 3 and 2 more: with the chat template, the conversation up")
+    assert message.startswith(
+        "row 1, 2, 3 and 2 more: with the chat template, the whole conversation"
+    )
     assert "loss_on=completion" in message
     encoded = encode(tokenizer, TALK, Chats("completion"))
     text = tokenizer.decode(encoded.rows[0]["input_ids"])
@@ -88,7 +90,7 @@ def test_thoughts_that_are_forgotten() -> None:
     assert text.endswith("assistant\n<think>Well.</think>Four.<|im_end|>")
 
 
-def test_a_prompt_that_is_not_how_the_answer_begins() -> None:
+def test_a_prompt_that_the_conversation_does_not_start_with() -> None:
     tokenizer = tokenizer_of("chatml")
     tokenizer.chat_template = CHATML.replace(
         "assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"
@@ -110,7 +112,7 @@ def test_a_prompt_that_is_not_how_the_answer_begins() -> None:
          [("user", "a"), ("assistant", "b")], "refuses turns of user, assistant: 'dict object'"),
         ("{% for m in messages %}{{ m.role }}{% generation %}{{ m.content }}{% endgeneration %}"
          "{% endfor %}",
-         [("user", "a"), ("assistant", "b")], "marks 2 generations for 1 turn"),
+         [("user", "a"), ("assistant", "b")], "template: 2, assistant turns: 1"),
     ],
 )  # fmt: skip
 def test_what_a_template_does_not_take(
@@ -131,7 +133,7 @@ def test_gemma_takes_no_system_turn_and_needs_turns_to_alternate() -> None:
     with pytest.raises(DataError, match="roles must alternate"):
         encode(tokenizer, [TALK[0], *TALK])
     for talk in ([TALK[1]], [{"role": "system", "content": "a"}]):
-        with pytest.raises(DataError, match="row 1 to predict: the conversation asks"):
+        with pytest.raises(DataError, match="row 1 to predict: the conversation has no turn"):
             task.rows.prompts([{"messages": talk}], tokenizer, 99)
     with pytest.raises(DataError, match="row 1 to predict has no 'messages'"):
         task.rows.check([{"text": "a"}])
@@ -150,7 +152,7 @@ def test_templates_from_files(tmp_path: Path) -> None:
                     "{% if loop.last %}{% break %}{% endif %}{% endfor %}")  # fmt: skip
     assert read_template(str(file)) == file.read_text()
     for content, reason in (
-        ("{% for m in messages %}", "chat.jinja:1 is no Jinja template"),
+        ("{% for m in messages %}", "chat.jinja:1 is not a Jinja template"),
         ("hello", "it reads no messages"),
         (b"\xff\xfe", "cannot be read: it is not UTF-8 text"),
     ):

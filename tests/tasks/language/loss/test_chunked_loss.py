@@ -150,7 +150,7 @@ def test_all_masked_is_zero(kind: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["granite", "cohere"])
-def test_scaled_logits_are_found_out(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_scaled_logits_are_detected(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     scale = {"granite": {"logits_scaling": 4.0}, "cohere": {"logit_scale": 0.25}}[kind]
     model, batch = build(kind, **scale), batch_of()
     with caplog.at_level(logging.WARNING, "peftlab"):
@@ -164,13 +164,13 @@ def test_scaled_logits_are_found_out(kind: str, caplog: pytest.LogCaptureFixture
     assert correct.shape == (3,)
 
 
-def test_a_model_that_must_form_its_logits() -> None:
+def test_a_model_that_always_computes_all_logits() -> None:
     class Stubborn(transformers.LlamaForCausalLM):
         def forward(self, input_ids=None, attention_mask=None, use_cache=None):  # type: ignore
             return super().forward(input_ids, attention_mask, use_cache=use_cache)
 
     model = Stubborn(transformers.LlamaConfig(**SMALL))
-    assert prove(model, batch_of()).reason == "Stubborn cannot leave its logits out"
+    assert prove(model, batch_of()).reason == "Stubborn always computes all logits"
     assert_same(model, batch_of(), "auto")
 
 
@@ -232,7 +232,7 @@ def test_proof_leaves_modes_and_random_numbers_alone() -> None:
 
 @pytest.mark.parametrize("kind", ["llama tied", "lora on the head"])
 def test_autocast_inside_the_models_forward(kind: str) -> None:
-    """As accelerate wraps it: the head's blocks run in the same arithmetic as the model."""
+    """Wrapped as by accelerate: the head's blocks run in the same arithmetic as the model."""
     model, batch = MODELS[kind](), batch_of()
     plain_forward = model.forward
 
@@ -266,7 +266,7 @@ def test_scores_by_row(kind: str) -> None:
     assert float(losses[0]) == 0
 
 
-def test_whole_logits_are_never_formed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_logits_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     model, batch = MODELS["lora on the head"](), batch_of(rows=40, length=60)
     loss = CausalLoss("chunked")

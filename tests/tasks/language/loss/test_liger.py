@@ -68,14 +68,14 @@ def test_runs_in_the_models_arithmetic(kind: str, reduced: bool, liger: Calls) -
     dtype = torch.bfloat16 if reduced else torch.float32
     assert liger == [(dtype, dtype, False)] * 2  # the proof, and the loss
     torch.testing.assert_close(got, plain, rtol=2e-3 if reduced else 1e-5, atol=0)
-    found, expected = gradients(model, got), gradients(model, plain)
-    assert found.keys() == expected.keys()
+    actual, expected = gradients(model, got), gradients(model, plain)
+    assert actual.keys() == expected.keys()
     for name, gradient in expected.items():
-        off = float((found[name] - gradient).norm() / gradient.norm().clamp_min(1e-3))
+        off = float((actual[name] - gradient).norm() / gradient.norm().clamp_min(1e-3))
         assert off < (0.02 if reduced else 1e-5), name
 
 
-def test_is_not_used_where_it_proves_wrong(liger: Calls) -> None:
+def test_is_not_used_where_the_check_fails(liger: Calls) -> None:
     liger.error = 0.01
     model, batch = MODELS["llama untied"](), batch_of()
     got = CausalLoss("chunked").loss_sum(model, batch)
