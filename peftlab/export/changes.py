@@ -108,13 +108,8 @@ def adapter_changes(folder: Path, weights: Path) -> Changes:
             rows[f"{match['module']}.weight"] = (_indices(config, match["module"]), tensor)
         else:
             adapted[match["module"]][part + (match["rest"] or "")] = tensor
-<<<<<<< HEAD
-    # A table that was not itself adapted is there whole, and so is a bias that trained.
+    # A table that was not itself adapted, or a bias that trained, was saved as a whole.
     for name in [n for n in bases if _stands_alone(n, adapted)]:
-=======
-    # A table that was not itself adapted was saved as a whole.
-    for name in [n for n in bases if n.rpartition(".")[0] not in adapted]:
->>>>>>> main
         replaced[name] = bases.pop(name)
     if not (adapted or replaced or rows):
         raise CheckFailed(f"{weights} holds no tensor.")
@@ -247,14 +242,9 @@ def _adapted(holder: torch.nn.Module, module: str, config: Any) -> Any:
     one.exclude_modules = one.layers_to_transform = one.layers_pattern = None
     one.modules_to_save, one.task_type = None, None
     one.trainable_token_indices = None
-<<<<<<< HEAD
     if one.init_lora_weights not in ("pissa", "olora"):
-        one.init_lora_weights = False  # what would be drawn or decomposed is overwritten
-    one.eva_config = None
-=======
-    if one.init_lora_weights is True:
         one.init_lora_weights = False  # the initial values are overwritten
->>>>>>> main
+    one.eva_config = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return get_peft_model(holder, one)

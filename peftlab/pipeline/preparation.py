@@ -45,14 +45,10 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-<<<<<<< HEAD
-    """All that training reads. `encoded` has the splits by name, in model's terms.
+    """All that training reads. `encoded` has the encoded splits by name.
 
     `learning_rates` are those that differ from `learning_rate`, by the parameters' names.
     """
-=======
-    """All that training reads. `encoded` has the encoded splits by name."""
->>>>>>> main
 
     checked: Checked
     loaded: LoadedModel
@@ -211,13 +207,8 @@ def targets_of(split: str) -> str:
     return f"{split} targets"
 
 
-<<<<<<< HEAD
 def prepare(checked: Checked, *, weights: bool = True, checkpoint: Path | None = None) -> Prepared:
-    """Load the model (`weights=False`: shapes alone, on meta), choose what trains, encode.
-=======
-def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
     """Load the model (`weights=False`: shapes alone, on meta), apply the method, encode.
->>>>>>> main
 
     `checkpoint` is the one that training will go on from.
     Raises `ConfigError`, `CheckFailed`, `DataError`; nothing has been written by then.
@@ -266,12 +257,8 @@ def prepare(checked: Checked, *, weights: bool = True) -> Prepared:
         collator=collator,
         max_length=max_length,
         learning_rate=rate,
-<<<<<<< HEAD
         learning_rates=method_of(config.method).learning_rates(applied, rate),
-        # Of the model as it will train, fused layers and all.
-=======
         # Of the model as it trains, with its fused layers.
->>>>>>> main
         regularizer=regularizer(applied, config.regularization),
     )
 

@@ -75,7 +75,6 @@ def _golden(prepared: Prepared) -> dict[str, Any]:
     )
 
 
-<<<<<<< HEAD
 def _rounded_base(prepared: Prepared) -> bool:
     """Whether the base that trained is the checkpoint's but for a rounding to 16 bits.
 
@@ -89,14 +88,9 @@ def _rounded_base(prepared: Prepared) -> bool:
     return start is not None and taken_out(start) and prepared.loaded.at_rest != torch.float32
 
 
-def _settled(prepared: Prepared, found: Evaluation) -> Prepared:
-    """With the task that has chosen on validation what is chosen there."""
-    task = prepared.checked.task.with_threshold(found.scores)
-=======
 def _with_threshold(prepared: Prepared, evaluation: Evaluation) -> Prepared:
     """With the task's threshold chosen on validation, where it has one."""
     task = prepared.checked.task.with_threshold(evaluation.scores)
->>>>>>> main
     return replace(prepared, checked=replace(prepared.checked, task=task))
 
 

@@ -53,28 +53,17 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
     if config.train.allocator == "auto":
         keep_large_buffers()
     with PeakMemory(device=torch.device(training_device())) as memory:
-<<<<<<< HEAD
         prepared = preparation.prepare(checked, checkpoint=checkpoint)
-        # Only now: staging may remove an earlier unfinished run, and ours is known to be able.
+        # Only now: staging may remove an earlier unfinished run, and this one has been validated.
         with run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging:
             write_config(prepared, staging)
             begin_on_base(config, prepared.loaded, prepared.applied.model, staging)
             if prepared.applied.start is not None:
                 prepared.applied.start.save(staging.folder)
-            with keeping_choices(staging.folder, prepared.fusion):
-                trained = _train(prepared, staging)
-                settle_verdicts(prepared.fusion)
-                (staging.folder / START).unlink(missing_ok=True)
-=======
-        prepared = preparation.prepare(checked)
-        # Only now: staging may remove an earlier unfinished run, and this one has been validated.
-        with run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging:
-            write_config(prepared, staging)
-            begin_on_base(config, prepared.loaded, prepared.applied.model, staging)
             with recorded_choices(staging.folder, prepared.fusion):
                 trained = _train(prepared, staging)
                 decide_verdicts(prepared.fusion)
->>>>>>> main
+                (staging.folder / START).unlink(missing_ok=True)
                 write_run(prepared, trained, memory, staging.folder)
     loaded = LoadedRun(prepared.applied.model, prepared.loaded.tokenizer, prepared.loaded.compute)
     return replace(Run.open(final), trained=loaded)
