@@ -77,6 +77,7 @@ class Lora(AdapterMethod[AdapterOptions]):
         init = options.init_lora_weights
         # Ours begin from factors that PEFT would draw and throw away too: the same random numbers.
         ours = takes_from_base(init) or init == "mica"
+        drawn: Any = False if ours else init
         with warnings.catch_warnings():
             # Of patterns, which PEFT compares with modules alone, and of biases: checked here.
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -91,7 +92,7 @@ class Lora(AdapterMethod[AdapterOptions]):
                 modules_to_save=list(saved) or None,
                 trainable_token_indices=rows,
                 ensure_weight_tying=options.ensure_weight_tying,
-                init_lora_weights=False if ours else init,
+                init_lora_weights=drawn,
                 rank_pattern=dict(options.rank_pattern),
                 alpha_pattern={name: _whole(a) for name, a in options.alpha_pattern.items()},
                 use_rslora=options.use_rslora,
