@@ -106,4 +106,4 @@ def test_settings_say_what_differs(config_of: MakeConfig, tmp_path: Path) -> Non
         == "last 1 block, learning rate 0.0005, 50 steps, batch size 16"
     )
     said = describe_settings(eight.configs[0], None)
-    assert said == "r=4, alpha=8, dropout 0, int8 base, rate auto, 50 steps of 16"
+    assert said == "r=4, alpha=8, dropout 0, int8 base, learning rate auto, 50 steps, batch size 16"
