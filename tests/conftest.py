@@ -110,15 +110,23 @@ def poisoned_empty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def frozen_heap() -> None:
-    """What is imported and alive before a file's tests is left out of garbage collection.
+@pytest.fixture(autouse=True)
+def frozen_heap(imported: list[int]) -> None:
+    """What is imported is left out of garbage collection, as soon as a test has imported it.
 
     Every run collects garbage before it measures memory. Torch, Transformers and all test modules
     are more than a million objects: to look at them each time took a quarter of the suite.
     """
-    gc.collect()
-    gc.freeze()
+    if len(sys.modules) != imported[-1]:
+        imported.append(len(sys.modules))
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def imported() -> list[int]:
+    """How many modules there were whenever the heap was frozen."""
+    return [0]
 
 
 @pytest.fixture(autouse=True)

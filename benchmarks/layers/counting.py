@@ -106,7 +106,7 @@ class Watch(TorchDispatchMode):
         result = func(*args, **kwargs)
         made = _tensors(result)
         for tensor in made:
-            self._know(tensor, tensor.untyped_storage().nbytes())
+            self._know(tensor, _size(tensor))
         self.peak_live_bytes = max(self.peak_live_bytes, self._live_bytes)
         if packet in _PRODUCTS:
             self.flops += _PRODUCTS[packet](*args, **kwargs, out_val=result)
@@ -118,7 +118,7 @@ class Watch(TorchDispatchMode):
 
     def _know(self, tensor: Tensor, size: int) -> None:
         """Record a storage; one from before the step counts 0 bytes."""
-        storage = tensor.untyped_storage()
+        storage = _storage(tensor)
         key = storage._cdata
         if key in self._known:
             return
@@ -193,6 +193,17 @@ class _Kept:
 
     tensor: Tensor
     by_layer: bool
+
+
+def _storage(tensor: Tensor) -> Any:
+    """What holds the bytes: oneDNN's packed weights have no storage and hold them themselves."""
+    return tensor if tensor.is_mkldnn else tensor.untyped_storage()
+
+
+def _size(tensor: Tensor) -> int:
+    if tensor.is_mkldnn:
+        return tensor.numel() * tensor.element_size()
+    return tensor.untyped_storage().nbytes()
 
 
 def _tensors(tree: Any) -> list[Tensor]:

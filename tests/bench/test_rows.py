@@ -103,7 +103,7 @@ def test_settings_say_what_differs(config_of: MakeConfig, tmp_path: Path) -> Non
     last, eight = plan_rows(config, tmp_path)
     assert (
         describe_settings(last.configs[0], 5e-4)
-        == "last 1 block, learning rate 0.0005, 50 steps of 16"
+        == "last 1 block, learning rate 0.0005, 50 steps, batch size 16"
     )
     said = describe_settings(eight.configs[0], None)
     assert said == "r=4, alpha=8, dropout 0, int8 base, rate auto, 50 steps of 16"

@@ -188,7 +188,7 @@ def test_resume_refuses_other_settings_and_damage(
     damaged = tmp_path / "checkpoint-5"
     shutil.copytree(tmp_path / "checkpoint-4", damaged)
     (damaged / "optimizer.pt").unlink()
-    with pytest.raises(CheckFailed, match=r"optimizer\.pt missing"):
+    with pytest.raises(CheckFailed, match=r"without optimizer\.pt"):
         run(
             make_model(HEAD), rows, staging=tmp_path, around={"resume": damaged},
             **SETTINGS | {"max_steps": 4},

@@ -192,7 +192,7 @@ def test_findings_claim_no_more_than_the_intervals(result: BenchResult) -> None:
     assert 'lora <r="8"> & co has the best accuracy' in said
     assert "0.925 ± 0.007 [0.905, 0.945]" in said
     assert "50 % of full fine-tuning's" in said
-    assert "intervals of full overlap" in said
+    assert "The 95 % interval of full overlaps that of lora" in said
     assert "majority class" in said
 
 
