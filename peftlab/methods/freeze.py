@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 
 import torch
 from torch import nn
@@ -38,6 +38,14 @@ def freeze(model: nn.Module, trainable: Set[str]) -> None:
         parameter.requires_grad_(trains)
         if not trains:
             parameter.grad = None
+
+
+def freeze_these(model: nn.Module, names: Iterable[str]) -> None:
+    """Freeze the named parameters and leave the others as they are."""
+    frozen = set(names)
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
 
 
 def trainable_names(model: nn.Module) -> frozenset[str]:

@@ -29,7 +29,7 @@ from peftlab.methods.adapter_files import (
     load_adapter,
 )
 from peftlab.methods.coverage import cover
-from peftlab.methods.freeze import freeze
+from peftlab.methods.freeze import freeze, freeze_these
 from peftlab.methods.low_rank import decomposed, eva
 from peftlab.methods.low_rank.decomposed import lora_layers
 from peftlab.methods.low_rank.names import (
@@ -118,9 +118,8 @@ class Lora(AdapterMethod[AdapterOptions]):
 
     def _check_biases(self, adapted: PeftModel) -> None:
         """PEFT trains no bias where there is none, and those of modules that it replaced."""
-        for name, parameter in adapted.named_parameters():
-            if ".original_module." in name:
-                parameter.requires_grad_(False)
+        replaced = [n for n, _ in adapted.named_parameters() if ".original_module." in n]
+        freeze_these(adapted, replaced)
         biases = [n for n, _ in adapted.named_parameters() if self._is_bias(n) and "lora_" not in n]
         if not biases:
             where = "the adapted layers have" if self.options.bias == "lora_only" else "it has"
