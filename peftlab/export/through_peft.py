@@ -101,7 +101,13 @@ def _changed(
     """Merged parameters that are not the base's, and those that its files do not hold."""
     ties = tied_names(built.model)
     found: dict[str, torch.Tensor] = {}
-    for name, parameter in merged.named_parameters():
+    # LN tuning's merge leaves modules that trained whole beside their originals.
+    parameters = {
+        name.replace(".modules_to_save.default.", "."): parameter
+        for name, parameter in merged.named_parameters()
+        if ".original_module." not in name
+    }
+    for name, parameter in parameters.items():
         key = built.names.get(name) or next(
             (built.names[n] for n in ties.get(name, ()) if n in built.names), None
         )
@@ -112,5 +118,5 @@ def _changed(
             found[name] = tensor.float().contiguous()
     if lacking := sorted(changes.replaced.keys() - found.keys()):
         # A module that trained whole and came out as it began is still said to be trained.
-        found |= {n: merged.get_parameter(n).detach().float().contiguous() for n in lacking}
+        found |= {n: parameters[n].detach().float().contiguous() for n in lacking}
     return found
