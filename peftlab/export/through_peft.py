@@ -47,7 +47,7 @@ def merged_by_peft(
     if source.replay is not None:
         source.replay(adapted)
     try:
-        merged: Any = adapted.merge_and_unload()  # type: ignore[operator]
+        merged: Any = adapted.merge_and_unload()
     except (ValueError, NotImplementedError, AttributeError) as error:
         raise CheckFailed(
             f"{source.changes.source} is {kind}, which PEFT cannot merge into this base: "

@@ -23,7 +23,7 @@ class AdaLoraSteps(StepHooks):
 
     def __init__(self, model: nn.Module) -> None:
         self._tuner: Any = model.base_model
-        self._config: Any = model.peft_config[ADAPTER_NAME]  # type: ignore[index,union-attr]
+        self._config: Any = model.peft_config[ADAPTER_NAME]  # type: ignore[index]
 
     def begin(self, steps: int) -> None:
         """See `StepHooks.begin`."""
@@ -43,7 +43,8 @@ class AdaLoraSteps(StepHooks):
                 product = factor @ factor.T if "lora_A" in name else factor.T @ factor
                 identity = torch.eye(len(product), device=product.device, dtype=product.dtype)
                 distances.append(torch.linalg.matrix_norm(product - identity))
-        return self._config.orth_reg_weight * torch.stack(distances).mean()
+        weight = float(self._config.orth_reg_weight)
+        return weight * torch.stack(distances).mean()
 
     def after_step(self, step: int) -> None:
         """See `StepHooks.after_step`."""

@@ -47,8 +47,8 @@ class Sizes:
 def _features(layer: nn.Module) -> tuple[int, int]:
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
-    inputs, outputs = layer.weight.shape  # type: ignore[union-attr,misc]
-    return int(inputs), int(outputs)  # type: ignore[has-type]
+    inputs, outputs = layer.weight.shape  # type: ignore[misc]
+    return int(inputs), int(outputs)
 
 
 Supply = Callable[[Sizes], Mapping[str, Any]]
