@@ -20,6 +20,7 @@ from peft.tuners import lora
 from peftlab.errors import CheckFailed
 from peftlab.export.safetensors_files import Stored, stored_tensors
 from peftlab.export.scratch import Scratch
+from peftlab.methods.adapter_files import is_adapters
 
 PREFIX = "base_model.model."
 _SUMMED = 512 * 1024
@@ -37,6 +38,25 @@ _REFUSED: Mapping[str, str] = {
     "megatron_config": "its layers are Megatron's",
     "loftq_config": "it was trained on a base that LoftQ modified",
 }
+_NO_MERGE: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            "PROMPT_TUNING",
+            "P_TUNING",
+            "PREFIX_TUNING",
+            "CARTRIDGE",
+            "MULTITASK_PROMPT_TUNING",
+            "CPT",
+        ),
+        "its virtual tokens are no weights of the base",
+    ),
+    "ADAPTION_PROMPT": "its prompts are read inside the attention, not by a weight of the base",
+    "LILY": "its factors are mixed anew for each input",
+    "SHADOW": "what it adds depends on the input, layer by layer",
+    "XLORA": "it mixes several adapters by their input",
+    "POLY": "it mixes several adapters by the task of each row",
+}
+"""Types of adapters that no weights of the base can stand for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +66,8 @@ class Changes:
     `adapted`: modules with an adapter, each with its tensors by their names below the module;
     `replaced`: whole parameters; `bases`: the base of adapted parameters, where it was saved too (a
     resized table); `rows`: single rows of a parameter, by their indices; `peft`: PEFT's
-    configuration, if any.
+    configuration, if any. `through_peft`: the adapter's own tensors are not here, because only
+    PEFT's whole model merges them.
     """
 
     source: Path
@@ -55,6 +76,7 @@ class Changes:
     bases: Mapping[str, Stored] = field(default_factory=dict)
     rows: Mapping[str, tuple[tuple[int, ...], Stored]] = field(default_factory=dict)
     peft: Any = None
+    through_peft: bool = False
 
     @property
     def tensors(self) -> int:
@@ -71,10 +93,9 @@ def adapter_changes(folder: Path, weights: Path) -> Changes:
         config: Any = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckFailed(f"{folder}/adapter_config.json cannot be used: {error}.") from None
-    if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
-        raise CheckFailed(
-            f"{folder} is an adapter of type {config.peft_type}; only LORA can be merged."
-        )
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if kind != "LORA":
+        return _through_peft(folder, weights, config, kind)
     for key, why in _REFUSED.items():
         if getattr(config, key, None):
             raise CheckFailed(f"{folder} cannot be merged into its base: {why}.")
@@ -121,6 +142,21 @@ def _stands_alone(name: str, adapted: Mapping[str, Mapping[str, Stored]]) -> boo
     module, _, own = name.rpartition(".")
     parts = adapted.get(module)
     return parts is None or (own == "bias" and not any(p.endswith(".bias") for p in parts))
+
+
+def _through_peft(folder: Path, weights: Path, config: Any, kind: str) -> Changes:
+    """The whole modules of an adapter of another type than LoRA. Raises `CheckFailed`."""
+    why = _NO_MERGE.get(kind)
+    if getattr(config, "sample_at_inference", False):
+        why = "it draws noise for each input (sample_at_inference)"
+    if why is not None:
+        raise CheckFailed(f"{folder} is {kind}, which cannot be merged into its base: {why}.")
+    whole = {
+        name.removeprefix(PREFIX).replace(".modules_to_save.", "."): tensor
+        for name, tensor in stored_tensors(weights).items()
+        if not is_adapters(name)
+    }
+    return Changes(folder, replaced=whole, peft=config, through_peft=True)
 
 
 def _indices(config: Any, module: str) -> tuple[int, ...]:

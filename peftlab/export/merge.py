@@ -6,7 +6,9 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from peftlab.export.safetensors_files import Stored, stored_in, written
 from peftlab.export.skeleton import AUTO_CLASSES, Skeleton, skeleton
 from peftlab.export.source import Source
 from peftlab.export.tensors import Tensors
+from peftlab.export.through_peft import merged_by_peft
 from peftlab.export.verify import check_files, logit_error
 from peftlab.files import check_new_folder, new_folder, write_json
 from peftlab.measure.memory import PeakMemory
@@ -45,10 +48,11 @@ def merge(
     verify: bool = True,
     trust_remote_code: bool = False,
 ) -> MergeReport:
-    """Merge a PEFT LoRA adapter into its base and write the model to the folder `out`.
+    """Merge a PEFT adapter into its base and write the model to the folder `out`.
 
     The base's files are read tensor by tensor: adapted ones get the adapter, bit for bit as PEFT
-    merges it, all others are copied byte for byte.
+    merges it, all others are copied byte for byte. For other types than LoRA the whole model is
+    loaded in fp32, and PEFT merges it.
 
     Args:
         adapter: the adapter's folder, or that of a run with an adapter.
@@ -99,8 +103,9 @@ def merge_source(
     """`merge` for any trained part."""
     check_new_folder(out)
     started = time.perf_counter()
-    built, plan = laid_out(source, dtype=dtype, trust_remote_code=trust_remote_code)
-    with new_folder(out) as folder:
+    with _as_weights(source, trust_remote_code) as (weights, expected), new_folder(out) as folder:
+        source = weights
+        built, plan = laid_out(source, dtype=dtype, trust_remote_code=trust_remote_code)
         with PeakMemory() as merging:
             copied, consumed, files = _write(plan, built, source, folder, max_shard_size)
             if consumed != source.changes.tensors:
@@ -113,7 +118,7 @@ def merge_source(
         verified: dict[str, Any] = {"tensors": len(merged), "copied_equal": len(copied)}
         if verify:
             with PeakMemory() as comparing:
-                verified["logits"] = _compared(built, source, plan, merged)
+                verified["logits"] = _compared(built, source, plan, merged, expected)
             seconds["verify"] = time.perf_counter() - started - seconds["merge"]
             peaks["verify"] = comparing.peak
         describe(source, built, plan, folder)
@@ -121,6 +126,21 @@ def merge_source(
         report = _report(source, kind, plan, files, copied, verified, seconds, peaks, out)
         write_json(folder / REPORT, report.to_json())
     return report
+
+
+@contextmanager
+def _as_weights(source: Source, trust: bool) -> Iterator[tuple[Source, torch.Tensor | None]]:
+    """What is merged by PEFT alone as whole weights, with the adapted model's logits."""
+    if not source.changes.through_peft:
+        yield source, None
+        return
+    checkpoint = read_checkpoint_config(
+        source.base, revision=source.revision, trust_remote_code=trust
+    )
+    base = stored_in(checkpoint.files)
+    built = _built(source, checkpoint, base, trust)
+    with merged_by_peft(source, built, base, trust_remote_code=trust) as (changes, expected):
+        yield replace(source, changes=changes), expected
 
 
 def laid_out(
@@ -210,9 +230,15 @@ def _shards(outputs: Sequence[Output], limit: int) -> list[list[Output]]:
 
 
 def _compared(
-    built: Skeleton, source: Source, plan: Outline, merged: Mapping[str, Stored]
+    built: Skeleton,
+    source: Source,
+    plan: Outline,
+    merged: Mapping[str, Stored],
+    expected: torch.Tensor | None,
 ) -> dict[str, Any]:
-    comparison = logit_error(built, source.changes, plan.outputs, merged, replay=source.replay)
+    comparison = logit_error(
+        built, source.changes, plan.outputs, merged, replay=source.replay, expected=expected
+    )
     error, tolerance = comparison["error"], comparison["tolerance"]
     if not comparison["finite"] or not error <= tolerance:
         raise VerificationError(
@@ -224,6 +250,8 @@ def _compared(
 
 
 def _settings(changes: Changes) -> str:
+    if changes.through_peft:
+        return str(changes.peft.peft_type.value)
     return f"LoRA r={changes.peft.r}, alpha={changes.peft.lora_alpha}"
 
 

@@ -44,11 +44,7 @@ class AdapterMethod(Method[Options]):
         source = None if start is None else adapter_folder(start)
         heads = task_head(model)
         adapted = self.adapt(model, task, tokens)
-        names = frozenset(n for n, _ in adapted.named_parameters() if self.trains(n))
-        by_peft = {name for name, p in adapted.named_parameters() if p.requires_grad}
-        if by_peft != names:
-            wrong = sorted(by_peft ^ names)
-            raise CheckFailed(f"PEFT trains other parameters than expected, {wrong[0]} among them.")
+        names = self.trained_names(adapted)
         notes: tuple[str, ...] = ()
         if source is not None:
             check_same_adapter(source, adapted)
@@ -56,8 +52,18 @@ class AdapterMethod(Method[Options]):
             notes = (f"training starts from the adapter {source}",)
             if fresh:
                 notes = (*notes, f"of which {', '.join(fresh)} did not fit and starts anew")
-        saved = adapted.active_peft_config.modules_to_save or ()
+        # Some of PEFT's configurations have no such field.
+        saved = getattr(adapted.active_peft_config, "modules_to_save", None) or ()
         return adapted, Selection(names, tuple(h for h in heads if h in saved), notes)
+
+    def trained_names(self, adapted: PeftModel) -> frozenset[str]:
+        """The parameters that train: what `trains` says, and so says PEFT."""
+        names = frozenset(n for n, _ in adapted.named_parameters() if self.trains(n))
+        by_peft = {name for name, p in adapted.named_parameters() if p.requires_grad}
+        if by_peft != names:
+            wrong = sorted(by_peft ^ names)
+            raise CheckFailed(f"PEFT trains other parameters than expected, {wrong[0]} among them.")
+        return names
 
     def folder(self, run: Path) -> Path:
         """See `Method.folder`."""

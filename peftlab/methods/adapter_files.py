@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -21,6 +22,20 @@ ADAPTER_NAME = "default"
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+
+
+OWN_NAMES = tuple(
+    sorted({*PEFT_TYPE_TO_PREFIX_MAPPING.values(), "pvera_", "vera_", "adaption_", "ranknum"})
+)
+"""How the parts of a name begin that are an adapter's own, whatever its type."""
+
+
+def is_adapters(name: str) -> bool:
+    """Whether a parameter or a saved tensor is an adapter's own, rather than a whole module's."""
+    parts = name.split(".")
+    return parts[0] in ("prompt_encoder", "prompt_embeddings") or any(
+        part.startswith(OWN_NAMES) for part in parts
+    )
 
 
 def adapter_folder(path: str | Path) -> Path:
@@ -79,12 +94,7 @@ def load_adapter(folder: Path, model: PeftModel, *, fresh_head: bool) -> tuple[s
     labels), keep their new weights; returned are their names. Another task's head is left behind.
     Raises `CheckFailed` naming keys, or whole modules that this model has but does not adapt.
     """
-    try:
-        saved = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise CheckFailed(
-            f"{folder / WEIGHTS} is not a whole safetensors file ({error})."
-        ) from None
+    saved = saved_tensors(folder)
     mine = adapter_tensors(model)
     whole = {key for key in mine if "lora_" not in key}
     kept = {
@@ -104,6 +114,17 @@ def load_adapter(folder: Path, model: PeftModel, *, fresh_head: bool) -> tuple[s
             if key not in kept and not tensor.is_meta:
                 tensor.copy_(saved[key])
     return tuple(sorted({_module_of(key) for key in kept}))
+
+
+def saved_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """An adapter's tensors. Raises `CheckFailed` where the file is damaged."""
+    try:
+        saved: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise CheckFailed(
+            f"{folder / WEIGHTS} is not a whole safetensors file ({error})."
+        ) from None
+    return saved
 
 
 def _refuse_lost(dropped: Collection[str], model: PeftModel, folder: Path) -> None:

@@ -9,12 +9,16 @@ from typing import Any, Literal
 
 from torch import nn
 
+from peftlab.methods.adapter_files import OWN_NAMES
 from peftlab.model.quantized import scalars
 
 How = Literal["adapter", "full", "partly", "frozen"]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
-_ADAPTER = re.compile(r"\.(lora_[A-Za-z_]+|token_adapter\.trainable_tokens_\w+)(\.|$)")
+_ADAPTER = re.compile(
+    rf"\.((?:{'|'.join(OWN_NAMES)})\w*|token_adapter\.trainable_tokens_\w+)(\.|$)"
+    r"|(?<=^prompt_encoder)\."
+)
 _WRAPPING = re.compile(
     r"^base_model\.model\.|\.(token_adapter\.base_layer|token_adapter|base_layer|original_module)"
     r"(?=\.|$)"

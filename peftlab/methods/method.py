@@ -17,6 +17,7 @@ from peftlab.errors import CheckFailed
 from peftlab.methods.coverage import Coverage, cover
 from peftlab.methods.freeze import freeze
 from peftlab.methods.selection import Selection
+from peftlab.methods.step_hooks import StepHooks
 from peftlab.methods.trained_part import START, Start
 
 logger = logging.getLogger("peftlab")
@@ -138,3 +139,7 @@ class Method(ABC, Generic[Options]):
     def learning_rates(self, applied: Applied, rate: float) -> Mapping[str, float]:
         """Learning rates of trainable parameters, by name, that differ from `rate`."""
         return {}
+
+    def step_hooks(self, applied: Applied) -> StepHooks | None:
+        """What it adds to the optimizer's steps, or None."""
+        return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftlab import run_folder
 from peftlab.config import resolved_mapping
-from peftlab.pipeline import preparation
+from peftlab.pipeline import amounts, preparation
 
 if TYPE_CHECKING:
     from peftlab.config import RunConfig
@@ -73,9 +73,9 @@ def plan(config: RunConfig) -> Plan:
     preparation.check_settings(checked)
     prepared = preparation.prepare(checked, weights=False)
     encoded = prepared.encoded
-    micro = preparation.micro_batch(config)
+    micro = amounts.micro_batch(config)
     per_epoch = math.ceil(len(encoded["train"].rows) / config.train.global_batch_size)
-    steps = config.train.max_steps or math.ceil(config.train.num_train_epochs * per_epoch)
+    steps = amounts.optimizer_steps(config.train, len(encoded["train"].rows))
     model = prepared.applied.model
     parameters = dict(model.named_parameters())
     penalties = () if prepared.regularizer is None else (prepared.regularizer.describe(),)
@@ -128,7 +128,7 @@ def preview(config: RunConfig, rows: int = 3) -> dict[str, Any]:
     tokenizer = load_tokenizer(name, **settings)
     checked = replace(checked, task=checked.task.attach(tokenizer, None))
     limit = read_checkpoint_config(name, **settings).max_length_limit
-    max_length = preparation.chosen_length(config, limit)
+    max_length = amounts.chosen_length(config, limit)
     encoded = preparation.encode(checked, tokenizer, max_length, ("train", "validation", "test"))
     shown = encoded["train"].rows.select(range(min(rows, len(encoded["train"].rows))))
     samples = [checked.task.preview(row, tokenizer) for row in shown]

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftlab.errors import CheckFailed, ConfigError
+from peftlab.errors import ConfigError
+from peftlab.pipeline.amounts import chosen_length, optimizer_steps
 
 if TYPE_CHECKING:
     from peftlab.config import RunConfig
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from peftlab.fusion import FusionReport
     from peftlab.methods.method import Applied
     from peftlab.methods.penalties.regularization import Regularizer
+    from peftlab.methods.step_hooks import StepHooks
     from peftlab.model.loading import LoadedModel
     from peftlab.tasks.task import Batch, Encoded, Task, TokenStatistics
 
@@ -29,9 +31,6 @@ logger = logging.getLogger("peftlab")
 
 _STARTING_BATCH, _STARTING_ROWS = 16, 512
 """Rows that a method may begin from."""
-
-LONGEST_AUTO = 512
-"""`data.max_length: auto` never exceeds this many tokens, whatever the model's limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,7 @@ class Prepared:
     learning_rate: float
     learning_rates: Mapping[str, float]
     regularizer: Regularizer | None
+    hooks: StepHooks | None = None
 
 
 def check(config: RunConfig) -> Checked:
@@ -144,22 +144,9 @@ def base_arguments(config: RunConfig) -> dict[str, Any]:
         "trust_remote_code": config.model.trust_remote_code,
         "load_in_8bit": method.loads_in == 8,
         "load_in_4bit": method.loads_in == 4,
-        "fp32_at_rest": config.train.kernels == "off",
+        "fp32_at_rest": config.train.kernels == "off" or method.fp32_at_rest,
         "pooling": method.pools_by if "method.pooling" in config.task.reads else None,
     }
-
-
-def chosen_length(config: RunConfig, limit: int | None) -> int:
-    """Tokens per row. Raises `CheckFailed` where the model cannot read that many."""
-    requested = config.data.max_length
-    if requested == "auto":
-        return min(LONGEST_AUTO, limit or LONGEST_AUTO)
-    if limit is not None and requested > limit:
-        raise CheckFailed(
-            f"data.max_length is {requested}; {config.model.name} reads {limit} tokens at most; "
-            f"set data.max_length to {limit} or less."
-        )
-    return requested
 
 
 def encode(
@@ -240,14 +227,18 @@ def prepare(checked: Checked, *, weights: bool = True, checkpoint: Path | None =
     max_length = chosen_length(config, loaded.max_length_limit)
     encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))
     collator = checked.task.collator(loaded.tokenizer)
+    method = method_of(config.method)
     if weights:
         inputs = partial(_first_inputs, checked, encoded["train"].rows, collator)
         beginning = Beginning(config.train.seed, loaded.compute, inputs, checkpoint)
-        applied = method_of(config.method).begin(applied, beginning)
+        applied = method.begin(applied, beginning)
     fusion = fuse_for(applied.model, loaded, config, level=logging.INFO)
+    hooks = method.step_hooks(applied)
+    if hooks is not None:
+        hooks.begin(optimizer_steps(config.train, len(encoded["train"].rows)))
     rate = config.train.learning_rate
     if rate == "auto":
-        rate = method_of(config.method).default_learning_rate(loaded.hidden_size)
+        rate = method.default_learning_rate(loaded.hidden_size)
     return Prepared(
         checked=checked,
         loaded=loaded,
@@ -260,6 +251,7 @@ def prepare(checked: Checked, *, weights: bool = True, checkpoint: Path | None =
         learning_rates=method_of(config.method).learning_rates(applied, rate),
         # Of the model as it trains, with its fused layers.
         regularizer=regularizer(applied, config.regularization),
+        hooks=hooks,
     )
 
 
@@ -287,12 +279,3 @@ def output_folder(config: RunConfig) -> Path:
         return Path(config.output.dir).expanduser()
     model = Path(config.model.name).name or "model"
     return Path("runs") / f"{model}-{config.method.name}"
-
-
-def micro_batch(config: RunConfig) -> int:
-    """Rows a forward pass: as set, or the largest divisor of the global batch up to 16."""
-    train = config.train
-    if train.micro_batch_size != "auto":
-        return train.micro_batch_size
-    largest = min(16, train.global_batch_size)
-    return next(n for n in range(largest, 0, -1) if train.global_batch_size % n == 0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftlab import run_folder
 from peftlab.config import parse_bytes
-from peftlab.pipeline import preparation
+from peftlab.pipeline import amounts, preparation
 from peftlab.pipeline.fingerprints import begin_on_base
 from peftlab.pipeline.fusing import decide_verdicts, recorded_choices
 from peftlab.pipeline.measures import best_metric, evaluation_batch
@@ -131,7 +131,7 @@ def _train_on(
         collator=collator,
         settings=config.train,
         learning_rate=prepared.learning_rate,
-        micro_batch_size=preparation.micro_batch(config),
+        micro_batch_size=amounts.micro_batch(config),
         staging=staging.folder,
         evaluate=validate if "validation" in rows else None,
         evaluate_every=config.eval.every,
@@ -142,5 +142,6 @@ def _train_on(
         report_to=config.output.report_to,
         regularizer=prepared.regularizer,
         learning_rates=prepared.learning_rates,
+        hooks=prepared.hooks,
         resume=staging.resume,
     )

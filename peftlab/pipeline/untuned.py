@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from peftlab.errors import ConfigError
-from peftlab.pipeline import preparation
+from peftlab.pipeline import amounts, preparation
 from peftlab.pipeline.measures import evaluation_batch, with_interval
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def evaluate_untuned(config: RunConfig) -> dict[str, Any]:
     checked = replace(checked, task=checked.task.attach(loaded.tokenizer, loaded.model))
     fuse_for(loaded.model, loaded, config)
     model = loaded.model.to(training_device())
-    max_length = preparation.chosen_length(config, loaded.max_length_limit)
+    max_length = amounts.chosen_length(config, loaded.max_length_limit)
     encoded = preparation.encode(checked, loaded.tokenizer, max_length, (split,))
     evaluation = evaluate(
         model,

@@ -6,14 +6,16 @@ STAGING/
   checkpoint-STEP/
     trained.safetensors  optimizer.pt  scheduler.pt  rng_state.pth
     trainer_state.json   ledger.json   best.safetensors  start.safetensors (linked)
+    method.safetensors   state of a method's step hooks
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -25,6 +27,7 @@ from peftlab.training.ledger import Ledger
 
 TRAINED = "trained.safetensors"
 BEST = "best.safetensors"
+METHOD = "method.safetensors"
 LEDGER = "ledger.json"
 STATE = "trainer_state.json"
 _FILES = (TRAINED, LEDGER, STATE, "optimizer.pt", "scheduler.pt", "rng_state.pth")
@@ -42,13 +45,23 @@ def load_trained(model: nn.Module, path: Path) -> None:
 
     Raises `CheckFailed` where the file is damaged or names other tensors than the model trains.
     """
+    load_trained_state(model, load_tensors(path))
+
+
+def save_method(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write what a method remembers beside the tensors that train."""
+    save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, path)
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """A checkpoint's tensors. Raises `CheckFailed` where the file is missing or damaged."""
     try:
-        tensors = load_file(path)
+        tensors: dict[str, torch.Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckFailed(
             f"{path} cannot be read ({error}); start again without --resume."
         ) from None
-    load_trained_state(model, tensors)
+    return tensors
 
 
 def write_checkpoint(staging: Path, step: int, write: Callable[[Path], None]) -> Path:

@@ -20,6 +20,7 @@ from transformers.training_args import OptimizerNames
 
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.methods.penalties.regularization import Regularizer
+from peftlab.methods.step_hooks import StepHooks
 from peftlab.tasks.task import Batch, Task
 from peftlab.training import checkpoint
 from peftlab.training.ledger import Ledger
@@ -35,7 +36,8 @@ class ItemMeanTrainer(Trainer):
 
     `evaluate` replaces Trainer's evaluation. `ledger` is updated during training. Penalties are
     applied once per optimizer step and are not part of the loss: their gradient before clipping,
-    L1's proximal step after the optimizer's.
+    L1's proximal step after the optimizer's. `hooks` are the method's: a term of the loss, which
+    the reported losses do not contain, and work after each optimizer step.
     """
 
     loss_is_scaled_for_ga = True
@@ -51,6 +53,7 @@ class ItemMeanTrainer(Trainer):
         compute_dtype: torch.dtype,
         regularizer: Regularizer | None,
         learning_rates: Mapping[str, float],
+        hooks: StepHooks | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
@@ -66,6 +69,7 @@ class ItemMeanTrainer(Trainer):
         self._compute_dtype = compute_dtype
         self._regularizer = regularizer
         self._learning_rates = learning_rates
+        self._hooks = hooks
         self._staging = Path(str(self.args.output_dir))
         # Their order never changes; collecting them from 200 modules every step would cost as much
         # as a small layer.
@@ -101,7 +105,10 @@ class ItemMeanTrainer(Trainer):
             enabled=self._compute_dtype == torch.bfloat16,
         ):
             loss = self.task.loss_sum(model, inputs)
+            term = None if self._hooks is None else self._hooks.loss_term(inputs)
         self._step_loss += loss.detach()
+        if term is not None:
+            loss = loss + self.task.count_items(inputs) * term
         return loss / num_items_in_batch
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
@@ -158,6 +165,8 @@ class ItemMeanTrainer(Trainer):
         set_learning_rates(optimizer, self.module, self._learning_rates)
         if self._regularizer is not None:
             optimizer.register_step_post_hook(self._shrink)
+        if self._hooks is not None:
+            optimizer.register_step_post_hook(self._after_step)
         return optimizer
 
     def _shrink(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -168,6 +177,11 @@ class ItemMeanTrainer(Trainer):
             for group in optimizer.param_groups
             for parameter in group["params"]
         )
+
+    def _after_step(self, *_: Any) -> None:
+        """The method's own work, before the gradients are cleared."""
+        assert self._hooks is not None
+        self._hooks.after_step(self.state.global_step)
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """Not counted: it visits all parameters for every micro-batch, and the result is unused."""
@@ -235,6 +249,8 @@ class ItemMeanTrainer(Trainer):
 
     def _write_checkpoint(self, folder: Path) -> None:
         checkpoint.save_trained(self.module, folder / checkpoint.TRAINED)
+        if self._hooks is not None:
+            checkpoint.save_method(self._hooks.state(), folder / checkpoint.METHOD)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
         self.state.save_to_json(str(folder / checkpoint.STATE))
@@ -244,7 +260,10 @@ class ItemMeanTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        checkpoint.load_trained(self.module, Path(resume_from_checkpoint) / checkpoint.TRAINED)
+        folder = Path(resume_from_checkpoint)
+        checkpoint.load_trained(self.module, folder / checkpoint.TRAINED)
+        if self._hooks is not None:
+            self._hooks.restore(checkpoint.load_tensors(folder / checkpoint.METHOD))
 
 
 def _take_tokens(batch: Batch) -> int:

@@ -19,6 +19,7 @@ from peftlab.config.schema import TrainConfig
 from peftlab.errors import Interrupted
 from peftlab.measure.memory import gradient_bytes, optimizer_bytes
 from peftlab.methods.penalties.regularization import Regularizer
+from peftlab.methods.step_hooks import StepHooks
 from peftlab.tasks.task import Batch, Task
 from peftlab.training import checkpoint, context
 from peftlab.training.arguments import check_sizes, recorded_settings, training_arguments
@@ -84,6 +85,7 @@ def train(
     report_to: Sequence[str] = (),
     regularizer: Regularizer | None = None,
     learning_rates: Mapping[str, float] | None = None,
+    hooks: StepHooks | None = None,
     resume: Path | None = None,
 ) -> TrainResult:
     """Train the tensors that require a gradient, and leave the best of them in the model.
@@ -91,8 +93,9 @@ def train(
     `learning_rate` and `micro_batch_size` are those of `settings` with auto resolved.
     `evaluate` returns validation metrics; `best_metric` among them selects the weights. Activations
     are bf16 where `compute_dtype` is. `regularizer` penalises parameters of this model;
-    `learning_rates` are those that differ, by the parameters' names. All files, checkpoints and
-    reporters' logs, go to `staging`. Trainer chooses the device: CUDA if available.
+    `learning_rates` are those that differ, by the parameters' names; `hooks` are the method's, for
+    which `begin` has been called. All files, checkpoints and reporters' logs, go to `staging`.
+    Trainer chooses the device: CUDA if available.
 
     Raises `ConfigError` for unsupported settings, `CheckFailed` where the loss or a gradient is not
     finite (naming the step), `Interrupted` after a signal, with a checkpoint saved.
@@ -159,6 +162,7 @@ def train(
             compute_dtype=compute_dtype,
             regularizer=regularizer,
             learning_rates=learning_rates or {},
+            hooks=hooks,
         )
         trainer.remove_callback(PrinterCallback)
         _run(trainer, signals, resume)

@@ -29,6 +29,7 @@ COMMON = {
     "peftlab.config.methods.options",
     "peftlab.methods.apply",
     "peftlab.methods.method",
+    "peftlab.methods.step_hooks",
     "peftlab.methods.trained_part",
     "peftlab.methods.adapter_files",
     "peftlab.methods.coverage",
@@ -37,9 +38,9 @@ COMMON = {
     "peftlab.methods.penalties.regularization",
 }
 NAMES = {name for kind in METHODS.values() for name in (kind.tag(), *kind.short_names)}
-# Words that name other things too (a relation's head, a full evaluation): there the other side of
-# the comparison must speak of a method.
-COMMON_WORDS = {"head", "full"}
+# Words that name other things too (a relation's head, a full evaluation, the library): there the
+# other side of the comparison must speak of a method.
+COMMON_WORDS = {"head", "full", "peft"}
 
 
 def decided_by_name(tree: ast.AST) -> Iterator[int]:
@@ -100,20 +101,12 @@ def test_what_counts_as_asking() -> None:
     ]  # fmt: skip
 
 
-NEEDED: dict[str, dict[str, Any]] = {}
-"""Keys without a default, by method."""
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_names_lead_to_both_classes(name: str) -> None:
     kind = METHODS[name]
     assert kind.tag() == name
-    assert isinstance(
-        method_of(kind.model_validate({"name": name, **NEEDED.get(name, {})})), Method
-    )
+    assert isinstance(method_of(kind.model_validate({"name": name, **kind.example})), Method)
 
-
-NEEDED: dict[str, dict[str, Any]] = {}
 
 OPTIONS = """
 from typing import ClassVar, Literal

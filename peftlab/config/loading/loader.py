@@ -16,6 +16,7 @@ from peftlab.config.loading.overrides import TAGGED, Override, parse_override, p
 from peftlab.config.loading.problems import explain, path_of, raise_problems
 from peftlab.config.loading.reading import (
     check_format,
+    check_method,
     check_metrics,
     check_roles,
     check_scope,
@@ -81,6 +82,7 @@ def _load(
         *check_validation(config),
         *check_format(config),
         *check_scope(config),
+        *check_method(config),
         *check_roles(config),
         *check_bench(config),
     ]

@@ -89,6 +89,15 @@ def check_scope(config: RunConfig) -> Iterator[Problem]:
         )
 
 
+def check_method(config: RunConfig) -> Iterator[Problem]:
+    """A problem for each shared key whose value the method cannot work with."""
+    found = config.method.problems(
+        packing=config.data.packing, gradient_checkpointing=config.train.gradient_checkpointing
+    )
+    for key, message in found.items():
+        yield Problem(tuple(key.split(".")), message)
+
+
 def check_roles(config: RunConfig) -> Iterator[Problem]:
     """A problem for each role in `data.columns` that the task does not know."""
     known = config.task.roles
@@ -119,7 +128,7 @@ def read_mapping(section: Section, task: TaskOptions, method: MethodOptions) -> 
         if why_unread(who_reads(type(section), name), task, method) is not None:
             continue
         values[name] = _plain(value, task, method)
-    return values
+    return values | (section.model_extra or {})
 
 
 def _plain(value: Any, task: TaskOptions, method: MethodOptions) -> Any:

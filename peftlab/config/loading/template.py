@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from peftlab.config.loading.loader import config_from_mapping
 from peftlab.config.loading.reading import who_reads, why_unread
 from peftlab.config.loading.resolved import dump_yaml
+from peftlab.config.methods.options import METHODS
 from peftlab.config.schema import RunConfig, Section
 
 _COLUMN = 46
@@ -25,7 +26,7 @@ def template(model: str, task: str, data: str, method: str) -> str:
         "model": {"name": model},
         "task": task,
         "data": {"source": data},
-        "method": {"name": method},
+        "method": {"name": method, **(METHODS[method].example if method in METHODS else {})},
     }
     config = config_from_mapping(mapping)
     lines = [

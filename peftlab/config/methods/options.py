@@ -17,6 +17,7 @@ METHODS: Registry[MethodOptions] = Registry(
         "lora": "peftlab.config.methods.lora:LoraOptions",
         "qlora": "peftlab.config.methods.lora:QLoraOptions",
         "full": "peftlab.config.methods.full:FullOptions",
+        "peft": "peftlab.config.methods.peft:PeftOptions",
     },
 )
 """Every method's options by name; other packages add theirs by the entry points of that group."""
@@ -34,8 +35,12 @@ class MethodOptions(TaggedSection):
     """"module:Class" of the `peftlab.methods.method.Method` that does it."""
     reads: ClassVar[frozenset[str]] = frozenset()
     """Shared keys marked `ReadBy(..., by="method")` that it reads, dotted."""
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Keys without a default, with values that a template shows."""
     has_adapter: ClassVar[bool] = False
     """Whether it trains an adapter beside frozen weights, saved in PEFT's format."""
+    fp32_at_rest: ClassVar[bool] = False
+    """Whether its layers cannot compute in fp32 over weights that rest in 16 bits."""
     trains_all: ClassVar[bool] = False
     """Whether it is full fine-tuning, which the others are compared with."""
     mergeable: ClassVar[bool] = True
@@ -58,6 +63,10 @@ class MethodOptions(TaggedSection):
             return None
         return base if isinstance(base, cls) else cls.model_validate({"name": cls.tag()})
 
+    def problems(self, *, packing: bool, gradient_checkpointing: bool) -> Mapping[str, str]:
+        """Shared keys, dotted, whose values it cannot work with: what to say after the key."""
+        return {}
+
     def describe(self) -> list[str]:
         """The settings that a reader of a comparison must know, as short phrases."""
         return []
@@ -71,6 +80,11 @@ class MethodOptions(TaggedSection):
     def pools_by(self) -> str | None:
         """How token features become one vector a row, where the method pools itself."""
         return None
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Tokens that it puts before each row, of those that the model can read."""
+        return 0
 
     @property
     def features_limit(self) -> str | None:

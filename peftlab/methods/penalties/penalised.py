@@ -13,7 +13,7 @@ from torch import nn
 
 from peftlab.config.schema import RegularizationConfig
 from peftlab.errors import ConfigError
-from peftlab.methods.adapter_files import ADAPTER_NAME
+from peftlab.methods.adapter_files import ADAPTER_NAME, is_adapters
 from peftlab.methods.method import Applied
 from peftlab.methods.penalties.regularization import Anchored, LoraChange, Regularizer
 from peftlab.methods.trained_part import taken_out
@@ -82,16 +82,17 @@ def _in_base(name: str) -> str:
 
 
 def _is_factor(name: str) -> bool:
-    return any(part.startswith("lora_") for part in name.split("."))
+    return is_adapters(name)
 
 
 def _changes(model: nn.Module) -> dict[str, LoraChange]:
     """Every adapted layer's change, by the name of its A."""
     changes = {}
     for name, module in model.named_modules():
-        if isinstance(module, ParamWrapper):
+        # AdaLoRA's layers are LoRA layers too, but their change has a third factor.
+        if isinstance(module, ParamWrapper) or not isinstance(module, LoraLayer):
             continue
-        if isinstance(module, LoraLayer) and ADAPTER_NAME in module.lora_A:
+        if isinstance(module.lora_A, nn.ModuleDict) and ADAPTER_NAME in module.lora_A:
             layer: Any = module
             changes[f"{name}.lora_A.{ADAPTER_NAME}.weight"] = LoraChange(
                 layer.lora_A[ADAPTER_NAME].weight,
@@ -113,6 +114,8 @@ def _refuse_others(
             what, out = "the weight otherwise (DoRA)", "set method.use_dora=false"
         elif others[0].endswith(".bias"):
             what, out = "the output beside it", "set method.lora_bias=false"
+        elif not any(part.startswith("lora_") for part in others[0].split(".")):
+            what, out = "the weight otherwise", "train by method lora"
         else:
             what, out = "a parameter of several matrices", "leave method.target_parameters out"
         raise ConfigError(

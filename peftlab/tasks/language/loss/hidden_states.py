@@ -77,6 +77,8 @@ def select(model: nn.Module, batch: Batch) -> Selected:
     with capturing as captured:
         model(**inputs)
     hidden, autocast = captured
+    # A method's virtual tokens stand before the row's.
+    hidden = hidden[:, -batch["labels"].shape[1] :]
     head = Head(base.get_output_embeddings(), _softcap(base), autocast, hidden.device.type)
     labels, trained = (tensor.to(hidden.device) for tensor in targets(batch))
     return Selected(hidden[trained], labels[trained], trained.nonzero()[:, 0], head)

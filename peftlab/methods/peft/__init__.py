@@ -1,0 +1,1 @@
+"""Method `peft`: any adapter of the installed PEFT but LoRA."""

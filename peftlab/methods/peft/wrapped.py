@@ -1,0 +1,68 @@
+"""What PEFT's wrapped models need before they are trained, by type of adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from peftlab.errors import CheckFailed
+from peftlab.methods.adapter_files import ADAPTER_NAME
+from peftlab.methods.peft.types import PROMPTS
+
+_CUT = {"CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS"}
+
+
+def refuse_task(peft_type: str, task_type: str, model: nn.Module) -> None:
+    """Raise `CheckFailed` where a type computes something else than the task means."""
+    if peft_type in PROMPTS and task_type == "SEQ_CLS":
+        config: Any = model.config
+        if hasattr(model, "score") or config.is_encoder_decoder:
+            raise CheckFailed(
+                f"method.peft_type is {peft_type}, but {type(model).__name__} finds a row's last "
+                "token by its id, which it is not given with virtual tokens: a row's logits would "
+                "depend on its padding; take PREFIX_TUNING or CARTRIDGE."
+            )
+
+
+@contextmanager
+def materialised(model: nn.Module, needed: bool) -> Iterator[nn.Module]:
+    """The model; one on meta has random weights meanwhile, where they are needed."""
+    if not needed or not any(p.is_meta for p in model.parameters()):
+        yield model
+        return
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                drawn = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+                module._parameters[name] = nn.Parameter(drawn, parameter.requires_grad)
+    yield model
+    model.to("meta")
+
+
+def prepare_wrapped(adapted: PeftModel, peft_type: str, task_type: str) -> None:
+    """Make a wrapped model's outputs and gradients what they are meant to be."""
+    if peft_type in PROMPTS and task_type in _CUT:
+        adapted.register_forward_hook(_without_virtual_tokens)
+    if peft_type == "OSF":
+        # PEFT's cast to fp32 replaces the parameters that the projections of gradients hang on.
+        for module in adapted.modules():
+            layer: Any = module
+            if hasattr(layer, "_attach_hooks") and hasattr(layer, "_detach_hooks"):
+                layer._detach_hooks()
+                layer._attach_hooks(ADAPTER_NAME)
+
+
+def _without_virtual_tokens(model: nn.Module, _: Any, output: Any) -> Any:
+    """Logits of the row's own tokens: each has its place, whichever method trains."""
+    config: Any = model.active_peft_config
+    count = config.num_virtual_tokens
+    for name in ("logits", "start_logits", "end_logits"):
+        if (logits := output.get(name)) is not None:
+            output[name] = logits[:, count:]
+    return output
