@@ -8,6 +8,9 @@ Three engines do the same work:
               therefore have 7 bits (codes -63 .. 63, stored as 1 .. 127), whose sums do not.
     fp32      the codes widened by blocks: as exact as int_mm, for where neither works
 
+torch.compile cannot trace oneDNN's private operator: there qlinear's codes are multiplied as fp32
+multiplies, to the same sums.
+
 Sums are exact integers, except qlinear's above 2^24, which are rounded to fp32.
 """
 
@@ -69,7 +72,7 @@ def multiplier(engine: Engine, codes: Tensor, *, transposed: bool) -> Callable[[
         if codes.shape[1] == 1:  # one row with the strides of a column is read past its end
             matrix = matrix.reshape(-1).view(matrix.shape)
         return lambda rows: torch._int_mm(rows, matrix)
-    if engine == "fp32":
+    if engine == "fp32" or torch.compiler.is_compiling():
         weight = Int8Weight(codes, codes.new_full(codes.shape[:1], LARGEST_CODE, dtype=torch.float))
         if transposed:
             return lambda rows: products.backward(rows.float(), weight, transposed=False)
