@@ -13,6 +13,7 @@ from peftlab.errors import CheckFailed
 from peftlab.export.changes import Changes
 from peftlab.export.safetensors_files import DTYPES, NAMES, Spec, Stored
 from peftlab.export.skeleton import Skeleton, tied_names
+from peftlab.export.tied import under_stored_names, untied_by
 
 Kind = Literal["copied", "cast", "replaced", "merged", "rows", "scales", "format"]
 """`scales` and `format` belong to a weight that is written in 8 bits, bitsandbytes' names."""
@@ -84,7 +85,9 @@ def outline(
     tied = tied_names(built.model)
     changed = _changed(built, changes)
     sources = {name: _source(name, built, tied) for name in here}
-    untied = _untied(changes, changed, tied)
+    untied = untied_by(changes, changed, tied)
+    if not untied:
+        changes = under_stored_names(changes, built, tied)
     written = [n for n in here if sources[n] is not None or n in changes.replaced]
     # Of a tied group that stays tied, one name is written: the checkpoint's.
     if not untied:
@@ -157,41 +160,6 @@ def _source(name: str, built: Skeleton, tied: Mapping[str, tuple[str, ...]]) -> 
     if name in built.names:
         return built.names[name]
     return next((built.names[n] for n in tied.get(name, ()) if n in built.names), None)
-
-
-def _untied(
-    changes: Changes, changed: Mapping[str, str], tied: Mapping[str, tuple[str, ...]]
-) -> bool:
-    """Whether the tensors of a tied pair differ after merging."""
-    for name, names in tied.items():
-        if name in changed:
-            return True
-        if name in changes.replaced:
-            others = [n for n in names if n != name]
-            trained = _saved_as_module(name, changes)
-            if any(n not in changes.replaced for n in others) and trained:
-                return True
-            if any(_differs(changes.replaced[name], changes.replaced.get(n)) for n in others):
-                return True
-    return False
-
-
-def _saved_as_module(name: str, changes: Changes) -> bool:
-    """Whether a parameter was trained as a whole, rather than saved after resizing the table."""
-    if changes.peft is None:
-        return False
-    saved = changes.peft.modules_to_save or ()
-    module = name.rpartition(".")[0]
-    return any(module == s or module.endswith(f".{s}") for s in saved)
-
-
-def _differs(one: Stored, other: Stored | None) -> bool:
-    if other is None:
-        return False
-    same = one.size == other.size and all(
-        a == b for a, b in zip(one.chunks(), other.chunks(), strict=True)
-    )
-    return not same
 
 
 def _buffers(model: nn.Module) -> set[str]:

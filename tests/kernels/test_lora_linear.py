@@ -331,6 +331,7 @@ def test_gradient_checkpointing_draws_the_same_mask_again(reentrant: bool) -> No
         torch.testing.assert_close(case.tensors[name].grad, gradient)
 
 
+@pytest.mark.poison_empty(False)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_torch_compile_without_graph_breaks(dtype: torch.dtype, dropout: float) -> None:
@@ -348,6 +349,7 @@ def test_torch_compile_without_graph_breaks(dtype: torch.dtype, dropout: float) 
         torch.testing.assert_close(gradient, expected)
 
 
+@pytest.mark.poison_empty(False)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_torch_compile_over_blocks_of_a_16_bit_weight(
     transposed: bool, monkeypatch: pytest.MonkeyPatch

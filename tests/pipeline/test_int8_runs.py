@@ -12,6 +12,7 @@ from peftlab import pipeline
 from peftlab.config import config_from_mapping
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.pipeline.fusing import VERDICTS
+from peftlab.run_folder import RECORD
 
 
 def configured(checkpoint: Path, folder: Path, name: str = "run", **method: Any) -> Any:
@@ -61,6 +62,9 @@ def test_verdicts_are_saved_shown_and_replayed(checkpoint: Path, tmp_path: Path)
         for name, layer in kept.items()
     }
     (run.folder / VERDICTS).write_text(json.dumps(flipped))
+    # The golden examples would notice: where codes have 7 bits the arithmetics differ visibly.
+    record = json.loads((run.folder / RECORD).read_text())
+    (run.folder / RECORD).write_text(json.dumps(record | {"golden": None}))
     other = pipeline.open_run(run.folder).evaluate("test")["loss"]
     assert other != run.metrics["test"]["loss"]
     assert other == pytest.approx(run.metrics["test"]["loss"], rel=1e-2)

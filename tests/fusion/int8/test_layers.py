@@ -15,6 +15,7 @@ from peftlab.fusion import fuse, unfuse
 from peftlab.fusion.int8.gate import gate_of
 from peftlab.fusion.int8.layers import int8_weight_of
 from peftlab_kernels import reference
+from peftlab_kernels.eager.int8_backend import EagerInt8Kernels
 from peftlab_kernels.int8_format import Int8Weight
 from tests.fusion.common import (
     K,
@@ -29,6 +30,13 @@ from tests.fusion.common import (
 from tests.fusion.eight_bits import KINDS, adapted_layer, adapted_model, eight_bit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*MatMul8bitLt")
+
+
+@pytest.fixture(autouse=True)
+def codes_up_to_127(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference's codes; where oneDNN would multiply without VNNI, activations have 7 bits."""
+    kernels = EagerInt8Kernels("fp32", "fp32")
+    monkeypatch.setattr("peftlab_kernels.backends.eager_int8_kernels", lambda x: kernels)
 
 
 def truth(model: Any, arithmetic: Any) -> dict[str, Tensor]:
