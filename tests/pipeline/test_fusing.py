@@ -18,6 +18,7 @@ from peftlab.config import config_from_mapping
 from peftlab.fusion.fp32.frozen_linear import FrozenConv1D, FrozenLinear
 from peftlab.model import precision
 from peftlab.pipeline.untuned import evaluate_untuned
+from peftlab_kernels.eager.int8_backend import EagerInt8Kernels
 from tests.fusion.sixteen_bits import SixteenBitOutputs
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -186,7 +187,11 @@ def test_the_untuned_base_is_evaluated_in_fp32(configure: Configure) -> None:
     assert math.isfinite(result["test"]["loss"])
 
 
-def test_int8_layers_beside_16bit_ones(configure: Configure) -> None:
+def test_int8_layers_beside_16bit_ones(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = EagerInt8Kernels("fp32", "fp32")  # codes up to 127 on every CPU
+    monkeypatch.setattr("peftlab_kernels.backends.eager_int8_kernels", lambda x: kernels)
     run = pipeline.train(configure("run", "causal-lm", "llama", method={"name": "qlora", "r": 4}))
     reopened = pipeline.open_run(run.folder)
     model: Any = reopened.loaded.model
