@@ -63,7 +63,11 @@ COMMANDS: dict[str, Command] = {
             _flag("--model", metavar="NAME", help="hub id or local folder"),
             _flag("--data", metavar="SOURCE", help="hub id, file, or folder of split files"),
             _flag("--task", default="text-classification", help="default: text-classification"),
-            _flag("--method", default="lora", help="head, last_n, lora (default), qlora, full"),
+            _flag(
+                "--method",
+                default="lora",
+                help="head, last_n, lora (default), qlora, full, peft, or one that a package adds",
+            ),
             _flag(*_FOLDER, metavar="FILE", help="write here; never overwrites (default: stdout)"),
             _flag("--schema", action="store_true", help="print the JSON Schema of configurations"),
         ),
