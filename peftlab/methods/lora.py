@@ -29,8 +29,9 @@ from peftlab.methods.adapter_files import (
     load_adapter,
 )
 from peftlab.methods.coverage import cover
-from peftlab.methods.freeze import freeze, freeze_these
+from peftlab.methods.freeze import freeze
 from peftlab.methods.low_rank import decomposed, eva
+from peftlab.methods.low_rank.biases import check_biases, is_bias, widen_norms
 from peftlab.methods.low_rank.decomposed import lora_layers
 from peftlab.methods.low_rank.names import (
     check_ranks,
@@ -113,32 +114,8 @@ class Lora(AdapterMethod[AdapterOptions]):
             decomposed.freeze_b(adapted)
         _check_adapted(adapted, targets, parameters)
         if options.bias != "none":
-            self._check_biases(adapted)
+            check_biases(adapted, options.bias)
         return adapted
-
-    def _check_biases(self, adapted: PeftModel) -> None:
-        """PEFT trains no bias where there is none, and those of modules that it replaced."""
-        replaced = [n for n, _ in adapted.named_parameters() if ".original_module." in n]
-        freeze_these(adapted, replaced)
-        biases = [n for n, _ in adapted.named_parameters() if self._is_bias(n) and "lora_" not in n]
-        if not biases:
-            where = "the adapted layers have" if self.options.bias == "lora_only" else "it has"
-            raise CheckFailed(
-                f"method.bias is {self.options.bias}, but of "
-                f"{type(adapted.get_base_model()).__name__} {where} no bias; leave it out."
-            )
-        for name in biases:
-            # Norms take weight and bias of one dtype, and what trains is fp32.
-            module = adapted.get_submodule(name.rpartition(".")[0])
-            weight = getattr(module, "weight", None)
-            if isinstance(weight, nn.Parameter) and weight.ndim == 1:
-                weight.data = weight.data.float()
-
-    def _is_bias(self, name: str) -> bool:
-        if self.options.bias == "all":
-            return "bias" in name and ".original_module." not in name
-        only = name.endswith(".base_layer.bias") and ".token_adapter." not in name
-        return self.options.bias == "lora_only" and only
 
     def trains(self, name: str) -> bool:
         """See `AdapterMethod.trains`; modules that train whole are the adapter's too."""
@@ -147,7 +124,7 @@ class Lora(AdapterMethod[AdapterOptions]):
         own = ("lora_", "trainable_tokens_delta")
         factor = any(part.startswith(own) for part in name.split("."))
         whole = f"modules_to_save.{ADAPTER_NAME}" in name
-        return factor or whole or self._is_bias(name)
+        return factor or whole or is_bias(name, self.options.bias)
 
     def begin(self, applied: Applied, beginning: Beginning) -> Applied:
         """See `Method.begin`: PiSSA, OLoRA and MiCA decompose weights, EVA reads rows."""
@@ -175,6 +152,7 @@ class Lora(AdapterMethod[AdapterOptions]):
         """What trains of an adapted model, once its layers are what they will be."""
         names = frozenset(n for n, _ in model.named_parameters() if self.trains(n))
         freeze(model, names)
+        widen_norms(model, names)
         saved = model.active_peft_config.modules_to_save or ()
         heads = tuple(h for h in task_head(model.get_base_model()) if h in saved)
         return Applied(model, self.options, task, names, cover(model), heads)

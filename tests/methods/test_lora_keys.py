@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from peftlab.config import config_from_mapping
 from peftlab.errors import CheckFailed, ConfigError
@@ -291,12 +290,3 @@ def test_the_file_on_disk_says_names_that_any_reader_takes_alike(
     said = json.loads((folder / "adapter_config.json").read_text())
     assert said["layers_to_transform"] is said["exclude_modules"] is None
     assert all("layers.1." in name and "q_proj" not in name for name in said["target_modules"])
-
-
-def test_a_frozen_layer_of_16_bits_takes_a_bias_of_32(tiny_checkpoint: Tiny) -> None:
-    chosen = method("lora", r=2, bias="all")
-    model = load(tiny_checkpoint("bert"), CLASSIFICATION, chosen).model.bfloat16()
-    made = apply_method(model, chosen, task=CLASSIFICATION)
-    norms = [m for m in made.model.modules() if isinstance(m, nn.LayerNorm)]
-    assert norms
-    assert all(norm.weight.dtype == norm.bias.dtype == torch.float32 for norm in norms)
