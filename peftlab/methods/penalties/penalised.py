@@ -82,7 +82,8 @@ def _in_base(name: str) -> str:
 
 
 def _is_factor(name: str) -> bool:
-    return is_adapters(name)
+    """Whether it takes part in a change of the base's weights; a trained row is a weight itself."""
+    return is_adapters(name) and ".trainable_tokens_delta." not in name
 
 
 def _changes(model: nn.Module) -> dict[str, LoraChange]:
