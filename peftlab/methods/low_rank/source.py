@@ -55,6 +55,12 @@ def start_of(options: AdapterOptions) -> str | None:
             f"method.init_lora_weights is {asked}, but training starts from {folder}, which is "
             "no raw PiSSA or OLoRA adapter; leave init_lora_weights out."
         )
+    if asked == "mica" and began != "mica":
+        raise CheckFailed(
+            f"method.init_lora_weights is mica, which keeps B frozen, but {folder} began as "
+            f"{str(began).lower()}, whose B trained and is no set of minor directions; leave "
+            "init_lora_weights out."
+        )
     return own
 
 

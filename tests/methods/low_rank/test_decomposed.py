@@ -184,6 +184,22 @@ def test_a_raw_adapter_of_peft_is_gone_on_from(
         begin(folder, settings | {"init_from": str(adapter), "init_lora_weights": init, "r": 8})
 
 
+def test_mica_goes_on_from_mica_alone(tiny_checkpoint: Tiny, tmp_path: Path) -> None:
+    folder = tiny_checkpoint("llama", "causal")
+    for began in (True, "mica"):
+        applied, inputs, _ = begin(folder, {"init_lora_weights": began})
+        step(applied.model, inputs, CAUSAL)
+        source = save_trained(applied, tmp_path / str(began))
+        again = {"init_lora_weights": "mica", "init_from": str(source)}
+        if began == "mica":
+            assert torch.equal(
+                logits(begin(folder, again)[0].model, inputs), logits(applied.model, inputs)
+            )
+            continue
+        with pytest.raises(CheckFailed, match=r"is mica.*began as true, whose B trained"):
+            begin(folder, again)
+
+
 def test_other_starts_of_peft_are_passed_on(tiny_checkpoint: Tiny) -> None:
     folder = tiny_checkpoint("llama", "causal")
     _, layer = next(iter(lora_layers(begin(folder, {})[0].model).items()))
