@@ -131,7 +131,22 @@ class AdapterOptions(MethodOptions):
             return None
         if rank > MOST_RANKS:
             raise ValueError(f"the rank is from 1 to {MOST_RANKS}")
-        return cls.model_validate({**settings, "r": rank, "alpha": method.alpha * rank / method.r})
+        return cls.model_validate({**settings, **method._of_rank(rank)})
+
+    def _of_rank(self, rank: int) -> dict[str, Any]:
+        """Every rank and alpha in the proportion that `rank` has to `r`."""
+        for name, own in self.rank_pattern.items():
+            whole, rest = divmod(own * rank, self.r)
+            if rest or not 1 <= whole <= MOST_RANKS:
+                raise ValueError(
+                    f"method.rank_pattern has rank {own} for {name!r}, and {rank}/{self.r} of it "
+                    f"is no rank from 1 to {MOST_RANKS}; write the row as a mapping"
+                )
+        ranks = {name: own * rank // self.r for name, own in self.rank_pattern.items()}
+        alphas = {name: own * rank / self.r for name, own in self.alpha_pattern.items()}
+        patterns = {"rank_pattern": ranks, "alpha_pattern": alphas}
+        scaled = {"r": rank, "alpha": self.alpha * rank / self.r}
+        return {**scaled, **{key: own for key, own in patterns.items() if own}}
 
     @classmethod
     def _takes(cls, key: str, value: Any) -> bool:
