@@ -39,7 +39,7 @@ from peftlab.methods.low_rank.names import (
     parameters_to_adapt,
     rows_to_train,
 )
-from peftlab.methods.low_rank.source import check_same_layers, start_of
+from peftlab.methods.low_rank.source import go_on_from, start_of
 from peftlab.methods.low_rank.ties import check_ties
 from peftlab.methods.method import Applied, Beginning
 from peftlab.methods.selection import Selection, task_head
@@ -58,9 +58,10 @@ class Lora(AdapterMethod[AdapterOptions]):
         kind = start_of(self.options)
         adapted, selected = super().select(model, task, tokens)
         assert isinstance(adapted, PeftModel)
+        notes = [*selected.notes]
         if self.options.init_from is not None:
-            check_same_layers(adapter_folder(self.options.init_from), adapted)
-        notes = [*selected.notes, *_notes(adapted, self.options, kind)]
+            notes += go_on_from(adapter_folder(self.options.init_from), adapted, self.options)
+        notes += _notes(adapted, self.options, kind)
         return adapted, replace(selected, notes=tuple(notes))
 
     def adapt(self, model: nn.Module, task: str, tokens: Sequence[int]) -> PeftModel:
