@@ -7,8 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from peftlab.config.checks import problem_at
-from peftlab.config.methods.last_n import number_after_colon
+from peftlab.config.checks import number_after_colon, problem_at
 from peftlab.config.methods.lora_rules import (
     check_adapter,
     needs_float_base,
@@ -17,7 +16,7 @@ from peftlab.config.methods.lora_rules import (
     takes_from_base,
 )
 from peftlab.config.methods.options import MethodOptions
-from peftlab.config.section import Names
+from peftlab.config.section import Names, Written
 
 MOST_RANKS = 256
 
@@ -28,7 +27,7 @@ Numbers = Annotated[list[Number], Field(min_length=1)]
 Start = (
     bool
     | Literal["gaussian", "orthogonal", "mica", "olora", "pissa", "eva"]
-    | Annotated[str, Field(pattern=r"^pissa_niter_\d{1,4}$")]
+    | Annotated[str, Field(pattern=r"^pissa_niter_\d{1,4}$"), Written("pissa_niter_N")]
 )
 
 
