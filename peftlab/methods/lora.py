@@ -45,7 +45,7 @@ from peftlab.methods.method import Applied, Beginning
 from peftlab.methods.selection import Selection, task_head
 from peftlab.methods.targets import resolve_saved
 from peftlab.methods.task_kind import peft_type
-from peftlab.methods.trained_part import ADAPTER, taken_out
+from peftlab.methods.trained_part import ADAPTER
 
 
 class Lora(AdapterMethod[AdapterOptions]):
@@ -162,7 +162,7 @@ class Lora(AdapterMethod[AdapterOptions]):
         """See `Method.save`: an ordinary LoRA over the untouched base, whatever it began from."""
         target = super().save(applied, run)
         assert isinstance(applied.model, PeftModel)
-        if applied.start is not None and taken_out(applied.start):
+        if applied.start is not None and applied.start.taken_out:
             decomposed.save_over_base(applied.model, applied.start, target)
         if self.options.bias == "all":
             tensors = load_file(target / WEIGHTS)

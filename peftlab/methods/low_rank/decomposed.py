@@ -56,7 +56,7 @@ def take_out(model: PeftModel, kind: str, *, seed: int, place: bool) -> Start:
                 kind,
             )
         tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = a.cpu(), b.cpu()
-    start = Start(kind, tensors)
+    start = Start(kind, tensors, taken_out=True)
     take_out_again(model, start)
     if place:
         _place(model, tensors)

@@ -16,7 +16,6 @@ from peftlab.errors import ConfigError
 from peftlab.methods.adapter_files import ADAPTER_NAME, is_adapters
 from peftlab.methods.method import Applied
 from peftlab.methods.penalties.regularization import Anchored, LoraChange, Regularizer
-from peftlab.methods.trained_part import taken_out
 from peftlab.model.structure import fresh_modules
 
 _WHOLE = f"modules_to_save.{ADAPTER_NAME}"
@@ -49,7 +48,7 @@ def regularizer(applied: Applied, settings: RegularizationConfig) -> Regularizer
     if settings.l2_sp:
         start = applied.start
         by = applied.method.taken_out_by
-        if by is None and start is not None and taken_out(start):
+        if by is None and start is not None and start.taken_out:
             by = start.kind  # of the adapter that method.init_from names
         if by is not None:
             raise ConfigError(

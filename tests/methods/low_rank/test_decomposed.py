@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,10 @@ def test_a_checkpoint_carries_the_start(init: str, tiny_checkpoint: Tiny, tmp_pa
         begin(folder, {"init_lora_weights": init}, tmp_path)
     # Another start than would be computed: the file's is taken.
     start = start_of(applied)
-    Start(init, {name: t * 1.25 for name, t in start.tensors.items()}).save(tmp_path)
+    assert start.taken_out == (init != "mica")
+    replace(start, tensors={n: t * 1.25 for n, t in start.tensors.items()}).save(tmp_path)
     resumed, _, _ = begin(folder, {"init_lora_weights": init}, tmp_path)
+    assert start_of(resumed).taken_out == start.taken_out
     for name, tensor in start_of(resumed).tensors.items():
         assert torch.equal(tensor, start.tensors[name] * 1.25)
     start.save(tmp_path)
