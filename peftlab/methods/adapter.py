@@ -20,7 +20,7 @@ from peftlab.model.quantized import holds_8bit
 
 
 class AdapterMethod(Method[Options]):
-    """Wraps the model by PEFT, checks that what trains is what was asked for, saves the adapter."""
+    """Wraps the model by PEFT, checks that what trains is what was chosen, saves the adapter."""
 
     @abstractmethod
     def adapt(self, model: nn.Module, task: str, tokens: Sequence[int]) -> PeftModel:

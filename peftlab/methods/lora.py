@@ -217,14 +217,14 @@ class Lora(AdapterMethod[AdapterOptions]):
 def _check_adapted(adapted: PeftModel, targets: Sequence[str], parameters: Sequence[str]) -> None:
     """PEFT must have adapted what was named, and nothing else. Raises `CheckFailed`."""
     prefix = "base_model.model."
-    found = {name.removeprefix(prefix) for name in lora_layers(adapted)}
+    adapted_names = {name.removeprefix(prefix) for name in lora_layers(adapted)}
     for name, module in adapted.named_modules():
         if isinstance(module, ParamWrapper):
             owner = name.removeprefix(prefix).replace(".base_layer", "")
-            found.add(f"{owner}.{module.parameter_name}")
-    if wrong := sorted(found ^ {*targets, *parameters}):
+            adapted_names.add(f"{owner}.{module.parameter_name}")
+    if wrong := sorted(adapted_names ^ {*targets, *parameters}):
         raise CheckFailed(
-            f"PEFT adapted other layers than asked for, {wrong[0]} among them; name "
+            f"PEFT adapted other layers than were named, {wrong[0]} among them; name "
             "method.target_modules by patterns."
         )
 
@@ -243,8 +243,8 @@ def _notes(adapted: PeftModel, options: AdapterOptions, kind: str | None) -> lis
     if takes_from_base(kind) and narrow:
         dtype = str(min(narrow, key=str)).removeprefix("torch.")
         notes.append(
-            f"the base rests in {dtype}, in which {kind} rounds what is left of it: what is saved "
-            "differs by as much from what trained; model.dtype: float32 is exact"
+            f"the base's weights are {dtype}, to which {kind} rounds what is left of them: what is "
+            "saved differs by as much from what trained; model.dtype: float32 is exact"
         )
     return notes
 

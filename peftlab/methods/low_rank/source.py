@@ -35,8 +35,8 @@ def start_of(options: AdapterOptions) -> str | None:
     with its start taken out, whatever `init_lora_weights` is. Raises `CheckFailed` where that start
     cannot be computed again, or is another than the one that is set.
     """
-    asked = options.init_lora_weights
-    own = str(asked) if takes_from_base(asked) or asked in ("mica", "eva") else None
+    init = options.init_lora_weights
+    own = str(init) if takes_from_base(init) or init in ("mica", "eva") else None
     if options.init_from is None:
         return own
     folder = adapter_folder(options.init_from)
@@ -53,18 +53,18 @@ def start_of(options: AdapterOptions) -> str | None:
                 f"method.init_from is {folder}, which began as {began} on a base of floats; "
                 f"{options.name} holds the base in {options.loads_in} bits: take method lora."
             )
-        if takes_from_base(asked) and asked != began:
+        if takes_from_base(init) and init != began:
             raise CheckFailed(
-                f"method.init_lora_weights is {asked}, but {folder} began as {began}; leave "
+                f"method.init_lora_weights is {init}, but {folder} began as {began}; leave "
                 "init_lora_weights out."
             )
         return str(began)
-    if takes_from_base(asked):
+    if takes_from_base(init):
         raise CheckFailed(
-            f"method.init_lora_weights is {asked}, but training starts from {folder}, which is "
+            f"method.init_lora_weights is {init}, but training starts from {folder}, which is "
             "no raw PiSSA or OLoRA adapter; leave init_lora_weights out."
         )
-    if asked == "mica" and began != "mica":
+    if init == "mica" and began != "mica":
         raise CheckFailed(
             f"method.init_lora_weights is mica, which keeps B frozen, but {folder} began as "
             f"{str(began).lower()}, whose B trained and is no set of minor directions; leave "
