@@ -70,3 +70,8 @@ def refuse_ratio(data: Any) -> None:
             f"is {ratio}; allowed: a fraction of all steps, below 1; "
             "a number of steps is written warmup_steps",
         )
+
+
+def number_after_colon(argument: str) -> int | None:
+    """A positive number of up to nine digits, or None."""
+    return int(argument) or None if argument.isdecimal() and len(argument) < 10 else None

@@ -28,6 +28,13 @@ class ReadBy:
         self.by = by
 
 
+class Written:
+    """Marks text of a fixed pattern with the form that people know it by, for messages."""
+
+    def __init__(self, form: str) -> None:
+        self.form = form
+
+
 class Section(BaseModel):
     # Strict: true is no number and "3" is no integer.
     model_config = ConfigDict(

@@ -163,8 +163,9 @@ def _indices(config: Any, module: str) -> tuple[int, ...]:
     """Which rows of a table were trained, one by one."""
     indices = config.trainable_token_indices
     if isinstance(indices, dict):
+        # A whole name is longer than any of its ends.
         names = [n for n in indices if module == n or module.endswith(f".{n}")]
-        indices = indices[names[0]] if names else None
+        indices = indices[max(names, key=len)] if names else None
     if not indices:
         raise CheckFailed(
             f"the adapter's configuration does not name the trained rows of {module}."

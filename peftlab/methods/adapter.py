@@ -12,13 +12,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 
 from peftlab.errors import CheckFailed
-from peftlab.methods.adapter_files import (
-    ADAPTER_NAME,
-    adapter_folder,
-    check_same_adapter,
-    load_adapter,
-    vectors_allowed,
-)
+from peftlab.methods.adapter_files import ADAPTER_NAME, vectors_allowed
 from peftlab.methods.method import Applied, Method, Options
 from peftlab.methods.selection import Selection, task_head
 from peftlab.methods.trained_part import ADAPTER
@@ -26,7 +20,7 @@ from peftlab.model.quantized import holds_8bit
 
 
 class AdapterMethod(Method[Options]):
-    """Wraps the model by PEFT, checks that what trains is what was asked for, saves the adapter."""
+    """Wraps the model by PEFT, checks that what trains is what was chosen, saves the adapter."""
 
     @abstractmethod
     def adapt(self, model: nn.Module, task: str, tokens: Sequence[int]) -> PeftModel:
@@ -40,21 +34,12 @@ class AdapterMethod(Method[Options]):
         self, model: nn.Module, task: str, tokens: Sequence[int]
     ) -> tuple[nn.Module, Selection]:
         """See `Method.select`."""
-        start = self.options.starts_from
-        source = None if start is None else adapter_folder(start)
         heads = task_head(model)
         adapted = self.adapt(model, task, tokens)
         names = self.trained_names(adapted)
-        notes: tuple[str, ...] = ()
-        if source is not None:
-            check_same_adapter(source, adapted)
-            fresh = load_adapter(source, adapted, fresh_head=True)
-            notes = (f"training starts from the adapter {source}",)
-            if fresh:
-                notes = (*notes, f"of which {', '.join(fresh)} did not fit and starts anew")
         # Some of PEFT's configurations have no such field.
         saved = getattr(adapted.active_peft_config, "modules_to_save", None) or ()
-        return adapted, Selection(names, tuple(h for h in heads if h in saved), notes)
+        return adapted, Selection(names, tuple(h for h in heads if h in saved))
 
     def trained_names(self, adapted: PeftModel) -> frozenset[str]:
         """The parameters that train: what `trains` says, and so says PEFT."""
@@ -79,22 +64,6 @@ class AdapterMethod(Method[Options]):
                 str(target), safe_serialization=True, save_embedding_layers=False
             )
         return target
-
-    def load(
-        self, model: nn.Module, run: Path, *, task: str, tokens: Sequence[int] = ()
-    ) -> Applied:
-        """See `Method.load`."""
-        target = self.folder(run)
-        applied = self.without_start().apply(model, task=task, tokens=tokens)
-        assert isinstance(applied.model, PeftModel)
-        if not target.is_dir():
-            raise CheckFailed(f"{run} has no {ADAPTER} folder; the run is not whole.")
-        load_adapter(target, applied.model, fresh_head=False)
-        return applied
-
-    def without_start(self) -> AdapterMethod[Options]:
-        """The method with a fresh adapter, whatever training started from."""
-        return self
 
 
 def wrap(model: nn.Module, config: PeftConfig) -> PeftModel:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -52,57 +50,29 @@ def adapter_folder(path: str | Path) -> Path:
     raise CheckFailed(f"{given} holds no adapter: there is no {CONFIG}; give an adapter's folder.")
 
 
-def check_same_adapter(folder: Path, model: PeftModel) -> None:
-    """Compare a saved adapter's settings with those of the adapter on `model`.
-
-    Raises `CheckFailed` listing every difference that changes what the weights mean.
-    """
-    try:
-        there = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckFailed(f"{folder / CONFIG} is not readable as JSON: {error}.") from None
-    here: Any = model.active_peft_config
-    differences = []
-    if str(there.get("peft_type")) != "LORA":
-        differences.append(f"peft_type is {there.get('peft_type')}, here LORA")
-    for key, mine, default in (
-        ("r", here.r, None),
-        ("lora_alpha", here.lora_alpha, None),
-        ("use_rslora", here.use_rslora, False),
-        ("use_dora", here.use_dora, False),
-    ):
-        if there.get(key, default) != mine:
-            differences.append(f"{key} is {there.get(key, default)}, here {mine}")
-    base, mine = there.get("base_model_name_or_path"), here.base_model_name_or_path
-    if base and mine and not _same_base(str(base), str(mine)):
-        differences.append(f"its base is {base}, here {mine}")
-    if differences:
-        raise CheckFailed(
-            f"method.init_from is {folder}, an adapter of other settings: "
-            f"{'; '.join(differences)}; give method the same ones."
-        )
-
-
-def _same_base(a: str, b: str) -> bool:
-    return a == b or (Path(a).is_dir() and Path(b).is_dir() and Path(a).samefile(b))
-
-
-def load_adapter(folder: Path, model: PeftModel, *, fresh_head: bool) -> tuple[str, ...]:
+def load_adapter(
+    folder: Path,
+    model: PeftModel,
+    *,
+    fresh_head: bool,
+    saved: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[str, ...]:
     """Copy a saved adapter's tensors into the one on `model`; nothing may be left over.
 
     `fresh_head`: whole modules that are missing there, or are of another shape (another number of
     labels), keep their new weights; returned are their names. Another task's head is left behind.
-    Raises `CheckFailed` naming keys, or whole modules that this model has but does not adapt.
+    `saved` is what is taken in place of the folder's tensors. Raises `CheckFailed` naming keys, or
+    whole modules that this model has but does not adapt.
     """
-    saved = saved_tensors(folder)
+    saved = saved_tensors(folder) if saved is None else saved
     mine = adapter_tensors(model)
-    whole = {key for key in mine if "lora_" not in key}
+    whole = {key for key in mine if not is_adapters(key)}
     kept = {
         key
         for key in whole
         if fresh_head and (key not in saved or saved[key].shape != mine[key].shape)
     }
-    dropped = {key for key in saved if fresh_head and "lora_" not in key and key not in mine}
+    dropped = {key for key in saved if fresh_head and not is_adapters(key) and key not in mine}
     _refuse_lost(dropped, model, folder)
     check_same_tensors(
         {k: v for k, v in saved.items() if k not in kept | dropped},
@@ -145,10 +115,10 @@ def _module_of(key: str) -> str:
 def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
     """The adapter's own tensors, sharing memory with the parameters, under their names on disk."""
     with vectors_allowed():
-        found: dict[str, torch.Tensor] = get_peft_model_state_dict(
+        tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(
             model, save_embedding_layers=False
         )
-    return {name: tensor for name, tensor in found.items() if not doubled_bias(name)}
+    return {name: tensor for name, tensor in tensors.items() if not doubled_bias(name)}
 
 
 @contextmanager
@@ -170,16 +140,16 @@ def check_same_tensors(
     """Same names, same shapes. Raises `CheckFailed` naming what differs."""
     missing, extra = sorted(mine.keys() - saved.keys()), sorted(saved.keys() - mine.keys())
     shapes = [k for k in sorted(mine.keys() & saved.keys()) if mine[k].shape != saved[k].shape]
-    told = []
+    wrong = []
     if missing:
-        told.append(f"lacks {len(missing)} tensors ({missing[0]}, ...)")
+        wrong.append(f"lacks {len(missing)} tensors ({missing[0]}, ...)")
     if extra:
-        told.append(f"has {len(extra)} tensors too many ({extra[0]}, ...)")
+        wrong.append(f"has {len(extra)} tensors too many ({extra[0]}, ...)")
     if shapes:
         key = shapes[0]
-        told.append(f"holds {key} as {tuple(saved[key].shape)}, here {tuple(mine[key].shape)}")
-    if told:
+        wrong.append(f"holds {key} as {tuple(saved[key].shape)}, here {tuple(mine[key].shape)}")
+    if wrong:
         raise CheckFailed(
-            f"{where} does not fit: it {' and '.join(told)}; the model or the method's targets "
+            f"{where} does not fit: it {' and '.join(wrong)}; the model or the method's targets "
             "differ from those it was trained with."
         )

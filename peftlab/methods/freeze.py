@@ -1,4 +1,4 @@
-"""The one writer of `requires_grad`. Strategies say which names train; this makes it so."""
+"""The one writer of `requires_grad`. Methods say which names train; this makes it so."""
 
 from __future__ import annotations
 
@@ -46,8 +46,3 @@ def freeze_these(model: nn.Module, names: Iterable[str]) -> None:
     for name, parameter in model.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)
-
-
-def trainable_names(model: nn.Module) -> frozenset[str]:
-    """Names of the parameters that train."""
-    return frozenset(name for name, p in model.named_parameters() if p.requires_grad)

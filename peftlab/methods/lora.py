@@ -29,8 +29,9 @@ from peftlab.methods.adapter_files import (
     load_adapter,
 )
 from peftlab.methods.coverage import cover
-from peftlab.methods.freeze import freeze, freeze_these
+from peftlab.methods.freeze import freeze
 from peftlab.methods.low_rank import decomposed, eva
+from peftlab.methods.low_rank.biases import check_biases, is_bias, widen_norms
 from peftlab.methods.low_rank.decomposed import lora_layers
 from peftlab.methods.low_rank.names import (
     check_ranks,
@@ -38,13 +39,13 @@ from peftlab.methods.low_rank.names import (
     parameters_to_adapt,
     rows_to_train,
 )
-from peftlab.methods.low_rank.source import check_same_layers, start_of
+from peftlab.methods.low_rank.source import go_on_from, start_of
 from peftlab.methods.low_rank.ties import check_ties
 from peftlab.methods.method import Applied, Beginning
 from peftlab.methods.selection import Selection, task_head
 from peftlab.methods.targets import resolve_saved
 from peftlab.methods.task_kind import peft_type
-from peftlab.methods.trained_part import ADAPTER, taken_out
+from peftlab.methods.trained_part import ADAPTER
 
 
 class Lora(AdapterMethod[AdapterOptions]):
@@ -57,9 +58,10 @@ class Lora(AdapterMethod[AdapterOptions]):
         kind = start_of(self.options)
         adapted, selected = super().select(model, task, tokens)
         assert isinstance(adapted, PeftModel)
+        notes = [*selected.notes]
         if self.options.init_from is not None:
-            check_same_layers(adapter_folder(self.options.init_from), adapted)
-        notes = [*selected.notes, *_notes(adapted, self.options, kind)]
+            notes += go_on_from(adapter_folder(self.options.init_from), adapted, self.options)
+        notes += _notes(adapted, self.options, kind)
         return adapted, replace(selected, notes=tuple(notes))
 
     def adapt(self, model: nn.Module, task: str, tokens: Sequence[int]) -> PeftModel:
@@ -113,32 +115,8 @@ class Lora(AdapterMethod[AdapterOptions]):
             decomposed.freeze_b(adapted)
         _check_adapted(adapted, targets, parameters)
         if options.bias != "none":
-            self._check_biases(adapted)
+            check_biases(adapted, options.bias)
         return adapted
-
-    def _check_biases(self, adapted: PeftModel) -> None:
-        """PEFT trains no bias where there is none, and those of modules that it replaced."""
-        replaced = [n for n, _ in adapted.named_parameters() if ".original_module." in n]
-        freeze_these(adapted, replaced)
-        biases = [n for n, _ in adapted.named_parameters() if self._is_bias(n) and "lora_" not in n]
-        if not biases:
-            where = "the adapted layers have" if self.options.bias == "lora_only" else "it has"
-            raise CheckFailed(
-                f"method.bias is {self.options.bias}, but of "
-                f"{type(adapted.get_base_model()).__name__} {where} no bias; leave it out."
-            )
-        for name in biases:
-            # Norms take weight and bias of one dtype, and what trains is fp32.
-            module = adapted.get_submodule(name.rpartition(".")[0])
-            weight = getattr(module, "weight", None)
-            if isinstance(weight, nn.Parameter) and weight.ndim == 1:
-                weight.data = weight.data.float()
-
-    def _is_bias(self, name: str) -> bool:
-        if self.options.bias == "all":
-            return "bias" in name and ".original_module." not in name
-        only = name.endswith(".base_layer.bias") and ".token_adapter." not in name
-        return self.options.bias == "lora_only" and only
 
     def trains(self, name: str) -> bool:
         """See `AdapterMethod.trains`; modules that train whole are the adapter's too."""
@@ -147,7 +125,7 @@ class Lora(AdapterMethod[AdapterOptions]):
         own = ("lora_", "trainable_tokens_delta")
         factor = any(part.startswith(own) for part in name.split("."))
         whole = f"modules_to_save.{ADAPTER_NAME}" in name
-        return factor or whole or self._is_bias(name)
+        return factor or whole or is_bias(name, self.options.bias)
 
     def begin(self, applied: Applied, beginning: Beginning) -> Applied:
         """See `Method.begin`: PiSSA, OLoRA and MiCA decompose weights, EVA reads rows."""
@@ -175,6 +153,7 @@ class Lora(AdapterMethod[AdapterOptions]):
         """What trains of an adapted model, once its layers are what they will be."""
         names = frozenset(n for n, _ in model.named_parameters() if self.trains(n))
         freeze(model, names)
+        widen_norms(model, names)
         saved = model.active_peft_config.modules_to_save or ()
         heads = tuple(h for h in task_head(model.get_base_model()) if h in saved)
         return Applied(model, self.options, task, names, cover(model), heads)
@@ -183,7 +162,7 @@ class Lora(AdapterMethod[AdapterOptions]):
         """See `Method.save`: an ordinary LoRA over the untouched base, whatever it began from."""
         target = super().save(applied, run)
         assert isinstance(applied.model, PeftModel)
-        if applied.start is not None and taken_out(applied.start):
+        if applied.start is not None and applied.start.taken_out:
             decomposed.save_over_base(applied.model, applied.start, target)
         if self.options.bias == "all":
             tensors = load_file(target / WEIGHTS)
@@ -238,14 +217,14 @@ class Lora(AdapterMethod[AdapterOptions]):
 def _check_adapted(adapted: PeftModel, targets: Sequence[str], parameters: Sequence[str]) -> None:
     """PEFT must have adapted what was named, and nothing else. Raises `CheckFailed`."""
     prefix = "base_model.model."
-    found = {name.removeprefix(prefix) for name in lora_layers(adapted)}
+    adapted_names = {name.removeprefix(prefix) for name in lora_layers(adapted)}
     for name, module in adapted.named_modules():
         if isinstance(module, ParamWrapper):
             owner = name.removeprefix(prefix).replace(".base_layer", "")
-            found.add(f"{owner}.{module.parameter_name}")
-    if wrong := sorted(found ^ {*targets, *parameters}):
+            adapted_names.add(f"{owner}.{module.parameter_name}")
+    if wrong := sorted(adapted_names ^ {*targets, *parameters}):
         raise CheckFailed(
-            f"PEFT adapted other layers than asked for, {wrong[0]} among them; name "
+            f"PEFT adapted other layers than were named, {wrong[0]} among them; name "
             "method.target_modules by patterns."
         )
 
@@ -264,8 +243,8 @@ def _notes(adapted: PeftModel, options: AdapterOptions, kind: str | None) -> lis
     if takes_from_base(kind) and narrow:
         dtype = str(min(narrow, key=str)).removeprefix("torch.")
         notes.append(
-            f"the base rests in {dtype}, in which {kind} rounds what is left of it: what is saved "
-            "differs by as much from what trained; model.dtype: float32 is exact"
+            f"the base's weights are {dtype}, to which {kind} rounds what is left of them: what is "
+            "saved differs by as much from what trained; model.dtype: float32 is exact"
         )
     return notes
 

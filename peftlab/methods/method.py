@@ -61,13 +61,13 @@ class Beginning:
         """The checkpoint's start, or None where training begins. Raises `CheckFailed`."""
         if self.checkpoint is None:
             return None
-        found = Start.of(self.checkpoint)
-        if found is None or found.kind != kind:
+        start = Start.of(self.checkpoint)
+        if start is None or start.kind != kind:
             raise CheckFailed(
                 f"{self.checkpoint} carries no start by {kind} ({START}); start anew, without "
                 "--resume."
             )
-        return found
+        return start
 
 
 class Method(ABC, Generic[Options]):

@@ -25,7 +25,7 @@ def linear_modules(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def resolve_targets(model: nn.Module, asked: Targets, saved: Sequence[str]) -> tuple[str, ...]:
+def resolve_targets(model: nn.Module, given: Targets, saved: Sequence[str]) -> tuple[str, ...]:
     """Exact names of the layers to adapt.
 
     auto: every linear inside the blocks; all-linear: those outside too, but neither the head nor
@@ -37,27 +37,27 @@ def resolve_targets(model: nn.Module, asked: Targets, saved: Sequence[str]) -> t
     linear = linear_modules(model)
     apart = tuple(f"{name}." for name in saved)
     free = [name for name in linear if name not in saved and not name.startswith(apart)]
-    if isinstance(asked, str) and asked in ("auto", "all-linear"):
+    if isinstance(given, str) and given in ("auto", "all-linear"):
         heads = tuple(f"{name}." for name in head_modules(model))
         stacks = block_lists(model)
-        if asked == "auto":
-            found = [name for name in free if any(stack.holds(name) for stack in stacks)]
+        if given == "auto":
+            wanted = [name for name in free if any(stack.holds(name) for stack in stacks)]
         else:
-            found = [n for n in free if n not in head_modules(model) and not n.startswith(heads)]
-        if not found:
+            wanted = [n for n in free if n not in head_modules(model) and not n.startswith(heads)]
+        if not wanted:
             raise CheckFailed(f"{type(model).__name__} has no linear layer to adapt.")
-        return tuple(found)
-    if isinstance(asked, str):
-        chosen = {name for name in free if re.fullmatch(asked, name)}
+        return tuple(wanted)
+    if isinstance(given, str):
+        chosen = {name for name in free if re.fullmatch(given, name)}
         if not chosen:
             raise CheckFailed(
-                f"method.target_modules is the regular expression {asked!r}, which matches no "
+                f"method.target_modules is the regular expression {given!r}, which matches no "
                 f"linear layer of {type(model).__name__} by its whole name; ends of names are "
-                f"written as a list: [{asked}]{meant(asked, linear)}"
+                f"written as a list: [{given}]{meant(given, linear)}"
             )
     else:
         chosen = set()
-        for pattern in asked:
+        for pattern in given:
             matched = [name for name in free if matches(name, pattern)]
             if not matched:
                 raise CheckFailed(_why_nothing(model, pattern, linear, saved))
@@ -81,18 +81,18 @@ def matches(name: str, pattern: str) -> bool:
 def _why_nothing(
     model: nn.Module, pattern: str, linear: Sequence[str], saved: Sequence[str]
 ) -> str:
-    asked = f"method.target_modules names {pattern!r}"
+    start = f"method.target_modules names {pattern!r}"
     if any(matches(name, pattern) for name in linear):
-        return f"{asked}, which trains in full already ({', '.join(saved)}); leave it out."
+        return f"{start}, which trains in full already ({', '.join(saved)}); leave it out."
     others = sorted(
         {type(module).__name__ for name, module in model.named_modules() if matches(name, pattern)}
     )
     if others:
         return (
-            f"{asked}, which is {', '.join(others)}: LoRA adapts linear layers; put it into "
+            f"{start}, which is {', '.join(others)}: LoRA adapts linear layers; put it into "
             "method.modules_to_save to train it whole."
         )
-    return f"{asked}, which matches no layer of {type(model).__name__}{meant(pattern, linear)}"
+    return f"{start}, which matches no layer of {type(model).__name__}{meant(pattern, linear)}"
 
 
 def meant(given: str, names: Iterable[str]) -> str:
@@ -105,7 +105,7 @@ def meant(given: str, names: Iterable[str]) -> str:
 
 def resolve_saved(
     model: nn.Module,
-    asked: Literal["auto"] | Sequence[str],
+    given: Literal["auto"] | Sequence[str],
     task: str,
     *,
     keep_tied: bool = False,
@@ -119,11 +119,11 @@ def resolve_saved(
     which compares by the ends of names, would train more than was named.
     """
     heads = task_head(model) if has_new_head(task) else ()
-    if isinstance(asked, str):
+    if isinstance(given, str):
         return _checked(model, heads, task)
     known = [name for name, module in model.named_modules() if name and _has_parameters(module)]
-    found: list[str] = list(heads)
-    for name in asked:
+    wanted: list[str] = list(heads)
+    for name in given:
         exact = [name] if name in known else [k for k in known if k.endswith(f".{name}")]
         if not exact:
             raise CheckFailed(
@@ -141,9 +141,9 @@ def resolve_saved(
                 "module: PEFT would train a copy and untie them; leave it out, or set "
                 "method.ensure_weight_tying: true."
             )
-        if exact[0] not in found:
-            found.append(exact[0])
-    return _checked(model, tuple(found), task)
+        if exact[0] not in wanted:
+            wanted.append(exact[0])
+    return _checked(model, tuple(wanted), task)
 
 
 def _has_parameters(module: nn.Module) -> bool:
@@ -158,7 +158,7 @@ def _checked(model: nn.Module, saved: tuple[str, ...], task: str) -> tuple[str, 
         if caught and name not in saved:
             raise CheckFailed(
                 f"PEFT saves modules by the ends of their names: {caught[0]!r} would train {name} "
-                "too, which was not asked for; name it in method.modules_to_save as well, or take "
+                "too, which is not wanted; name it in method.modules_to_save as well, or take "
                 "another method."
             )
     return saved

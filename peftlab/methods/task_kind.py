@@ -28,5 +28,5 @@ def peft_type(task: str, model: nn.Module) -> TaskType:
 
 
 def peft_heads(task: str) -> tuple[str, ...]:
-    """Ends of the module names that PEFT trains whole unasked."""
+    """Ends of the module names that PEFT trains whole without being given them."""
     return _PEFT_HEADS.get(TASKS[task].peft_type, ())

@@ -27,12 +27,6 @@ START = "start.safetensors"
 """In a checkpoint: what training started from."""
 
 
-def trained_folder(run: Path) -> Path:
-    """Where the trained part of a run lies, whichever method trained it."""
-    adapter = run / ADAPTER
-    return adapter if adapter.is_dir() else run / TRAINED
-
-
 def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors that train, by name, sharing memory with the model."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
@@ -51,17 +45,20 @@ def load_trained_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> N
 class Start:
     """What a method computed before the first step, of the base or of the data, and must keep.
 
-    Tensors by the method's own names, on the CPU; `kind` is what they were computed by.
+    Tensors by the method's own names, on the CPU; `kind` is what they were computed by;
+    `taken_out`: they were taken out of the base's weights, which hold the rest.
     """
 
     kind: str
     tensors: Mapping[str, torch.Tensor]
+    taken_out: bool = False
 
     def save(self, folder: Path) -> None:
         """Write it as `START`; the folder holds the old file or the new one."""
         with replacing(folder / START) as partial:
             tensors = {name: t.contiguous() for name, t in self.tensors.items()}
-            save_file(tensors, partial, metadata={"format": "pt", "kind": self.kind})
+            said = {"format": "pt", "kind": self.kind, "taken_out": str(self.taken_out).lower()}
+            save_file(tensors, partial, metadata=said)
 
     @classmethod
     def of(cls, checkpoint: Path) -> Start | None:
@@ -71,12 +68,8 @@ class Start:
             return None
         try:
             with safe_open(file, framework="pt") as opened:
-                kind = (opened.metadata() or {}).get("kind", "")
-            return cls(kind, load_file(file))
+                said = opened.metadata() or {}
+            taken_out = said.get("taken_out") == "true"
+            return cls(said.get("kind", ""), load_file(file), taken_out)
         except (SafetensorError, OSError) as error:
             raise CheckFailed(f"{file} cannot be read ({error}); start anew.") from None
-
-
-def taken_out(start: Start) -> bool:
-    """Whether a start was taken out of the base's weights, which then hold the rest."""
-    return any(".lora_A." in name for name in start.tensors)

@@ -82,10 +82,8 @@ def _rounded_base(prepared: Prepared) -> bool:
     """
     import torch
 
-    from peftlab.methods.trained_part import taken_out
-
     start = prepared.applied.start
-    return start is not None and taken_out(start) and prepared.loaded.at_rest != torch.float32
+    return start is not None and start.taken_out and prepared.loaded.at_rest != torch.float32
 
 
 def _with_threshold(prepared: Prepared, evaluation: Evaluation) -> Prepared:
@@ -142,11 +140,11 @@ def _training_figures(
     prepared: Prepared, trained: Trained, memory: PeakMemory, folder: Path
 ) -> dict[str, Any]:
     """The cost of training: bytes, seconds, and numbers of parameters and tokens."""
-    from peftlab.methods.trained_part import trained_folder
+    from peftlab.methods.apply import method_of
     from peftlab.model.quantized import scalars
 
     parameters = dict(prepared.applied.model.named_parameters())
-    artifact = trained_folder(folder)
+    artifact = method_of(prepared.applied.method).folder(folder)
     result = trained.result
     seconds = result.training_seconds + trained.feature_seconds
     return {

@@ -153,7 +153,11 @@ class ItemMeanTrainer(Trainer):
         return norm
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Trainer's optimizer. Raises `ConfigError` where it is not available here."""
+        """Trainer's optimizer, made once. Raises `ConfigError` where it is not available here."""
+        if self.optimizer is not None:
+            # Its groups are split and its hooks are registered.
+            made: torch.optim.Optimizer = self.optimizer
+            return made
         try:
             optimizer = super().create_optimizer(model)
         except (ImportError, ValueError, RuntimeError) as error:

@@ -99,3 +99,12 @@ def test_rows_without_their_indices_are_refused(tmp_path: Path) -> None:
     setting("trainable_token_indices", None)(made)
     with pytest.raises(CheckFailed, match=r"does not name the trained rows of .*embed_tokens"):
         read(made)
+
+
+def test_rows_are_those_of_the_longest_name(tmp_path: Path) -> None:
+    made = Made(
+        tmp_path, "llama", target_modules=["q_proj"],
+        trainable_token_indices={"embed_tokens": [3, 5]},
+    )  # fmt: skip
+    setting("trainable_token_indices", {"embed_tokens": [1], "model.embed_tokens": [3, 5]})(made)
+    assert read(made).rows["model.embed_tokens.weight"][0] == (3, 5)

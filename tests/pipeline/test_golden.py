@@ -160,6 +160,19 @@ def test_other_devices_round_otherwise(copied: tuple[Path, Path]) -> None:
     assert predicted(pipeline.open_run(copied[0]))
 
 
+def test_a_base_that_was_rounded_is_allowed_its_rounding(copied: tuple[Path, Path]) -> None:
+    scale_adapter(copied[0], by=1.05)
+    file = copied[0] / "peftlab.json"
+    record = json.loads(file.read_text())
+    record["golden"]["computed"]["rounded"] = False
+    file.write_text(json.dumps(record))
+    with pytest.raises(CheckFailed, match="differently than after training"):
+        predicted(pipeline.open_run(copied[0]))
+    record["golden"]["computed"]["rounded"] = True
+    file.write_text(json.dumps(record))
+    assert predicted(pipeline.open_run(copied[0]))
+
+
 def test_the_command_line_reports_it_and_stops(
     copied: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:

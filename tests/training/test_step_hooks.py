@@ -104,6 +104,25 @@ def test_ranks_that_are_saved_are_those_of_the_weights(make_model: Any, tmp_path
     assert {len(t) for n, t in saved.items() if n.endswith("lora_E")} == {11}
 
 
+def test_an_optimizer_is_made_once(
+    rows: Any, make_model: Any, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peftlab.training.item_mean_trainer import ItemMeanTrainer
+
+    create, seen = ItemMeanTrainer.create_optimizer, []
+
+    def twice(self: Any, model: Any = None) -> Any:
+        first = create(self, model)
+        assert create(self, model) is first
+        seen.append(len(first._optimizer_step_post_hooks))
+        return first
+
+    monkeypatch.setattr(ItemMeanTrainer, "create_optimizer", twice)
+    applied, hooks = adalora(make_model(HEAD))
+    run(applied.model, rows, around={"hooks": hooks}, **SETTINGS | {"save_every": "never"})
+    assert seen == [1]
+
+
 def test_too_few_steps_for_the_schedule(make_model: Any) -> None:
     _, hooks = adalora(make_model(HEAD), tinit=5, tfinal=2)
     with pytest.raises(ConfigError, match=r"none of the run's 7 steps"):

@@ -231,6 +231,8 @@ def _describe_one(part: Any, metadata: tuple[Any, ...], every_limit: bool) -> st
     if part is int or part is float:
         kind = "a whole number" if part is int else "a number"
         return kind + _limits(metadata, every_limit)
+    if form := _limit(metadata, "form"):
+        return str(form)
     words = {str: "text", bool: "true or false", type(None): "null"}
     return words.get(part, "a value")
 

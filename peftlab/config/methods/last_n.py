@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
+from peftlab.config.checks import number_after_colon
 from peftlab.config.methods.options import MethodOptions
 from peftlab.config.section import Count
 
@@ -29,8 +30,3 @@ class LastNOptions(MethodOptions):
 
     def describe(self) -> list[str]:
         return [f"last {self.n} block{'s' if self.n > 1 else ''}"]
-
-
-def number_after_colon(argument: str) -> int | None:
-    """A positive number of up to nine digits, or None."""
-    return int(argument) or None if argument.isdecimal() and len(argument) < 10 else None

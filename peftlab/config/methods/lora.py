@@ -7,8 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from peftlab.config.checks import problem_at
-from peftlab.config.methods.last_n import number_after_colon
+from peftlab.config.checks import number_after_colon, problem_at
 from peftlab.config.methods.lora_rules import (
     check_adapter,
     needs_float_base,
@@ -17,7 +16,7 @@ from peftlab.config.methods.lora_rules import (
     takes_from_base,
 )
 from peftlab.config.methods.options import MethodOptions
-from peftlab.config.section import Names
+from peftlab.config.section import Names, Written
 
 MOST_RANKS = 256
 
@@ -28,7 +27,7 @@ Numbers = Annotated[list[Number], Field(min_length=1)]
 Start = (
     bool
     | Literal["gaussian", "orthogonal", "mica", "olora", "pissa", "eva"]
-    | Annotated[str, Field(pattern=r"^pissa_niter_\d{1,4}$")]
+    | Annotated[str, Field(pattern=r"^pissa_niter_\d{1,4}$"), Written("pissa_niter_N")]
 )
 
 
@@ -131,7 +130,22 @@ class AdapterOptions(MethodOptions):
             return None
         if rank > MOST_RANKS:
             raise ValueError(f"the rank is from 1 to {MOST_RANKS}")
-        return cls.model_validate({**settings, "r": rank, "alpha": method.alpha * rank / method.r})
+        return cls.model_validate({**settings, **method._of_rank(rank)})
+
+    def _of_rank(self, rank: int) -> dict[str, Any]:
+        """Every rank and alpha in the proportion that `rank` has to `r`."""
+        for name, own in self.rank_pattern.items():
+            whole, rest = divmod(own * rank, self.r)
+            if rest or not 1 <= whole <= MOST_RANKS:
+                raise ValueError(
+                    f"method.rank_pattern has rank {own} for {name!r}, and {rank}/{self.r} of it "
+                    f"is no rank from 1 to {MOST_RANKS}; write the row as a mapping"
+                )
+        ranks = {name: own * rank // self.r for name, own in self.rank_pattern.items()}
+        alphas = {name: own * rank / self.r for name, own in self.alpha_pattern.items()}
+        patterns = {"rank_pattern": ranks, "alpha_pattern": alphas}
+        scaled = {"r": rank, "alpha": self.alpha * rank / self.r}
+        return {**scaled, **{key: own for key, own in patterns.items() if own}}
 
     @classmethod
     def _takes(cls, key: str, value: Any) -> bool:

@@ -32,6 +32,13 @@ UNKNOWN_KEYS = {
     "corda_config": "belongs to corda, which needs statistics collected beforehand; take eva",
     "lora_ga_config": "belongs to lora_ga, which needs gradients collected beforehand; take eva",
     "eva_config": "is PEFT's own; peftlab runs EVA with its defaults: set init_lora_weights: eva",
+    "megatron_config": "is for Megatron's layers, which peftlab does not load; leave it out",
+    "runtime_config": "is no part of an adapter: PEFT never writes it; leave it out",
+    "task_type": "is what the task says; set task.name",
+    "fan_in_fan_out": "is known from the layers: true for Conv1D alone; leave it out",
+    "alora_invocation_tokens": "is aLoRA's, active after these tokens alone, which no merged "
+    "model can be; leave it out",
+    "use_qalora": "is for GPTQ's layers, which peftlab does not load; take method qlora",
 }
 """PEFT's keys that are no keys here, and why."""
 
@@ -40,8 +47,13 @@ def refuse_unknown(data: Any) -> Any:
     """Raise for PEFT's keys of `UNKNOWN_KEYS`, and for starts that cannot be had."""
     if isinstance(data, dict):
         for key, why in UNKNOWN_KEYS.items():
-            if data.get(key) is not None:
+            if key in data:
                 raise problem_at(key, why)
+        if data.get("target_modules") == "":
+            raise problem_at(
+                "target_modules",
+                "is empty; allowed: auto, all-linear, a list of names or a regular expression",
+            )
         given = data.get("init_lora_weights")
         if isinstance(given, str) and given in _NOT_HERE:
             raise problem_at("init_lora_weights", _NOT_HERE[given])
@@ -163,6 +175,11 @@ def _check_parameters(options: Any) -> None:
 
 def _check_tokens(options: Any) -> None:
     given = options.trainable_token_indices
+    if given == {}:
+        raise problem_at(
+            "trainable_token_indices",
+            "is the mapping {}, which names no table; write TABLE: [ID, ...], or leave it out",
+        )
     for ids in (given or {}).values() if isinstance(given, dict) else [given or []]:
         twice = [str(i) for i, count in Counter(ids).items() if count > 1]
         if twice:

@@ -56,7 +56,7 @@ def take_out(model: PeftModel, kind: str, *, seed: int, place: bool) -> Start:
                 kind,
             )
         tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = a.cpu(), b.cpu()
-    start = Start(kind, tensors)
+    start = Start(kind, tensors, taken_out=True)
     take_out_again(model, start)
     if place:
         _place(model, tensors)
@@ -126,15 +126,15 @@ def save_over_base(model: PeftModel, start: Start, folder: Path) -> None:
 
 def doubled(config: Any) -> Any:
     """The configuration with twice the rank and the same scaling."""
-    found = copy.deepcopy(config)
+    twice = copy.deepcopy(config)
     # alpha / sqrt(2 r) is the same scaling with alpha times sqrt(2).
-    more = 2**0.5 if found.use_rslora else 2
-    found.r *= 2
-    found.lora_alpha *= more
-    found.rank_pattern = {key: 2 * rank for key, rank in found.rank_pattern.items()}
-    found.alpha_pattern = {key: more * alpha for key, alpha in found.alpha_pattern.items()}
-    found.init_lora_weights, found.inference_mode = True, True
-    return found
+    more = 2**0.5 if twice.use_rslora else 2
+    twice.r *= 2
+    twice.lora_alpha *= more
+    twice.rank_pattern = {key: 2 * rank for key, rank in twice.rank_pattern.items()}
+    twice.alpha_pattern = {key: more * alpha for key, alpha in twice.alpha_pattern.items()}
+    twice.init_lora_weights, twice.inference_mode = True, True
+    return twice
 
 
 def _factors(

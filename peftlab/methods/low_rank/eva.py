@@ -27,9 +27,10 @@ Batch = Mapping[str, torch.Tensor]
 
 
 def directions(model: PeftModel, beginning: Beginning) -> Start:
-    """A pass over training rows: A of every layer, with as many rows as its rank comes to be.
+    """A pass over training rows: A of every layer, with as many rows as the layer's new rank.
 
-    Raises `CheckFailed` where batches are too small for the rank, or directions do not settle.
+    Raises `CheckFailed` where batches are too small for the rank, directions do not converge, or a
+    layer has none, which PEFT would start as an ordinary one.
     """
     batches = list(beginning.batches())
     _check_enough(model, batches)
@@ -40,7 +41,7 @@ def directions(model: PeftModel, beginning: Beginning) -> Start:
     place = next(model.parameters()).device
     model.to(device)
     with evaluating(model), torch.no_grad(), torch.random.fork_rng(), narrow:
-        found: dict[str, torch.Tensor] = get_eva_state_dict(
+        factors: dict[str, torch.Tensor] = get_eva_state_dict(
             model,
             _Bounded(batches, device),
             prepare_model_inputs_fn=_masks,
@@ -48,7 +49,13 @@ def directions(model: PeftModel, beginning: Beginning) -> Start:
             show_progress_bar=False,
         )
     model.to(place)
-    return Start("eva", {name: a.detach().float().cpu() for name, a in found.items()})
+    if missing := sorted(lora_layers(model).keys() - factors.keys()):
+        raise CheckFailed(
+            "method.init_lora_weights is eva, but the training rows give no directions for "
+            f"{missing[0].removeprefix('base_model.model.')}; leave it out by "
+            "method.exclude_modules, or take another start."
+        )
+    return Start("eva", {name: a.detach().float().cpu() for name, a in factors.items()})
 
 
 def place(model: PeftModel, start: Start) -> None:
@@ -87,8 +94,8 @@ class _Bounded:
             batch = self._batches[number % len(self._batches)]
             yield {name: value.to(self._device) for name, value in batch.items()}
         raise CheckFailed(
-            f"method.init_lora_weights is eva, whose directions did not settle in {_MOST_BATCHES} "
-            "batches; lower method.r, or take another start."
+            "method.init_lora_weights is eva, whose directions did not converge in "
+            f"{_MOST_BATCHES} batches; lower method.r, or take another start."
         )
 
 

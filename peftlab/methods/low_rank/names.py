@@ -85,8 +85,8 @@ def _block(name: str, patterns: Sequence[str]) -> int | None:
     """The number of the block that a layer lies in, by PEFT's own expressions."""
     tries = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in patterns]
     for expression in tries or [r".*?\.[^.]*\.(\d+)\."]:
-        if (found := re.match(expression, name)) is not None:
-            return int(found[1])
+        if (match := re.match(expression, name)) is not None:
+            return int(match[1])
     return None
 
 
@@ -136,12 +136,12 @@ def _check_used(key: str, patterns: Mapping[str, object], names: Sequence[str]) 
 
 
 def parameters_to_adapt(
-    model: nn.Module, asked: Sequence[str] | None, layers: Sequence[str]
+    model: nn.Module, given: Sequence[str] | None, layers: Sequence[str]
 ) -> tuple[str, ...]:
     """Whole names of the parameters that get an adapter of their own. Raises `CheckFailed`."""
     known = dict(model.named_parameters())
-    found: list[str] = []
-    for pattern in asked or ():
+    wanted: list[str] = []
+    for pattern in given or ():
         matched = [name for name in known if name == pattern or name.endswith(f".{pattern}")]
         if not matched:
             raise CheckFailed(
@@ -157,7 +157,7 @@ def parameters_to_adapt(
                 )
             if not known[name].is_floating_point():
                 raise CheckFailed(
-                    f"method.target_parameters names {name}, which rests in {known[name].dtype}; "
+                    f"method.target_parameters names {name}, which is {known[name].dtype}; "
                     "take method lora, or leave it out."
                 )
             if name.rpartition(".")[0] in layers:
@@ -165,8 +165,8 @@ def parameters_to_adapt(
                     f"method.target_parameters names {name}, whose layer has an adapter already by "
                     "method.target_modules; leave it out of one."
                 )
-            found.append(name)
-    return tuple(dict.fromkeys(found))
+            wanted.append(name)
+    return tuple(dict.fromkeys(wanted))
 
 
 def rows_to_train(
@@ -187,7 +187,7 @@ def rows_to_train(
         if rows and given:
             _check_table(model, own, rows, saved, layers)
         return rows or None
-    found: dict[str, list[int]] = {}
+    tables: dict[str, list[int]] = {}
     for name, ids in given.items():
         exact = [k for k in names.values() if k == name] or [
             k for k in names.values() if matches(k, name)
@@ -198,11 +198,11 @@ def rows_to_train(
                 f"method.trainable_token_indices names {name!r}, which {what} of "
                 f"{type(model).__name__}{meant(name, names.values())}"
             )
-        found[exact[0]] = sorted(ids)
+        tables[exact[0]] = sorted(ids)
         _check_table(model, exact[0], ids, saved, layers)
     if markers:
-        found[own] = sorted({*found.get(own, ()), *markers})
-    return found
+        tables[own] = sorted({*tables.get(own, ()), *markers})
+    return tables
 
 
 def _check_table(

@@ -16,7 +16,6 @@ from peftlab.errors import ConfigError
 from peftlab.methods.adapter_files import ADAPTER_NAME, is_adapters
 from peftlab.methods.method import Applied
 from peftlab.methods.penalties.regularization import Anchored, LoraChange, Regularizer
-from peftlab.methods.trained_part import taken_out
 from peftlab.model.structure import fresh_modules
 
 _WHOLE = f"modules_to_save.{ADAPTER_NAME}"
@@ -49,7 +48,7 @@ def regularizer(applied: Applied, settings: RegularizationConfig) -> Regularizer
     if settings.l2_sp:
         start = applied.start
         by = applied.method.taken_out_by
-        if by is None and start is not None and taken_out(start):
+        if by is None and start is not None and start.taken_out:
             by = start.kind  # of the adapter that method.init_from names
         if by is not None:
             raise ConfigError(
@@ -82,7 +81,8 @@ def _in_base(name: str) -> str:
 
 
 def _is_factor(name: str) -> bool:
-    return is_adapters(name)
+    """Whether it takes part in a change of the base's weights; a trained row is a weight itself."""
+    return is_adapters(name) and ".trainable_tokens_delta." not in name
 
 
 def _changes(model: nn.Module) -> dict[str, LoraChange]:

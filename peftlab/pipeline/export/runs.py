@@ -78,7 +78,7 @@ def source_of(run: OpenedRun, base: str | None = None) -> Source:
     from peftlab.export.changes import adapter_changes, whole_changes
     from peftlab.export.source import Source
     from peftlab.methods.adapter_files import WEIGHTS
-    from peftlab.methods.trained_part import ADAPTER, TRAINED
+    from peftlab.methods.apply import method_of
     from peftlab.methods.trained_part import WEIGHTS as WHOLE
 
     model = run.record["model"]
@@ -87,11 +87,12 @@ def source_of(run: OpenedRun, base: str | None = None) -> Source:
             f"{run.folder} trained a head on features pooled by {model['pooling']}, which no class "
             "of Transformers computes; train with method.pooling=model, or last_n, to export it."
         )
-    adapter = run.folder / ADAPTER
+    method = run.config.method
+    folder = method_of(method).folder(run.folder)
     changes = (
-        adapter_changes(adapter, adapter / WEIGHTS)
-        if adapter.is_dir()
-        else whole_changes(run.folder / TRAINED, run.folder / TRAINED / WHOLE)
+        adapter_changes(folder, folder / WEIGHTS)
+        if method.has_adapter
+        else whole_changes(folder, folder / WHOLE)
     )
     head = run.task.head()
     return Source(

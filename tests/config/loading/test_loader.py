@@ -156,6 +156,14 @@ def test_short_forms_of_methods() -> None:
     assert parse_method("lora:8", base) == LoraOptions(name="lora", r=8, alpha=8.0, use_dora=True)
     # What lora has and qlora has not stays behind.
     assert parse_method("qlora8", base) == QLoraOptions(name="qlora", r=4, alpha=4.0)
+    patterns = LoraOptions(
+        name="lora", r=4, alpha=8.0, rank_pattern={"q": 2}, alpha_pattern={"v": 6.0}
+    )
+    wider = parse_method("lora:8", patterns)
+    assert isinstance(wider, LoraOptions)
+    assert (wider.rank_pattern, wider.alpha_pattern) == ({"q": 4}, {"v": 12.0})
+    with pytest.raises(ConfigError, match=r"rank 2 for 'q', and 1/4 of it is no rank.*a mapping"):
+        parse_method("lora:1", patterns)
     for text in ("lorra", "head:2", "lora:", "lora:x", "last_n:0", "lora:999", ""):
         with pytest.raises(ConfigError):
             parse_method(text)

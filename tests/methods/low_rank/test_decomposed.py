@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,10 @@ def test_a_checkpoint_carries_the_start(init: str, tiny_checkpoint: Tiny, tmp_pa
         begin(folder, {"init_lora_weights": init}, tmp_path)
     # Another start than would be computed: the file's is taken.
     start = start_of(applied)
-    Start(init, {name: t * 1.25 for name, t in start.tensors.items()}).save(tmp_path)
+    assert start.taken_out == (init != "mica")
+    replace(start, tensors={n: t * 1.25 for n, t in start.tensors.items()}).save(tmp_path)
     resumed, _, _ = begin(folder, {"init_lora_weights": init}, tmp_path)
+    assert start_of(resumed).taken_out == start.taken_out
     for name, tensor in start_of(resumed).tensors.items():
         assert torch.equal(tensor, start.tensors[name] * 1.25)
     start.save(tmp_path)
@@ -182,6 +185,22 @@ def test_a_raw_adapter_of_peft_is_gone_on_from(
     assert torch.allclose(logits(plain, inputs), want, atol=1e-5)
     with pytest.raises(CheckFailed, match="no raw PiSSA"):
         begin(folder, settings | {"init_from": str(adapter), "init_lora_weights": init, "r": 8})
+
+
+def test_mica_goes_on_from_mica_alone(tiny_checkpoint: Tiny, tmp_path: Path) -> None:
+    folder = tiny_checkpoint("llama", "causal")
+    for began in (True, "mica"):
+        applied, inputs, _ = begin(folder, {"init_lora_weights": began})
+        step(applied.model, inputs, CAUSAL)
+        source = save_trained(applied, tmp_path / str(began))
+        again = {"init_lora_weights": "mica", "init_from": str(source)}
+        if began == "mica":
+            assert torch.equal(
+                logits(begin(folder, again)[0].model, inputs), logits(applied.model, inputs)
+            )
+            continue
+        with pytest.raises(CheckFailed, match=r"is mica.*began as true, whose B trained"):
+            begin(folder, again)
 
 
 def test_other_starts_of_peft_are_passed_on(tiny_checkpoint: Tiny) -> None:

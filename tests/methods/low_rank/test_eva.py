@@ -85,9 +85,22 @@ def test_too_few_positions_or_features(tiny_checkpoint: Tiny) -> None:
         begin(tiny_checkpoint, "llama", r=17)
 
 
-def test_a_pass_that_does_not_settle_ends(
+def test_a_pass_that_does_not_converge_ends(
     tiny_checkpoint: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(eva, "_MOST_BATCHES", 1)
-    with pytest.raises(CheckFailed, match="did not settle in 1 batches"):
+    with pytest.raises(CheckFailed, match="did not converge in 1 batches"):
+        begin(tiny_checkpoint, "llama")
+
+
+def test_a_layer_without_directions_is_refused(
+    tiny_checkpoint: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = eva.get_eva_state_dict
+
+    def lacking(*args: Any, **kwargs: Any) -> Any:
+        return {n: a for n, a in whole(*args, **kwargs).items() if "layers.1.mlp.up_" not in n}
+
+    monkeypatch.setattr(eva, "get_eva_state_dict", lacking)
+    with pytest.raises(CheckFailed, match=r"no directions for model\.layers\.1\.mlp\.up_proj"):
         begin(tiny_checkpoint, "llama")

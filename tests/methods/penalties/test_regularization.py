@@ -172,6 +172,21 @@ def test_a_language_model_head_is_drawn_to_the_checkpoint(tiny_checkpoint: Any) 
     assert "towards the checkpoint" in penalties.describe()
 
 
+def test_rows_that_train_are_drawn_to_the_checkpoint(tiny_checkpoint: Any) -> None:
+    chosen = method("lora", r=3)
+    loaded = load(tiny_checkpoint("bert"), CLASSIFICATION, chosen)
+    table = loaded.model.get_input_embeddings().weight.detach()[[5, 6]].clone()
+    applied = apply_method(loaded.model, chosen, task=CLASSIFICATION, tokens=(5, 6))
+    penalties = regularizer(applied, RegularizationConfig(l2_sp=1.0))
+    assert penalties is not None
+    (rows,) = [
+        entry for entry in penalties.anchored if entry.parameter.shape == (2, table.shape[1])
+        and entry.start is not None
+    ]  # fmt: skip
+    assert rows.start is not None
+    assert torch.equal(rows.start, table)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_start_is_held_in_16_bits_where_they_suffice(dtype: str) -> None:
     from peftlab.methods.penalties.penalised import _snapshot
