@@ -14,9 +14,10 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from peftlab.config.section import Section
+from peftlab.errors import ConfigError
 
 logger = logging.getLogger("peftlab")
 
@@ -62,8 +63,7 @@ class Registry(Mapping[str, type[Kind]]):
                 continue
             try:
                 kind = point.load()
-                if not (isinstance(kind, type) and issubclass(kind, base)):
-                    raise TypeError(f"it is no subclass of {base.__name__}")
+                check_kind(kind, point.name, base)
             except Exception as broken:  # Another package's fault must not stop every command.
                 logger.warning(
                     "the entry point %s = %s of %s is left out: %s",
@@ -73,6 +73,33 @@ class Registry(Mapping[str, type[Kind]]):
             kinds[point.name] = kind
         self._kinds, self._path = kinds, path
         return kinds
+
+
+def check_kind(kind: Any, name: str, base: Any) -> None:
+    """Raise `TypeError` for a class that is no whole kind of `base` under this name."""
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise TypeError(f"it is no subclass of {base.__name__}")
+    annotation = kind.model_fields["name"].annotation
+    tags = get_args(annotation) if get_origin(annotation) is Literal else ()
+    if tags != (name,):
+        raise TypeError(f'its field `name` is not annotated Literal["{name}"]')
+    needed = sorted(n for n in base.__class_vars__ if not hasattr(base, n))
+    if lacking := [n for n in needed if not hasattr(kind, n)]:
+        raise TypeError(f"its class sets no {', '.join(lacking)}")
+
+
+def implementation(section: str, name: str, place: str) -> Any:
+    """The class that does what a kind's options configure, its module imported now.
+
+    Raises `ConfigError` where it cannot be imported.
+    """
+    try:
+        return import_name(place)
+    except Exception as broken:  # Another package's module may raise anything.
+        raise ConfigError(
+            f"{section} is {name}, whose implementation {place} cannot be imported: {broken}; "
+            "install what it lacks, or repair the package that it comes from."
+        ) from broken
 
 
 def import_name(place: str):  # type: ignore[no-untyped-def]

@@ -134,9 +134,7 @@ def _as_weights(source: Source, trust: bool) -> Iterator[tuple[Source, torch.Ten
     if not source.changes.through_peft:
         yield source, None
         return
-    checkpoint = read_checkpoint_config(
-        source.base, revision=source.revision, trust_remote_code=trust
-    )
+    checkpoint = _readable(source, trust)
     base = stored_in(checkpoint.files)
     built = _built(source, checkpoint, base, trust)
     with merged_by_peft(source, built, base, trust_remote_code=trust) as (changes, expected):
@@ -147,17 +145,8 @@ def laid_out(
     source: Source, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False
 ) -> tuple[Skeleton, Outline]:
     """The model without weights, and every tensor it will have. Raises `CheckFailed`."""
-    checkpoint = read_checkpoint_config(
-        source.base, revision=source.revision, trust_remote_code=trust_remote_code
-    )
-    if not checkpoint.files:
-        raise CheckFailed(f"{source.base} is not on this machine; download it, or name its folder.")
+    checkpoint = _readable(source, trust_remote_code)
     base = stored_in(checkpoint.files)
-    if checkpoint.in_8bit and source.quantised is None:
-        raise CheckFailed(
-            f"{source.base} is stored in 8 bits; name the 16-bit checkpoint it was quantised from "
-            "with --base, or merge into the dequantised codes with --merge-base dequant."
-        )
     built = _built(source, checkpoint, base, trust_remote_code)
     refuse_lost_bias(source.changes, built.model)
     plan = outline(
@@ -166,6 +155,22 @@ def laid_out(
         through=source.through, requantise=source.requantise,
     )  # fmt: skip
     return built, plan
+
+
+def _readable(source: Source, trust: bool) -> Checkpoint:
+    """The base's checkpoint. Raises `CheckFailed` unless its weights can be read."""
+    checkpoint = read_checkpoint_config(
+        source.base, revision=source.revision, trust_remote_code=trust
+    )
+    if not checkpoint.files:
+        raise CheckFailed(f"{source.base} is not on this machine; download it, or name its folder.")
+    if checkpoint.in_8bit and (source.quantised is None or source.changes.through_peft):
+        other = ", or merge into the dequantised codes with --merge-base dequant"
+        raise CheckFailed(
+            f"{source.base} is stored in 8 bits; name the 16-bit checkpoint it was quantised from "
+            f"with --base{'' if source.changes.through_peft else other}."
+        )
+    return checkpoint
 
 
 def _built(

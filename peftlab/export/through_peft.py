@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file, save_file
 
 from peftlab.errors import CheckFailed
@@ -26,6 +28,10 @@ from peftlab.export.streamed import logits, sample_inputs
 from peftlab.methods.adapter_files import WEIGHTS, adapter_tensors, check_same_tensors
 from peftlab.model.head_spec import HeadSpec
 from peftlab.model.loading import load_model
+
+_FAULTS = (
+    ValueError, RuntimeError, TypeError, AttributeError, KeyError, IndexError, AssertionError,
+)  # fmt: skip
 
 
 @contextmanager
@@ -46,9 +52,10 @@ def merged_by_peft(
     expected = logits(adapted, sample_inputs(built))
     if source.replay is not None:
         source.replay(adapted)
+    _refuse_converted(adapted, built, source.changes)
     try:
         merged: Any = adapted.merge_and_unload()
-    except (ValueError, NotImplementedError, AttributeError) as error:
+    except _FAULTS as error:
         raise CheckFailed(
             f"{source.changes.source} is {kind}, which PEFT cannot merge into this base: "
             f"{str(error).rstrip('.')}."
@@ -84,7 +91,7 @@ def _adapted(source: Source, built: Skeleton, trust_remote_code: bool) -> PeftMo
         try:
             model: Any = loaded.model
             adapted = PeftModel.from_pretrained(model, str(folder)).eval()
-        except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+        except _FAULTS as error:
             raise CheckFailed(f"PEFT cannot load {folder}: {error}.") from None
     saved = load_file(folder / WEIGHTS)
     mine = adapter_tensors(adapted)
@@ -95,12 +102,29 @@ def _adapted(source: Source, built: Skeleton, trust_remote_code: bool) -> PeftMo
     return adapted
 
 
+def _refuse_converted(adapted: PeftModel, built: Skeleton, changes: Changes) -> None:
+    """Raise for an adapter on what the checkpoint has in other tensors, which none could replace.
+
+    The rest of such tensors is copied from the base's files as it is.
+    """
+    for name, module in adapted.named_modules():
+        if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            continue
+        place = name.removeprefix("base_model.model.")
+        for full, keys in built.converted.items():
+            if full.startswith(f"{place}."):
+                raise CheckFailed(
+                    f"{changes.source} adapts {place}, which Transformers builds from {len(keys)} "
+                    "tensors of the checkpoint; not mergeable."
+                )
+
+
 def _changed(
     merged: Any, built: Skeleton, base: Mapping[str, Stored], changes: Changes
 ) -> dict[str, torch.Tensor]:
     """Merged parameters that are not the base's, and those that its files do not hold."""
     ties = tied_names(built.model)
-    found: dict[str, torch.Tensor] = {}
+    changed: dict[str, torch.Tensor] = {}
     # LN tuning's merge leaves modules that trained whole beside their originals.
     parameters = {
         name.replace(".modules_to_save.default.", "."): parameter
@@ -113,10 +137,10 @@ def _changed(
         )
         tensor = parameter.detach()
         if key is None and name in built.converted:
-            continue
+            continue  # No adapter is on it: `_refuse_converted`.
         if key is None or not torch.equal(base[key].read().float(), tensor.float()):
-            found[name] = tensor.float().contiguous()
-    if lacking := sorted(changes.replaced.keys() - found.keys()):
+            changed[name] = tensor.float().contiguous()
+    if lacking := sorted(changes.replaced.keys() - changed.keys()):
         # A module that trained whole and came out as it began is still said to be trained.
-        found |= {n: parameters[n].detach().float().contiguous() for n in lacking}
-    return found
+        changed |= {n: parameters[n].detach().float().contiguous() for n in lacking}
+    return changed

@@ -9,13 +9,14 @@ from typing import Any
 from torch import nn
 
 from peftlab.config.methods.options import MethodOptions
-from peftlab.config.registry import import_name
+from peftlab.config.registry import implementation
 from peftlab.methods.method import Applied, Method
 
 
 def method_of(options: MethodOptions) -> Method[Any]:
-    """The method that these options configure."""
-    method: Method[Any] = import_name(options.implementation)(options)
+    """The method that these options configure. Raises `ConfigError` where it cannot be imported."""
+    kind = implementation("method.name", options.name, options.implementation)
+    method: Method[Any] = kind(options)
     return method
 
 

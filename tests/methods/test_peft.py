@@ -22,9 +22,11 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertConfig,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForQuestionAnswering,
 )
 
 from peftlab.config.methods.peft_keys import REFUSED, known_types
@@ -93,7 +95,7 @@ SLOW = {
     ("P_TUNING", "llama"): 0.65, ("TRAINABLE_TOKENS", "llama"): 0.65, ("TINYLORA", "llama"): 0.65,
 }  # fmt: skip
 # The state after the last block is read by nothing: what computes it has no gradient.
-STILL = {"SHADOW": ("shadow_update_transform", "shadow_gate")}
+STILL = {"SHADOW": ("layers.1.shadow_update_transform", "layers.1.shadow_update_gate")}
 
 CASES = [
     (kind, family) for kind in known_types() for family in FAMILIES
@@ -128,7 +130,7 @@ def base(family: str) -> nn.Module:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The two bases as checkpoints."""
-    found = {}
+    made = {}
     for family in FAMILIES:
         folder = tmp_path_factory.mktemp(family)
         base(family).save_pretrained(folder)
@@ -138,8 +140,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         words = tokenizer["model"]["vocab"]
         tokenizer["model"]["vocab"] = {word: i for word, i in words.items() if i < 64}
         file.write_text(json.dumps(tokenizer))
-        found[family] = folder
-    return found
+        made[family] = folder
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -277,13 +279,18 @@ def test_a_type_trains_as_by_plain_peft(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_bias_that_the_base_has_not_is_not_exported(runs: Path, folders: dict[str, Path]) -> None:
+def test_a_bias_that_the_base_has_not_is_not_exported(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    model = copy.deepcopy(base("llama"))
+    model.config._name_or_path = str(folders["llama"])
+    adapter = save_trained(apply_method(model, options("BEFT"), task=CAUSAL), tmp_path)
     with pytest.raises(CheckFailed, match="BEFT, which PEFT cannot merge into this base"):
-        merge(runs / "BEFT-llama" / "adapter", runs / "none", base=str(folders["llama"]))
+        merge(adapter, tmp_path / "out", base=str(folders["llama"]))
 
 
 RELOAD = """
-import json, sys, warnings
+import copy, json, sys, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
 import torch
@@ -291,21 +298,22 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 runs, folders, inputs = Path(sys.argv[1]), json.loads(sys.argv[2]), torch.load(sys.argv[3])
 auto = {"bert": AutoModelForSequenceClassification, "llama": AutoModelForCausalLM}
-found = {}
+bases = {f: auto[f].from_pretrained(folder) for f, folder in folders.items()}
+off = {}
 for i, run in enumerate(sorted(runs.iterdir())):
     if not (run / "logits.pt").exists():
         continue
     family = run.name.rpartition("-")[2]
     torch.manual_seed(9000 + i)
-    base = auto[family].from_pretrained(folders[family])
+    base = copy.deepcopy(bases[family])
     model = PeftModel.from_pretrained(base, run / "adapter").eval()
     wanted = torch.load(run / "logits.pt")
     with torch.no_grad():
         logits = model(**inputs[family]).logits
     if logits.dim() == 3:
         logits = logits[:, -wanted.shape[1]:]
-    found[run.name] = float((logits - wanted).abs().max())
-print("@" + json.dumps(found))
+    off[run.name] = float((logits - wanted).abs().max())
+print("@" + json.dumps(off))
 """
 
 
@@ -320,10 +328,10 @@ def test_plain_peft_loads_the_adapters_in_a_fresh_process(
         env=dict(os.environ),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.partition("@")[2])
+    loaded = json.loads(done.stdout.partition("@")[2])
     saved = {run.parent.name for run in runs.glob("*/logits.pt")}
-    assert found.keys() == saved
-    assert {name: off for name, off in found.items() if off > 1e-5} == {}
+    assert loaded.keys() == saved
+    assert {name: off for name, off in loaded.items() if off > 1e-5} == {}
 
 
 def test_every_type_of_the_installed_peft_is_here_or_refused() -> None:
@@ -363,8 +371,25 @@ def test_what_cannot_be_is_refused(family: str, settings: dict[str, Any], messag
         apply_method(copy.deepcopy(base(family)), method("peft", **settings), task=FAMILIES[family])
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING"])
+def test_answers_have_the_places_of_the_rows_own_tokens(kind: str) -> None:
+    model = BertForQuestionAnswering(base("bert").config)
+    applied = apply_method(model, options(kind), task="question-answering")
+    with torch.no_grad():
+        output = applied.model.eval()(**inputs("bert"))
+    assert output.start_logits.shape == output.end_logits.shape == (16, 8)
+    assert any("passes no token types on" in note for note in applied.notes)
+
+
+def test_shadow_has_no_loss_of_its_own_for_answers() -> None:
+    model = LlamaForQuestionAnswering(base("llama").config)
+    with pytest.raises(CheckFailed, match="LlamaForQuestionAnswering predicts neither"):
+        apply_method(model, options("SHADOW"), task="question-answering")
+
+
 def test_targets_by_regex_and_by_ends() -> None:
-    for given in (r".*\.[qv]_proj", ["q_proj", "v_proj"]):
+    for given in (r".*\.[qv]_proj", ["q_proj", "v_proj"], "q_proj, v_proj"):
         chosen = method("peft", peft_type="VERA", target_modules=given)
         applied = apply_method(copy.deepcopy(base("llama")), chosen, task=CAUSAL)
         settings: Any = applied.model.peft_config["default"]  # type: ignore[index,union-attr]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from peftlab.config.checks import spellings
 from peftlab.config.loading import keys
-from peftlab.config.schema import RunConfig, Section
+from peftlab.config.schema import BenchRow, RunConfig, Section
 
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a configuration file, with every spelling of every key."""
     schema = RunConfig.model_json_schema()
     for section in _sections(RunConfig, set()):
-        definition = schema["$defs"].get(section.__name__, schema)
+        definition = schema if section is RunConfig else _definition(schema, section)
         properties = definition["properties"]
         for name, field in section.model_fields.items():
             written = next(s for s in spellings(name, field) if s in properties)
@@ -22,7 +23,7 @@ def json_schema() -> dict[str, Any]:
     # A bare name stands for the method, or the task, with its defaults.
     for key, definition in (
         ("method", schema),
-        ("method", schema["$defs"]["BenchRow"]),
+        ("method", _definition(schema, BenchRow)),
         ("task", schema),
     ):
         whole = definition["properties"][key]
@@ -30,6 +31,16 @@ def json_schema() -> dict[str, Any]:
         names = {"enum": keys.tags_at((key,), {})}
         definition["properties"][key] = description | {"anyOf": [names, whole]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _definition(schema: dict[str, Any], section: type[Section]) -> dict[str, Any]:
+    """A section's definition, which has its module's name too where two classes are alike."""
+    whole = re.sub(r"\W", "_", f"{section.__module__}.{section.__qualname__}".replace(".", "__"))
+    definitions = schema["$defs"]
+    definition: dict[str, Any] = definitions[
+        section.__name__ if section.__name__ in definitions else whole
+    ]
+    return definition
 
 
 def _sections(section: type[Section], seen: set[type[Section]]) -> set[type[Section]]:

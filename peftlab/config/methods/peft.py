@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from peftlab.config.checks import problem_at
 from peftlab.config.methods import peft_keys
+from peftlab.config.methods.lora_rules import split_names
 from peftlab.config.methods.options import MethodOptions
 from peftlab.config.section import Names
 
@@ -20,7 +21,7 @@ class PeftOptions(MethodOptions):
 
     name: Literal["peft"]
     peft_type: str = Field(description="PEFT's name of the adapter, such as VERA, IA3 or BOFT.")
-    target_modules: str | Names = Field(
+    target_modules: Annotated[str | Names, BeforeValidator(split_names)] = Field(
         "auto",
         min_length=1,
         description="auto: the layers that the type is for; all-linear; patterns; or a regex.",

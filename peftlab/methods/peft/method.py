@@ -30,7 +30,12 @@ from peftlab.methods.method import Applied
 from peftlab.methods.peft import targets as peft_targets
 from peftlab.methods.peft.steps import AdaLoraSteps, ShadowSteps, keep_ranks
 from peftlab.methods.peft.types import ADAPTER_TYPES, OTHER, AdapterType, Sizes, learning_rate
-from peftlab.methods.peft.wrapped import materialised, prepare_wrapped, refuse_task
+from peftlab.methods.peft.wrapped import (
+    materialised,
+    prepare_wrapped,
+    reads_no_token_types,
+    refuse_task,
+)
 from peftlab.methods.selection import Selection
 from peftlab.methods.step_hooks import StepHooks
 from peftlab.methods.targets import resolve_saved
@@ -99,13 +104,13 @@ class PeftMethod(AdapterMethod[PeftOptions]):
         options, row = self.options, self._type
         layers = [model.get_submodule(n) for n in targets or () if row.places != "own"]
         sizes = Sizes.of(layers, sum(stack.count for stack in block_lists(model)))
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         if not row.instead & options.settings.keys():
-            found |= row.supply(sizes)
+            values |= row.supply(sizes)
         if row.places == "none":
-            found["num_virtual_tokens"] = options.virtual_tokens
+            values["num_virtual_tokens"] = options.virtual_tokens
         if options.peft_type == "ADALORA":
-            found |= _adalora(options.settings)
+            values |= _adalora(options.settings)
         if options.peft_type == "TRAINABLE_TOKENS" and not options.settings.get("token_indices"):
             raise ConfigError(
                 "method.token_indices is missing: TRAINABLE_TOKENS trains the embeddings of these "
@@ -113,21 +118,21 @@ class PeftMethod(AdapterMethod[PeftOptions]):
             )
         fed: list[str] | None = None
         if targets is not None:
-            found["target_modules"] = (
+            values["target_modules"] = (
                 list(targets) if row.places == "own" else peft_targets.ends_of(model, targets)
             )
             if row.places == "rescaled":
-                asked = options.settings.get("feedforward_modules")
-                fed = peft_targets.feedforward(model, targets, asked)
-                found |= {"target_modules": list(targets)}
+                named = options.settings.get("feedforward_modules")
+                fed = peft_targets.feedforward(model, targets, named)
+                values |= {"target_modules": list(targets)}
             mixed = any(isinstance(layer, Conv1D) for layer in layers)
             if mixed and has_key(options.peft_type, "fan_in_fan_out"):
-                found["fan_in_fan_out"] = True
-        found = {key: value for key, value in found.items() if key not in options.settings}
-        return found if fed is None else {**found, "feedforward_modules": fed}
+                values["fan_in_fan_out"] = True
+        values = {key: value for key, value in values.items() if key not in options.settings}
+        return values if fed is None else {**values, "feedforward_modules": fed}
 
     def _check_layers(self, adapted: PeftModel, targets: Sequence[str] | None) -> None:
-        """Only what was asked for got an adapter."""
+        """Only what was named got an adapter."""
         settings: Any = adapted.peft_config[ADAPTER_NAME]
         if isinstance(named := getattr(settings, "target_modules", None), set):
             # A set's order on disk would differ from run to run.
@@ -141,11 +146,11 @@ class PeftMethod(AdapterMethod[PeftOptions]):
             for name, module in adapted.named_modules()
             if isinstance(module, BaseTunerLayer)
         }
-        # What a key such as layers_to_transform leaves out has none, as was asked for.
+        # What a key such as layers_to_transform leaves out has none, as intended.
         if not layers or layers - set(targets):
             wrong = sorted(layers - set(targets)) or ["none"]
             raise CheckFailed(
-                f"PEFT adapted other layers than asked for, {wrong[0]} among them; name "
+                f"PEFT adapted other layers than those named, {wrong[0]} among them; name "
                 "method.target_modules by patterns."
             )
 
@@ -175,13 +180,18 @@ class PeftMethod(AdapterMethod[PeftOptions]):
     ) -> tuple[nn.Module, Selection]:
         """See `Method.select`."""
         adapted, selected = super().select(model, task, tokens)
-        if not tokens:
-            return adapted, selected
-        note = (
-            f"{self.options.peft_type} trains no embeddings beside its own tensors: those of "
-            f"{len(tokens)} tokens that the task marks places with stay as they are"
-        )
-        return adapted, Selection(selected.names, selected.head, (*selected.notes, note))
+        notes = list(selected.notes)
+        if tokens:
+            notes.append(
+                f"{self.options.peft_type} trains no embeddings beside its own tensors: those of "
+                f"{len(tokens)} tokens that the task marks places with stay as they are"
+            )
+        if self._type.places == "none" and reads_no_token_types(adapted):
+            notes.append(
+                f"PEFT passes no token types on with {self.options.peft_type}: a question and its "
+                "context differ by the separator between them alone"
+            )
+        return adapted, Selection(selected.names, selected.head, tuple(notes))
 
     def default_learning_rate(self, hidden_size: int) -> float:
         """See `Method.default_learning_rate`."""
@@ -244,7 +254,7 @@ def _adalora(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _like_saved(adapted: PeftModel, folder: Path) -> None:
-    """Take over what training found out, which the saved tensors depend on."""
+    """Take over what training chose, which the saved tensors depend on."""
     there = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     here: Any = adapted.peft_config[ADAPTER_NAME]
     if there.get("peft_type") != str(here.peft_type.value):

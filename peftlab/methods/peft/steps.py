@@ -53,13 +53,13 @@ class AdaLoraSteps(StepHooks):
     def state(self) -> dict[str, torch.Tensor]:
         """See `StepHooks.state`."""
         allocator = self._tuner.rankallocator
-        found = {
+        state = {
             f"{kind}/{name}": tensor
             for kind in _IMPORTANCE
             for name, tensor in getattr(allocator, kind).items()
         }
         kept = self._config.rank_pattern or {}
-        return found | {f"{_RANKS}/{name}": torch.tensor(ranks) for name, ranks in kept.items()}
+        return state | {f"{_RANKS}/{name}": torch.tensor(ranks) for name, ranks in kept.items()}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """See `StepHooks.restore`."""
@@ -90,10 +90,10 @@ class ShadowSteps(StepHooks):
 
     def loss_term(self, batch: Mapping[str, Any]) -> torch.Tensor | None:
         """See `StepHooks.loss_term`."""
-        found = self._tuner.shadow_auxiliary_loss(
+        loss = self._tuner.shadow_auxiliary_loss(
             batch["labels"], attention_mask=batch.get("attention_mask")
         )
-        return None if found is None or not self._weight else self._weight * found
+        return None if loss is None or not self._weight else self._weight * loss
 
 
 def keep_ranks(model: nn.Module) -> None:

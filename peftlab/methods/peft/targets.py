@@ -20,53 +20,53 @@ _ATTENTION = re.compile(r"attn|attention|Attention")
 
 
 def resolve(
-    model: nn.Module, asked: str | Sequence[str], saved: Sequence[str], row: AdapterType
+    model: nn.Module, given: str | Sequence[str], saved: Sequence[str], row: AdapterType
 ) -> tuple[str, ...] | None:
     """Exact names of the modules to adapt; None where the type chooses, or has none.
 
     A text other than auto and all-linear is a regular expression for whole names; a list holds
     ends of names. Raises `CheckFailed` where that names nothing.
     """
-    if row.places in ("none", "own") and asked == "auto":
+    if row.places in ("none", "own") and given == "auto":
         return None
     if row.places in ("linear", "rescaled"):
-        if isinstance(asked, str) and asked not in ("auto", "all-linear"):
-            return resolve_targets(model, _by_regex(asked, linear_modules(model), model), saved)
-        if asked == "auto" and row.places == "rescaled":
+        if isinstance(given, str) and given not in ("auto", "all-linear"):
+            return resolve_targets(model, _by_regex(given, linear_modules(model), model), saved)
+        if given == "auto" and row.places == "rescaled":
             return _rescaled(model)
-        return resolve_targets(model, "auto" if asked == "auto" else _list(asked), saved)
+        return resolve_targets(model, "auto" if given == "auto" else _list(given), saved)
     if row.places == "own":
-        assert not isinstance(asked, str) or asked != "auto"
-        return tuple(asked) if not isinstance(asked, str) else (asked,)
+        assert not isinstance(given, str) or given != "auto"
+        return tuple(given) if not isinstance(given, str) else (given,)
     known = _norms(model) if row.places == "norms" else _tables(model)
-    if asked in ("auto", "all-linear"):
-        found = known if asked == "auto" else ()
-    elif isinstance(asked, str):
-        found = _by_regex(asked, known, model)
+    if given in ("auto", "all-linear"):
+        names = known if given == "auto" else ()
+    elif isinstance(given, str):
+        names = _by_regex(given, known, model)
     else:
-        found = tuple(n for n in known if any(matches(n, pattern) for pattern in asked))
-    if not found:
+        names = tuple(n for n in known if any(matches(n, pattern) for pattern in given))
+    if not names:
         what = "norms" if row.places == "norms" else "token embeddings"
         raise CheckFailed(
-            f"method.target_modules is {asked!r}, which names none of the {what} of "
+            f"method.target_modules is {given!r}, which names none of the {what} of "
             f"{type(model).__name__}; they are {', '.join(known[:4]) or 'none'}."
         )
-    return found
+    return names
 
 
-def _list(asked: str | Sequence[str]) -> Any:
-    return asked if isinstance(asked, str) else list(asked)
+def _list(given: str | Sequence[str]) -> Any:
+    return given if isinstance(given, str) else list(given)
 
 
 def _by_regex(pattern: str, known: Sequence[str], model: nn.Module) -> tuple[str, ...]:
     """Names that a regular expression matches whole, as PEFT reads a text."""
     try:
-        found = tuple(name for name in known if re.fullmatch(pattern, name))
+        names = tuple(name for name in known if re.fullmatch(pattern, name))
     except re.error as error:
         raise CheckFailed(
             f"method.target_modules is {pattern!r}, which is no regular expression: {error}."
         ) from None
-    if not found:
+    if not names:
         ends = {name.rpartition(".")[2] for name in known}
         way_out = f"; write [{pattern}] for the ends of names" if pattern in ends else ""
         hint = way_out or did_you_mean(pattern, sorted(ends)) or ""
@@ -74,7 +74,7 @@ def _by_regex(pattern: str, known: Sequence[str], model: nn.Module) -> tuple[str
             f"method.target_modules is {pattern!r}, a regular expression that matches no whole "
             f"name of a layer of {type(model).__name__}{hint}."
         )
-    return found
+    return names
 
 
 def _norms(model: nn.Module) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ def _rescaled(model: nn.Module) -> tuple[str, ...]:
 
 def feedforward_outputs(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
     """Those of some linear layers that lead from a wide inner layer back to the model's width."""
-    found = []
+    outputs = []
     for name in names:
         layer: Any = model.get_submodule(name)
         if isinstance(layer, nn.Linear):
@@ -122,17 +122,17 @@ def feedforward_outputs(model: nn.Module, names: Sequence[str]) -> tuple[str, ..
             narrows = layer.weight.shape[0] > layer.weight.shape[1]
         # An attention's output is no such layer, however many heads there are.
         if narrows and not _ATTENTION.search(name):
-            found.append(name)
-    return tuple(found)
+            outputs.append(name)
+    return tuple(outputs)
 
 
 def feedforward(
-    model: nn.Module, targets: Sequence[str], asked: Sequence[str] | str | None
+    model: nn.Module, targets: Sequence[str], given: Sequence[str] | str | None
 ) -> list[str]:
     """IA3's layers that are rescaled at their input, by exact names among its targets."""
-    if asked is None:
+    if given is None:
         return list(feedforward_outputs(model, targets))
-    patterns = [asked] if isinstance(asked, str) else asked
+    patterns = [given] if isinstance(given, str) else given
     for pattern in patterns:
         if not any(matches(name, pattern) for name in targets):
             raise CheckFailed(

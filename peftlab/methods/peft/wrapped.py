@@ -14,11 +14,18 @@ from peftlab.errors import CheckFailed
 from peftlab.methods.adapter_files import ADAPTER_NAME
 from peftlab.methods.peft.types import PROMPTS
 
-_CUT = {"CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS"}
+_SHADOWED = {"CAUSAL_LM", "SEQ_CLS"}
+# FEATURE_EXTRACTION: what answers questions, see `task_kind.peft_type`.
+_CUT = {"CAUSAL_LM", "TOKEN_CLS", "FEATURE_EXTRACTION"}
 
 
 def refuse_task(peft_type: str, task_type: str, model: nn.Module) -> None:
     """Raise `CheckFailed` where a type computes something else than the task means."""
+    if peft_type == "SHADOW" and task_type not in _SHADOWED:
+        raise CheckFailed(
+            "method.peft_type is SHADOW, whose own loss is of next tokens or of a row's class, and "
+            f"{type(model).__name__} predicts neither; take another type."
+        )
     if peft_type in PROMPTS and task_type == "SEQ_CLS":
         config: Any = model.config
         if hasattr(model, "score") or config.is_encoder_decoder:
@@ -43,6 +50,13 @@ def materialised(model: nn.Module, needed: bool) -> Iterator[nn.Module]:
                 module._parameters[name] = nn.Parameter(drawn, parameter.requires_grad)
     yield model
     model.to("meta")
+
+
+def reads_no_token_types(adapted: nn.Module) -> bool:
+    """Whether PEFT leaves out the token types that a model with virtual tokens knows."""
+    model: Any = adapted
+    kind = model.active_peft_config.task_type
+    return kind == "FEATURE_EXTRACTION" and getattr(model.config, "type_vocab_size", 0) > 1
 
 
 def prepare_wrapped(adapted: PeftModel, peft_type: str, task_type: str) -> None:
