@@ -75,7 +75,7 @@ class Registry(Mapping[str, type[Kind]]):
         return kinds
 
 
-def check_kind(kind: Any, name: str, base: Any) -> None:
+def check_kind(kind: Any, name: str, base: type[Section]) -> None:
     """Raise `TypeError` for a class that is no whole kind of `base` under this name."""
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise TypeError(f"it is no subclass of {base.__name__}")

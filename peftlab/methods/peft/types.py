@@ -90,6 +90,9 @@ _VIRTUAL: Mapping[str, float] = {
 PROMPTS = frozenset({"PROMPT_TUNING", "P_TUNING"})
 """Types whose virtual tokens stand before the row's, in the logits too."""
 
+CACHES = frozenset({"PREFIX_TUNING", "CARTRIDGE"})
+"""Types whose virtual tokens are keys and values in a cache."""
+
 ADAPTER_TYPES: Mapping[str, AdapterType] = {
     **{name: AdapterType(rate, "none") for name, rate in _VIRTUAL.items()},
     "ADALORA": AdapterType(0.05),

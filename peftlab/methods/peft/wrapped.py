@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 
 from peftlab.errors import CheckFailed
 from peftlab.methods.adapter_files import ADAPTER_NAME
-from peftlab.methods.peft.types import PROMPTS
+from peftlab.methods.peft.types import CACHES, PROMPTS
 
 _SHADOWED = {"CAUSAL_LM", "SEQ_CLS"}
 # FEATURE_EXTRACTION: what answers questions, see `task_kind.peft_type`.
@@ -26,14 +27,33 @@ def refuse_task(peft_type: str, task_type: str, model: nn.Module) -> None:
             "method.peft_type is SHADOW, whose own loss is of next tokens or of a row's class, and "
             f"{type(model).__name__} predicts neither; take another type."
         )
-    if peft_type in PROMPTS and task_type == "SEQ_CLS":
-        config: Any = model.config
-        if hasattr(model, "score") or config.is_encoder_decoder:
-            raise CheckFailed(
-                f"method.peft_type is {peft_type}, but {type(model).__name__} finds a row's last "
-                "token by its id, which it is not given with virtual tokens: a row's logits would "
-                "depend on its padding; take PREFIX_TUNING or CARTRIDGE."
-            )
+    config: Any = model.config
+    odd_decoder = config.is_encoder_decoder and task_type != "SEQ_2_SEQ_LM"
+    if peft_type in CACHES and (odd_decoder or not _reads_cache(model)):
+        raise CheckFailed(
+            f"method.peft_type is {peft_type}, whose virtual tokens are a key-value cache, which "
+            f"{type(model).__name__} does not read; take another type, such as VERA."
+        )
+    if peft_type in PROMPTS and odd_decoder and task_type == "FEATURE_EXTRACTION":
+        raise CheckFailed(
+            f"method.peft_type is {peft_type}, but {type(model).__name__} makes its decoder's "
+            "inputs from token ids, which it is not given with virtual tokens; take another type, "
+            "such as VERA."
+        )
+    last_by_id = hasattr(model, "score") or config.is_encoder_decoder
+    if peft_type in PROMPTS and task_type == "SEQ_CLS" and last_by_id:
+        other = "another type, such as VERA" if odd_decoder else "PREFIX_TUNING or CARTRIDGE"
+        raise CheckFailed(
+            f"method.peft_type is {peft_type}, but {type(model).__name__} finds a row's last "
+            "token by its id, which it is not given with virtual tokens: a row's logits would "
+            f"depend on its padding; take {other}."
+        )
+
+
+def _reads_cache(model: nn.Module) -> bool:
+    """Whether the model, or what is below its head, has an argument for a key-value cache."""
+    parts = (model, getattr(model, "base_model", model))
+    return any("past_key_values" in inspect.signature(part.forward).parameters for part in parts)
 
 
 @contextmanager
