@@ -78,7 +78,7 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
     [
         (setting("layer_replication", [[0, 2]]), "layers are repeated"),
         (setting("target_parameters", ["a.b"]), "adapts parameters, not layers"),
-        (setting("peft_type", "IA3"), "of type .*IA3; only LORA can be merged|cannot be used"),
+        (setting("peft_type", "LILY"), "is LILY, which cannot be merged|cannot be used"),
         (setting("peft_type", "NOTHING"), "adapter_config.json cannot be used"),
         (tensors(lambda t: {**t, "mine": torch.ones(2)}), "mine, which is not a name of PEFT"),
         (tensors(lambda t: {}), "holds no tensor"),

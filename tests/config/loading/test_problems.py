@@ -195,7 +195,7 @@ def test_a_mistake_in_an_override(override: str, refusal: Refusal) -> None:
 
 def test_a_key_that_only_another_method_reads(refusal: Refusal) -> None:
     said = refusal("", "method=head", "train.gradient_checkpointing=true")
-    assert "read by method last_n, lora, qlora, full only, and method.name is head" in said
+    assert "read by method last_n, lora, qlora, full, peft only, and method.name is head" in said
     assert "cache_limit is '3x'; allowed: a size such as 500MB or 2GiB" in refusal(
         "", "method=head", "method.cache_limit=3x"
     )
