@@ -96,17 +96,21 @@ def _touched(model: nn.Module) -> tuple[set[str], dict[str, nn.Module]]:
 
     For an 8-bit layer, also those of its scales and its bias.
     """
+    from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     names = {_bare(name) for name, p in model.named_parameters() if p.requires_grad}
     layers: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, BaseTunerLayer):
-            base: Any = module.get_base_layer()
-            bare = _bare(name)
-            names |= {f"{bare}.{part}" for part in base.state_dict()}
-            if isinstance(base, Int8Linear):
-                layers[f"{bare}.weight"] = base
+    adapted = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+    if isinstance(model, PeftModel) and not adapted:
+        # Prompts and prefixes are read by every layer: all of the base is theirs.
+        names |= {_bare(name) for name, _ in model.get_base_model().named_parameters()}
+    for name, module in adapted:
+        base: Any = module.get_base_layer()
+        bare = _bare(name)
+        names |= {f"{bare}.{part}" for part in base.state_dict()}
+        if isinstance(base, Int8Linear):
+            layers[f"{bare}.weight"] = base
     return names, layers
 
 

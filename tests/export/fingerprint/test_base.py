@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from peftlab.export.fingerprint.hashes import differences, fingerprint
 from peftlab.export.safetensors_files import stored_in
@@ -63,3 +64,18 @@ def test_shapes_dtypes_and_absence_are_reported(tmp_path: Path) -> None:
         "b.weight is F16, and was F32",
         "c.bias is missing",
     )
+
+
+def test_a_prompt_is_held_to_the_whole_base(tiny_checkpoint: Any) -> None:
+    """No layer is adapted, and every layer reads what was trained."""
+    import transformers
+    from peft import PromptTuningConfig, get_peft_model
+
+    from peftlab.export.fingerprint.base import trained_on
+
+    folder = tiny_checkpoint("llama", "causal")
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    known = trained_on(str(folder), None, get_peft_model(base, config), trust_remote_code=False)
+    assert known is not None
+    assert set(known["tensors"]) == set(load_file(folder / "model.safetensors"))
