@@ -53,6 +53,7 @@ PLAN = {
     "steps_per_epoch": 3,
     "steps": 9,
     "learning_rate": 0.002,
+    "other_learning_rates": [],
     "dtypes": {"at_rest": "bfloat16", "compute": "float32"},
     "fusion": {
         "fused": ["a", "b"],

@@ -252,10 +252,7 @@ def test_demo_and_env(cli: Cli, calls: Any) -> None:
     assert calls.last == ("run_demo", ("so so", Path("here")), {})
     assert json.loads(cli("demo", "--json").out) == {"answers": []}
     shown = cli("env").out
-    assert (
-        "The torch backend computes LoRA layers; Triton is not used: the tensors are on cpu"
-        in shown
-    )
+    assert "LoRA layers are computed by torch; not by triton: the tensors are on cpu" in shown
     assert "memory: 8.0 GiB" in shown
     assert "triton   no      no CUDA device" in shown
     assert json.loads(cli("env", "--json").out)["cpu"]["memory"] == 8 << 30
