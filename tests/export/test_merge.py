@@ -190,7 +190,7 @@ def test_other_bases_and_adapters_are_refused_by_name(tmp_path: Path) -> None:
         ("layer_replication", [[0, 2], [1, 2]], "layers are repeated"),
         ("alora_invocation_tokens", [1, 2], "aLoRA"),
         ("target_parameters", ["weight"], "adapts parameters"),
-        ("peft_type", "IA3", "only LORA can be merged"),
+        ("peft_type", "LILY", "is LILY, which cannot be merged|cannot be used"),
     ],
 )
 def test_what_cannot_be_merged_is_refused(
