@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from peftlab.config.methods.full import FullOptions
 from peftlab.config.schema import RegularizationConfig
 from peftlab.errors import CheckFailed, ConfigError, Interrupted
 from peftlab.methods.coverage import cover
@@ -31,7 +32,7 @@ def penalties_of(model: nn.Module, **settings: Any) -> Any:
     heads = ("score",) if hasattr(base, "score") else ("classifier",)
     mark_fresh(base, [f"{heads[0]}.weight", f"{heads[0]}.bias"])
     names = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
-    method: Any = None
+    method = FullOptions(name="full")
     applied = Applied(model, method, "text-classification", names, cover(model), heads)
     return regularizer(applied, RegularizationConfig(**settings))
 
