@@ -93,7 +93,7 @@ BAD: dict[str, tuple[Change, int, str]] = {
     "missing model": (setting("model.name", "./no/such/model"), 3, "which does not exist"),
     "pickled weights": (pickled, 3, "holds pickled weights only"),
     "target that matches nothing": (
-        setting("method.target_modules", ["qurey"]), 3, "did you mean query?",
+        setting("method.target_modules", ["qurey"]), 3, "did you mean query",
     ),
     "one good target, one typo": (
         setting("method.target_modules", ["query", "vlaue"]), 3, "did you mean value?",

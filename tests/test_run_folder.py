@@ -77,7 +77,7 @@ def test_a_taken_folder_is_refused_and_replaced_only_on_demand(tmp_path: Path) -
 
 def test_a_folder_that_is_no_run_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="no run"):
+    with pytest.raises(ConfigError, match="not a run"):
         check_free(tmp_path, overwrite=True, resume="never")
 
 
