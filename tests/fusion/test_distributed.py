@@ -51,7 +51,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     [
         ("ddp", LAYERS, None, None),
         # Sharded between calls, whole while the block computes.
-        ("fsdp2", LAYERS, "a tensor of it is a DTensor", None),
+        ("fsdp2", LAYERS, "one of its tensors is a DTensor", None),
         # One flat tensor, which trains as a whole, is behind the frozen weights too.
         ("fsdp1", 0, None, "its base weight trains"),
     ],

@@ -311,8 +311,8 @@ def test_what_is_refused(case: str, source: Path, model_of: Any, tmp_path: Path)
 @pytest.mark.parametrize(
     ("task", "family", "message"),
     [
-        ("seq2seq", "gpt2", "a decoder alone"),
-        ("seq2seq", "bert", "an encoder alone"),
+        ("seq2seq", "gpt2", "a decoder only"),
+        ("seq2seq", "bert", "an encoder only"),
         ("causal-lm", "t5", "task=seq2seq"),
     ],
 )

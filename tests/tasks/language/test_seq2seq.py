@@ -406,8 +406,8 @@ def test_preview_of_a_pair(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("family", "task", "head", "message"),
     [
-        ("bert", "classification", "AutoModelForSeq2SeqLM", "an encoder alone.*task=causal-lm"),
-        ("gpt2", "causal", "AutoModelForSeq2SeqLM", "a decoder alone.*task=causal-lm"),
+        ("bert", "classification", "AutoModelForSeq2SeqLM", "an encoder only.*task=causal-lm"),
+        ("gpt2", "causal", "AutoModelForSeq2SeqLM", "a decoder only.*task=causal-lm"),
         ("t5", "classification", "AutoModelForCausalLM", "encoder-decoder.*task=seq2seq"),
     ],
 )
