@@ -184,4 +184,4 @@ def test_the_operator_on_a_processor_held_to_avx2() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     if torch.cpu._is_vnni_supported():
-        assert "lets its sums saturate" in done.stdout  # of int_mm, which is skipped
+        assert "sums in 16 bits, which saturate" in done.stdout  # of int_mm, which is skipped
