@@ -5,9 +5,7 @@ Read from names and headers alone. Every tensor of the trained part belongs to o
 
 from __future__ import annotations
 
-import copy
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,16 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners import lora
 
 from peftlab.errors import CheckFailed
 from peftlab.export.safetensors_files import Stored, stored_tensors
-from peftlab.export.scratch import Scratch
 from peftlab.methods.adapter_files import is_adapters
 
 PREFIX = "base_model.model."
-_SUMMED = 512 * 1024
-"""Elements summed at a time: in fp32 they fit the caches."""
 
 _PART = re.compile(
     r"^(?P<module>.+?)\.(?P<part>lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)"
@@ -186,102 +180,3 @@ def refuse_lost_bias(changes: Changes, model: torch.nn.Module) -> None:
 def whole_changes(folder: Path, weights: Path) -> Changes:
     """The changes of a part of whole parameters, by the model's own names."""
     return Changes(folder, replaced=stored_tensors(weights))
-
-
-def adapted_module(
-    module: str, base: Mapping[str, torch.Tensor], kind: torch.nn.Module, changes: Changes
-) -> Any:
-    """A PEFT model of one module, under its own name, with its trained adapter.
-
-    `base` has the module's parameters by their names in it; `kind` is the module on meta. Raises
-    `CheckFailed` naming adapter tensors that PEFT's layer does not accept.
-    """
-    from peft import set_peft_model_state_dict
-
-    peft_model = _adapted(_nested(module, kind, base), module, changes.peft)
-    tensors = {f"{PREFIX}{module}.{n}": t.read() for n, t in changes.adapted[module].items()}
-    loaded: Any = set_peft_model_state_dict(peft_model, tensors)
-    lacking = [k for k in loaded.missing_keys if "lora_" in k]
-    if loaded.unexpected_keys or lacking:
-        wrong = (list(loaded.unexpected_keys) + lacking)[0]
-        raise CheckFailed(
-            f"{changes.source} does not fit {module}: PEFT's layer and the file differ in {wrong}."
-        )
-    return peft_model.eval()
-
-
-def merged_module(
-    module: str,
-    base: Mapping[str, torch.Tensor],
-    kind: torch.nn.Module,
-    changes: Changes,
-    scratch: Scratch,
-) -> dict[str, torch.Tensor]:
-    """The parameters of an adapted module with its adapter merged, bit for bit as PEFT's layer.
-
-    As `adapted_module`; `base` is overwritten, and `scratch` holds the sums.
-    """
-    peft_model = adapted_module(module, base, kind, changes)
-    layer: Any = peft_model.base_model.model.get_submodule(module)
-    ordinary = type(layer) is lora.Linear
-    if ordinary and not layer.lora_variant and not any(layer.lora_bias.values()):
-        # Not `base`: some initialisations, such as PiSSA's, subtract the adapter from the weight.
-        weight = layer.get_base_layer().weight.detach()
-        return {**base, "weight": _plainly_merged(layer, weight, scratch)}
-    bare: Any = peft_model.merge_and_unload()
-    merged = bare.get_submodule(module)
-    return {name: p.detach() for name, p in merged.named_parameters()}
-
-
-def _plainly_merged(layer: Any, weight: torch.Tensor, scratch: Scratch) -> torch.Tensor:
-    """`W + s B A` in fp32, rounded once, in place: as PEFT sums, several times faster."""
-    (name,) = layer.active_adapters
-    a, b = (part[name].weight.detach().float() for part in (layer.lora_A, layer.lora_B))
-    shape = (b.shape[0], a.shape[1])
-    delta = torch.mm(b, a, out=scratch.tensor("delta", shape, torch.float32))
-    delta.mul_(layer.scaling[name])
-    delta = delta.T if layer.fan_in_fan_out else delta
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    rows = max(1, _SUMMED // weight.shape[1])
-    for start in range(0, weight.shape[0], rows):
-        part = weight[start : start + rows]
-        total = scratch.tensor("sum", part.shape, wide).copy_(part)
-        part.copy_(total.add_(delta[start : start + rows]))
-    return weight
-
-
-def _nested(
-    module: str, kind: torch.nn.Module, base: Mapping[str, torch.Tensor]
-) -> torch.nn.Module:
-    """A model of that one module, under its own name, which determines rank and scaling."""
-    layer = copy.deepcopy(kind)
-    for name in layer._parameters:
-        # A parameter that is not given, such as an unchanged bias, is left out.
-        tensor = base.get(name)
-        layer._parameters[name] = (
-            None if tensor is None else torch.nn.Parameter(tensor, requires_grad=False)
-        )
-    holder = inner = torch.nn.Module()
-    *parents, last = module.split(".")
-    for parent in parents:
-        made = torch.nn.Module()
-        inner.add_module(parent, made)
-        inner = made
-    inner.add_module(last, layer)
-    return holder
-
-
-def _adapted(holder: torch.nn.Module, module: str, config: Any) -> Any:
-    from peft import get_peft_model
-
-    one = copy.deepcopy(config)
-    one.target_modules = [module]
-    one.exclude_modules = one.layers_to_transform = one.layers_pattern = None
-    one.modules_to_save, one.task_type = None, None
-    one.trainable_token_indices = None
-    if one.init_lora_weights not in ("pissa", "olora"):
-        one.init_lora_weights = False  # the initial values are overwritten
-    one.eva_config = None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return get_peft_model(holder, one)

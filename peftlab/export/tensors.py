@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from peftlab.errors import CheckFailed
-from peftlab.export.changes import Changes, merged_module
+from peftlab.export.adapted_layer import merged_module
+from peftlab.export.changes import Changes
 from peftlab.export.outline import Output
 from peftlab.export.safetensors_files import DTYPES
 from peftlab.export.scratch import Scratch

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from peftlab.errors import VerificationError
-from peftlab.export.changes import Changes, adapted_module
+from peftlab.export.adapted_layer import adapted_module
+from peftlab.export.changes import Changes
 from peftlab.export.outline import Output
 from peftlab.export.safetensors_files import DTYPES, Spec, Stored, stored_in
 from peftlab.export.scratch import Scratch

@@ -14,6 +14,7 @@ from torch import nn
 from peftlab.errors import CheckFailed
 from peftlab.methods.adapter_files import ADAPTER_NAME, vectors_allowed
 from peftlab.methods.method import Applied, Method, Options
+from peftlab.methods.patterns import adapted_names, keep_meaning
 from peftlab.methods.selection import Selection, task_head
 from peftlab.methods.trained_part import ADAPTER
 from peftlab.model.quantized import holds_8bit
@@ -67,7 +68,7 @@ class AdapterMethod(Method[Options]):
 
 
 def wrap(model: nn.Module, config: PeftConfig) -> PeftModel:
-    """PEFT's model with a fresh adapter named `default`."""
+    """PEFT's model with a fresh adapter named `default`. Raises `CheckFailed` (`keep_meaning`)."""
     with warnings.catch_warnings():
         # A model that mixes Conv1D and Linear gets the flag layer by layer, each with a warning.
         warnings.filterwarnings("ignore", message=r"fan_in_fan_out is set to")
@@ -76,6 +77,7 @@ def wrap(model: nn.Module, config: PeftConfig) -> PeftModel:
     if holds_8bit(model):
         wrapped.base_model._check_merge_allowed = _refuse_merging
     adapted: PeftModel = wrapped
+    keep_meaning(adapted.peft_config[ADAPTER_NAME], adapted_names(adapted))
     return adapted
 
 

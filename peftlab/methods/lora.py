@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.tuners.lora.layer import ParamWrapper
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -42,6 +41,7 @@ from peftlab.methods.low_rank.names import (
 from peftlab.methods.low_rank.source import go_on_from, start_of
 from peftlab.methods.low_rank.ties import check_ties
 from peftlab.methods.method import Applied, Beginning
+from peftlab.methods.patterns import adapted_names
 from peftlab.methods.selection import Selection, task_head
 from peftlab.methods.targets import resolve_saved
 from peftlab.methods.task_kind import peft_type
@@ -216,13 +216,7 @@ class Lora(AdapterMethod[AdapterOptions]):
 
 def _check_adapted(adapted: PeftModel, targets: Sequence[str], parameters: Sequence[str]) -> None:
     """PEFT must have adapted what was named, and nothing else. Raises `CheckFailed`."""
-    prefix = "base_model.model."
-    adapted_names = {name.removeprefix(prefix) for name in lora_layers(adapted)}
-    for name, module in adapted.named_modules():
-        if isinstance(module, ParamWrapper):
-            owner = name.removeprefix(prefix).replace(".base_layer", "")
-            adapted_names.add(f"{owner}.{module.parameter_name}")
-    if wrong := sorted(adapted_names ^ {*targets, *parameters}):
+    if wrong := sorted({*adapted_names(adapted)} ^ {*targets, *parameters}):
         raise CheckFailed(
             f"PEFT adapted other layers than were named, {wrong[0]} among them; name "
             "method.target_modules by patterns."

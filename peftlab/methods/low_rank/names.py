@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from peftlab.config.methods.lora import AdapterOptions
 from peftlab.config.methods.lora_rules import takes_from_base
 from peftlab.errors import CheckFailed
+from peftlab.methods.patterns import pattern_for
 from peftlab.methods.targets import matches, meant, resolve_targets
 from peftlab.model.structure import input_embeddings
 
@@ -112,11 +113,6 @@ def check_ranks(model: nn.Module, options: AdapterOptions, names: Sequence[str])
                 f"method.init_lora_weights is {init}, which has {min(weight.shape)} directions in "
                 f"{name}, but its rank is {rank}; lower method.r or give it a rank_pattern."
             )
-
-
-def pattern_for(patterns: Iterable[str], name: str) -> str | None:
-    """The first pattern for a name, as PEFT chooses it."""
-    return next((p for p in patterns if re.match(rf"(.*\.)?({p})$", name)), None)
 
 
 def _check_used(key: str, patterns: Mapping[str, object], names: Sequence[str]) -> None:

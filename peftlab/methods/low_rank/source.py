@@ -22,8 +22,8 @@ from peftlab.methods.adapter_files import (
     saved_tensors,
 )
 from peftlab.methods.low_rank.decomposed import lora_layers
-from peftlab.methods.low_rank.names import pattern_for
 from peftlab.methods.low_rank.rows import RowTables, Tables
+from peftlab.methods.patterns import pattern_for
 
 _LOST = ("corda", "lora_ga", "loftq")
 
