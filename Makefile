@@ -1,7 +1,7 @@
 # make demo       fine-tunes a real model five ways and compares them (one to four minutes)
 # make test       lint, types and every test
 # make check      lint, types and a smoke tier in under three minutes, for work in progress
-# make slow       property tests with many random draws, and what has no bound on its time
+# make slow       property tests with many random draws, and campaigns of minutes
 # make test-cost  every test, and a table of CPU-seconds by test file (build/test-cost*.json)
 # All create .venv and install into it first. Choose the interpreter with PYTHON=python3.12.
 # Paths are relative to this folder, so that it may lie under a path with spaces.
@@ -62,7 +62,7 @@ check: lint types
 
 # Bounded by the number of draws; what ran and what it took is committed with the results.
 slow: venv model
-	$(PYTEST) --hypothesis-profile random -m property --cost benchmarks/results/property_tests.json
+	$(PYTEST) --hypothesis-profile random -m "property or campaign" --cost benchmarks/results/property_tests.json
 
 # Seconds of CPU, not of the clock: comparable on a busy machine too.
 test-cost: venv model

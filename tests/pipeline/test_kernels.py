@@ -196,7 +196,7 @@ def slow() -> None:
 def test_loss_curves_of_real_runs_are_the_same(
     data: str, minilm: Path, shared_data: Path, tmp_path: Path
 ) -> None:
-    """Forty steps without dropout: the curves differ by no more than fp32 rounding grown."""
+    """Sixteen steps without dropout: the curves differ by no more than fp32 rounding grown."""
     classifies = data == "sst2"
     model = minilm if classifies else shared_data / "model_tinystories656k"
     columns = {} if classifies else {"prompt": "input", "completion": "output"}
@@ -208,12 +208,12 @@ def test_loss_curves_of_real_runs_are_the_same(
                 "task": "text-classification" if classifies else "causal-lm",
                 "data": {
                     "source": str(shared_data / data), "columns": columns,
-                    "max_train_samples": 320, "max_length": 64,
+                    "max_train_samples": 64, "max_length": 32,
                     "splits": {"validation": None, "test": None},
                 },
                 "method": {"name": "lora", "r": 8, "alpha": 16, "dropout": 0.0},
                 "train": {
-                    "kernels": kernels, "max_steps": 40, "global_batch_size": 8,
+                    "kernels": kernels, "max_steps": 16, "global_batch_size": 4,
                     "logging_steps": 1, "save_every": "never",
                 },
                 "eval": {"every": "never"},
@@ -221,5 +221,5 @@ def test_loss_curves_of_real_runs_are_the_same(
             }
         )  # fmt: skip
         result.append(losses(pipeline.train(config)))
-    assert len(result[0]) == 40
+    assert len(result[0]) == 16
     assert result[0] == pytest.approx(result[1], rel=1e-4)

@@ -17,35 +17,46 @@ def run_config(**sections: Any) -> Any:
     return config_from_mapping(sections)
 
 
-def test_lora_on_sst2_reaches_its_bar(minilm: Path, shared_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "rows", "bar", "width"),
+    [
+        # 160 test rows: about 7 points either way; 1,821: about 1.6.
+        ({"name": "head"}, {"max_train_samples": 400, "max_eval_samples": 160}, 0.72, 0.18),
+        pytest.param(
+            {"name": "lora", "r": 8, "alpha": 16}, {"max_train_samples": 2000}, 0.82, 0.05,
+            marks=pytest.mark.campaign,
+        ),
+    ],
+    ids=["head", "lora"],
+)  # fmt: skip
+def test_sst2_reaches_its_bar(
+    method: dict[str, Any], rows: dict[str, int], bar: float, width: float, minilm: Path,
+    shared_data: Path, tmp_path: Path,
+) -> None:  # fmt: skip
     from peftlab import pipeline
 
     run = pipeline.train(
         run_config(
             model={"name": str(minilm)},
             task="text-classification",
-            data={
-                "source": str(shared_data / "sst2"),
-                "max_length": 128,
-                "max_train_samples": 2000,
-            },
-            method={"name": "lora", "r": 8, "alpha": 16},
+            data={"source": str(shared_data / "sst2"), "max_length": 128, **rows},
+            method=method,
             train={"num_train_epochs": 3},
             output={"dir": str(tmp_path / "run"), "plots": False},
         )
     )
     test = run.metrics["test"]
-    assert test["accuracy"] >= 0.82
+    assert test["accuracy"] >= bar
     low, high = test["interval"]["f1_macro"]
     assert low < test["f1_macro"] < high
-    assert high - low < 0.05  # 1,821 rows: about 1.6 points either way
+    assert high - low < width
 
     # The folder alone gives the same numbers and sensible answers.
     again = pipeline.open_run(tmp_path / "run")
     assert again.evaluate("test")["loss"] == pytest.approx(test["loss"], rel=1e-5)
     answers = again.predict(["a joy from start to finish", "dull , lifeless and far too long"])
     assert [a["label"] for a in answers] == ["1", "0"]
-    assert all(a["probability"] > 0.8 for a in answers)
+    assert all(a["probability"] > 0.6 for a in answers)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +67,16 @@ def e2e(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         data={
             "source": str(shared_data / "e2e_nlg"),
             "columns": {"prompt": "input", "completion": "output"},
-            "max_train_samples": 800,
+            "max_train_samples": 160,
+            "max_eval_samples": 120,
         },
         method={"name": "lora", "r": 8, "alpha": 16, "dropout": 0.0},
-        train={"num_train_epochs": 2, "learning_rate": 2e-3, "save_every": "never"},
+        train={
+            "num_train_epochs": 4,
+            "learning_rate": 4e-3,
+            "global_batch_size": 8,
+            "save_every": "never",
+        },
         eval={"every": "never"},
         output={"dir": str(tmp_path_factory.mktemp("e2e") / "run"), "plots": False},
     )
@@ -148,7 +165,8 @@ def test_plain_text_keeps_what_the_model_knows(
             "source": str(shared_data / "tinystories_1k"),
             "packing": True,
             "max_length": 256,
-            "max_train_samples": 300,
+            "max_train_samples": 120,
+            "max_eval_samples": 32,
         },
         method={"name": "lora", "r": 8, "alpha": 16},
         train={"num_train_epochs": 1},

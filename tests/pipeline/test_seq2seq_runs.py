@@ -80,7 +80,7 @@ def config_of(model: Path, source: Path, out: Path, **changes: Any) -> dict[str,
         "data": {"source": str(source), "truncation": "error"},
         "method": {"name": "lora", "r": 4},
         "train": {
-            "max_steps": 6, "global_batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0,
+            "max_steps": 4, "global_batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0,
             "save_every": "never",
         },
         "eval": {"every": "never", "generation": {"max_new_tokens": 16}},
@@ -101,7 +101,7 @@ def test_sixty_four_translations_are_learnt_by_heart(
     )  # fmt: skip
     config["method"] = {"name": "full"}
     config["train"] = {
-        "num_train_epochs": 60, "global_batch_size": 16, "learning_rate": 3e-3,
+        "num_train_epochs": 40, "global_batch_size": 16, "learning_rate": 3e-3,
         "warmup_steps": 10, "save_every": "never",
     }  # fmt: skip
     config["eval"]["generation"] = {"max_new_tokens": 48}
@@ -131,7 +131,6 @@ METHODS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("kind", "method", "kernels", "dtype"),
     [
-        ("t5", "lora", "auto", "float32"),
         ("t5", "lora", "off", "float32"),
         ("t5", "lora", "auto", "bfloat16"),
         ("t5", "qlora", "auto", "bfloat16"),

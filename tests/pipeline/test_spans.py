@@ -71,18 +71,22 @@ def settings(model: Any, task: str, data: Path, run: Path, **train: Any) -> dict
 
 
 @pytest.mark.parametrize(
-    ("family", "method"),
-    [("bert", "lora"), ("bert", "full"), ("bert", {"name": "last_n", "n": 1}), ("bert", "head"),
-     ("gpt2", "lora"), ("t5", "lora"), ("llama", "lora"), ("llama", "head")],
+    ("task", "family", "method"),
+    # Every method and every architecture with each task; which of them meet changes.
+    [("token-classification", "bert", "lora"), ("token-classification", "t5", "full"),
+     ("token-classification", "llama", {"name": "last_n", "n": 1}),
+     ("token-classification", "gpt2", "lora"), ("token-classification", "bert", "head"),
+     ("question-answering", "llama", "lora"), ("question-answering", "bert", "full"),
+     ("question-answering", "gpt2", {"name": "last_n", "n": 1}),
+     ("question-answering", "t5", "lora"), ("question-answering", "llama", "head")],
 )  # fmt: skip
-@pytest.mark.parametrize("task", TASKS)
 def test_every_method_learns_and_answers(
     task: str, family: str, method: Any, tiny_checkpoint: Any, tmp_path: Path
 ) -> None:
     _, best, enough = TASKS[task]
     rate = {"head": 0.05, "lora": 1e-2}.get(str(method), 3e-3)
     made = settings(tiny_checkpoint(family), task, source(tmp_path, task), tmp_path / "run",
-                    num_train_epochs=12, learning_rate=rate)  # fmt: skip
+                    num_train_epochs=8, learning_rate=rate)  # fmt: skip
     run = peftlab.train(made, method=method)
     reported = run.metrics["test"]
     if method != "head":  # which reads what a random base happens to say
@@ -149,10 +153,10 @@ def test_the_other_verbs(
 
 
 REAL: dict[str, tuple[str, dict[str, Any], str]] = {
-    "token-classification": ("wnut17", {"max_train_samples": 240, "max_length": 48}, "tokens"),
+    "token-classification": ("wnut17", {"max_train_samples": 96, "max_length": 32}, "tokens"),
     "question-answering": (
         "squad_v2_small",
-        {"max_train_samples": 64, "max_length": 96},
+        {"max_train_samples": 48, "max_length": 64},
         "context",
     ),
 }
@@ -165,11 +169,11 @@ def test_real_rows_with_a_real_model(
     name, data, column = REAL[task]
     made = settings(minilm, task, shared_data / name, tmp_path / "run", max_steps=12,
                     learning_rate=1e-3)  # fmt: skip
-    made["data"] |= {**data, "max_eval_samples": 24}
+    made["data"] |= {**data, "max_eval_samples": 12}
     made["method"] = {"name": "lora", "r": 8, "target_modules": ["query", "key", "value", "dense"]}
     run = peftlab.train(made)
-    # What a head that knows nothing starts at: every one of 13 tags, or of 96 positions, alike.
-    start = math.log(96 if task == "question-answering" else 13)
+    # What a head that knows nothing starts at: every one of 13 tags, or of 64 positions, alike.
+    start = math.log(64 if task == "question-answering" else 13)
     assert run.metrics["train"]["steps"] == 12
     assert run.metrics["test"]["loss"] < start * (0.85 if task == "question-answering" else 0.5)
     if task == "question-answering":
