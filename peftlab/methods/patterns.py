@@ -13,6 +13,7 @@ from typing import Any
 
 from peft import PeftModel
 from peft.tuners.lora.layer import ParamWrapper
+from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from peftlab.errors import CheckFailed
@@ -26,13 +27,16 @@ def pattern_for(patterns: Iterable[str], name: str) -> str | None:
 
 
 def adapted_names(adapted: PeftModel) -> tuple[str, ...]:
-    """The base's names of what has an adapter: layers, and parameters with one of their own."""
+    """The base's names of what has an adapter: layers, and parameters with one of their own.
+
+    Rows of embeddings that train (`trainable_token_indices`) are none.
+    """
     names = []
     for name, module in adapted.named_modules():
         if isinstance(module, ParamWrapper):
             owner = name.removeprefix(_PREFIX).replace(".base_layer", "")
             names.append(f"{owner}.{module.parameter_name}")
-        elif isinstance(module, BaseTunerLayer):
+        elif isinstance(module, BaseTunerLayer) and not isinstance(module, TrainableTokensLayer):
             names.append(name.removeprefix(_PREFIX))
     return tuple(names)
 

@@ -54,7 +54,7 @@ def test_default_rates_are_those_that_worked_at_minilms_width() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["head", "lora"])
+@pytest.mark.parametrize("name", ["head", pytest.param("lora", marks=pytest.mark.campaign)])
 def test_minilm_learns_from_real_sentences(
     minilm: Path, shared_data: Path, tmp_path: Path, name: str
 ) -> None:

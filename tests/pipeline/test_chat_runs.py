@@ -91,9 +91,12 @@ def speaking(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("family", "packing"), [("gpt2", False), ("gpt2", True), ("llama", False), ("llama", True)]
-)
-@pytest.mark.parametrize("form", ROWS)
+    ("form", "family", "packing"),
+    [
+        (form, ("gpt2", "llama")[(number + packing) % 2], packing)
+        for number, form in enumerate(ROWS) for packing in (False, True)
+    ],
+)  # fmt: skip
 def test_eight_rows_are_learnt_and_come_back(
     form: str,
     family: str,

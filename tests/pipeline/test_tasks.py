@@ -56,9 +56,10 @@ PROBLEMS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(
-    ("family", "method"), [("bert", "lora"), ("llama", "lora"), ("bert", "head")]
-)
-@pytest.mark.parametrize("problem", PROBLEMS)
+    ("problem", "family", "method"),
+    [("single", "llama", "lora"), ("single", "bert", "head"), ("several", "bert", "lora"),
+     ("several", "llama", "head"), ("number", "llama", "lora"), ("number", "bert", "head")],
+)  # fmt: skip
 def test_every_problem_is_learnt_and_answered(
     problem: str, family: str, method: str, data: Any, tiny_checkpoint: Any, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],

@@ -26,9 +26,14 @@ def write_rows(folder: Path, task: str) -> Path:
 
 
 CASES = {
-    "text-classification": ("bert", {"text": "review", "label": "stars"}, {"review": "a good dog"}),
-    "causal-lm": ("llama", {"prompt": "question", "completion": "answer"}, {"question": "name"}),
-}
+    "text-classification": (
+        "bert", {"text": "review", "label": "stars"}, {"review": "a good dog"}, ["lora"], "2",
+    ),
+    "causal-lm": (
+        "llama", {"prompt": "question", "completion": "answer"}, {"question": "name"},
+        ["lora", "full"], "1",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("task", CASES)
@@ -37,7 +42,7 @@ def test_every_verb(
 ) -> None:
     from peftlab.cli import main
 
-    family, columns, input_row = CASES[task]
+    family, columns, input_row, methods, seeds = CASES[task]
     kind = "classification" if task == "text-classification" else "causal"
     file = tmp_path / "run.yaml"
     config: dict[str, Any] = {
@@ -88,9 +93,11 @@ def test_every_verb(
     assert call("inspect", config["model"]["name"])["kind"] == "checkpoint"
 
     table = tmp_path / "table"
-    bench = call("bench", str(file), "--methods", "lora,full", "--seeds", "2", "-o", str(table))
-    assert [row["label"] for row in bench["rows"]] == ["untuned", "lora", "full"]
+    bench = call(
+        "bench", str(file), "--methods", ",".join(methods), "--seeds", seeds, "-o", str(table)
+    )
+    assert [row["label"] for row in bench["rows"]] == ["untuned", *methods]
     assert all(not row.get("failure") for row in bench["rows"])
     assert {p.name for p in table.iterdir()} >= {"results.json", "results.md", "report.html"}
     assert "<svg" in (table / "report.html").read_text()
-    assert "±" in (table / "results.md").read_text()
+    assert ("±" in (table / "results.md").read_text()) == (seeds == "2")
