@@ -12,7 +12,8 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -28,6 +29,13 @@ class Ended:
 
 def forked(run: Callable[[], int | None]) -> Ended:
     """Call `run` in a child and wait for it; None counts as 0, an exception as 1."""
+    with started(run) as ended:
+        return ended()
+
+
+@contextmanager
+def started(run: Callable[[], int | None]) -> Iterator[Callable[[], Ended]]:
+    """Call `run` in a child, beside what follows; what this gives waits for the child, once."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         with warnings.catch_warnings():
             # Of threads in the parent: pytest-xdist's and torch's, which the child does not use.
@@ -35,10 +43,14 @@ def forked(run: Callable[[], int | None]) -> Ended:
             child = os.fork()
         if child == 0:
             _child(run, out, err)
-        _, status = os.waitpid(child, 0)
-        for file in (out, err):
-            file.seek(0)
-        return Ended(os.waitstatus_to_exitcode(status), out.read(), err.read())
+
+        def ended() -> Ended:
+            _, status = os.waitpid(child, 0)
+            for file in (out, err):
+                file.seek(0)
+            return Ended(os.waitstatus_to_exitcode(status), out.read(), err.read())
+
+        yield ended
 
 
 def _child(run: Callable[[], int | None], out: IO[str], err: IO[str]) -> None:

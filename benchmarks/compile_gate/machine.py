@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -130,6 +131,7 @@ def _seen(value: Any, parameter: Any) -> str:
     return "1" if value == 1 else f"int{' divisible by 16' if value % 16 == 0 else ''}"
 
 
+@cache
 def _sources(kernel: Any) -> dict[str, str]:
     """The kernel's code and that of our functions it calls, free of comments and docstrings."""
     sources: dict[str, str] = {}

@@ -21,6 +21,7 @@ import torch
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.layers import release, without_bitsandbytes
 from benchmarks.gpu.limits import Ceilings, step_limit
+from benchmarks.gpu.quick_interpreter import remember
 from benchmarks.layers.counting import Watch
 from benchmarks.layers.interleaving import noise, ratio, take_turns
 from benchmarks.runs.llama import INT8_ROWS, ModelCase, ModelStep, Shape, base_model
@@ -42,11 +43,15 @@ LIMIT = 1.5
 
 
 def case_of(name: str, dropout: float, device: str, dry: bool) -> ModelCase:
-    """The case of this name on a device; a dry run's takes no time."""
+    """The case of this name on a device; a dry run's takes no time.
+
+    It traces and differentiates what is compiled, and leaves C++ to the compiled layers.
+    """
     case = replace(LLAMAS[name], dropout=dropout, device=device)
     if not dry:
         return case
-    return replace(case, shape=Shape(1, 32, 48, 4, 2, 50), rows=2, length=8, rank=4)
+    tiny = Shape(1, 32, 48, 4, 2, 50)
+    return replace(case, shape=tiny, rows=2, length=8, rank=4, compiler="aot_eager")
 
 
 def measure(
@@ -135,6 +140,8 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true")
     given = parser.parse_args()
     device = "cpu" if given.dry_run else "cuda"
+    if given.dry_run:
+        remember()
     rows = without_bitsandbytes((*ROWS, "ours, w8a8", "bnb+PEFT"))
     write_memory(case_of(given.memory_of, 0.05, device, given.dry_run), rows, given.out)
 

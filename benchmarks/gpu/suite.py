@@ -33,6 +33,7 @@ from benchmarks.gpu import steps as gpu_steps
 from benchmarks.gpu.clock import Budget, Clock
 from benchmarks.gpu.correctness import check_all
 from benchmarks.gpu.limits import Ceilings, measure_ceilings
+from benchmarks.gpu.quick_interpreter import remember
 from benchmarks.gpu.targets import OVER_8_BITS, SHAPES, seven_layers, sizes
 from benchmarks.gpu.warm_up import compile_ahead
 from benchmarks.result_files import gpu_kind, write_result
@@ -233,6 +234,7 @@ def main() -> int:
     suite = Suite(given.out, Budget(60 * given.minutes), given.dry_run, device, Clock(device))
     say(f"{gpu_kind()}, torch {torch.__version__}, {given.minutes:g} minutes")
     if suite.dry:
+        remember()
         say("A dry run: the numbers mean nothing.")
     say(compile_ahead(suite.budget.left / 5, dry=suite.dry))
     suite.ceilings = measure_ceilings(suite.clock, device, suite.dry)

@@ -29,6 +29,7 @@ import torch
 from benchmarks.gpu.clock import Budget, Clock
 from benchmarks.gpu.layers import release
 from benchmarks.gpu.limits import Ceilings, measure_ceilings
+from benchmarks.gpu.quick_interpreter import remember
 from benchmarks.gpu.sweep_passes import SIZES, TINY, Pass, passes
 from benchmarks.result_files import gpu_kind, write_result
 
@@ -154,6 +155,8 @@ def main() -> int:
     parser.add_argument("--part", help=argparse.SUPPRESS)
     given = parser.parse_args()
     device = "cpu" if given.dry_run else "cuda"
+    if given.dry_run:
+        remember()
     if given.part:
         compile_part(given.part, given.only, device, given.dry_run)
         return 0

@@ -48,6 +48,8 @@ class ModelCase:
     dropout: float = 0.0
     dtype: torch.dtype = torch.bfloat16
     device: str = "cpu"
+    compiler: str = "inductor"
+    """The backend of torch.compile for the rows that are compiled."""
 
     @property
     def tokens(self) -> int:
@@ -108,7 +110,7 @@ def row_of(name: str, case: ModelCase, base: nn.Module | None = None) -> Any:
         if report.not_fused:
             raise RuntimeError(str(report))
     if compiled:
-        model.forward = torch.compile(model.forward, dynamic=False)
+        model.forward = torch.compile(model.forward, dynamic=False, backend=case.compiler)
     return model
 
 

@@ -21,6 +21,7 @@ from benchmarks.layers.lora_linear_pairs import COMPARISONS, INT8, INT8_OF_KIND,
 from benchmarks.layers.peers import INT8_PEERS, PEERS
 from benchmarks.result_files import cpu_kind
 from benchmarks.runs import llama_step_pairs
+from tests.forked import forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -41,6 +42,14 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return capsys.readouterr().out
 
     return run
+
+
+def peak_in_a_fork(name: str, tiny: bool, *, int8: bool) -> int:
+    """`peak_in_a_process` by the same words, without a fresh process's imports."""
+    words = ["--peak-of", name, *["--tiny"] * tiny, *["--int8"] * int8]
+    done = forked(lambda: llama_step_pairs.main(words))
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1])
 
 
 def has_environment(environment: dict[str, Any]) -> bool:
@@ -71,8 +80,11 @@ def test_layers_take_turns(command: Command, tmp_path: Path) -> None:
     assert result["comparisons"]["bf16-hopeless"]["rounds"] == 1
 
 
-def test_layers_and_steps_over_8_bits(command: Command, tmp_path: Path) -> None:
+def test_layers_and_steps_over_8_bits(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "layers.json"
+    monkeypatch.setattr(llama_step_pairs, "peak_in_a_process", peak_in_a_fork)
     words = ("--int8", "--tiny", "--pairs", "1", "--json", str(out))
     command(lora_linear_pairs, "--case", "int8", *words)
     counts = json.loads(out.read_text())["comparisons"]["int8"]["counts"]
@@ -101,7 +113,7 @@ def test_whole_steps_take_turns(command: Command, tmp_path: Path) -> None:
 
 def test_saved_bytes_fail_where_a_bar_is_missed(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "saved.json"
-    said = command(saved_bytes, "--layers", "4", "--tokens", "8", "--json", str(out))
+    said = command(saved_bytes, "--layers", "2", "--tokens", "8", "--json", str(out))
     assert said.count("met ") == 6
     assert has_environment(json.loads(out.read_text())["environment"])
 

@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.hanging import HANGS_AFTER
+from tests.forked import started
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LAYERS = 14
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The output of the first process of `two_processes.py` for each kind of training."""
-    store = tmp_path_factory.mktemp("distributed") / "store"
-    script = REPOSITORY / "tests" / "fusion" / "two_processes.py"
-    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'kernels'}"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(store)],
-            env=environment,
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        printed = [process.communicate(timeout=HANGS_AFTER) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, error) in zip(processes, printed, strict=True):
-        assert process.returncode == 0, error[-3000:]
-    said: dict[str, dict[str, Any]] = json.loads(printed[0][0])
+    from tests.fusion.two_processes import main
+
+    store = str(tmp_path_factory.mktemp("distributed") / "store")
+    with started(lambda: main(0, store)) as first, started(lambda: main(1, store)) as second:
+        # The first waits for the second, and either gives up where the other is gone.
+        printed = [first(), second()]
+    for ended in printed:
+        assert ended.returncode == 0, ended.stderr[-3000:]
+    said: dict[str, dict[str, Any]] = json.loads(printed[0].stdout)
     return said
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
+import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from peftlab.fusion import fuse
 from peftlab.fusion.guards import why_not
 from peftlab_kernels import functional
 from tests.fusion.common import adapted_tiny, batch, gradients, layer_of
+from tests.hanging import HANGS_AFTER
 
 WORLD = 2
 
@@ -120,13 +122,13 @@ def step(how: str, rank: int) -> dict[str, Any]:
 
 def main(rank: int, store: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
+    warnings.simplefilter("default")  # FSDP1 warns of frozen weights beside adapters
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD,
+        timeout=timedelta(seconds=HANGS_AFTER),
+    )  # fmt: skip
     reports = {how: step(how, rank) for how in WRAPS}
     if rank == 0:
         print(json.dumps(reports))
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])

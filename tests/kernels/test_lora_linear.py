@@ -354,7 +354,7 @@ def test_torch_compile_without_graph_breaks(dtype: torch.dtype, dropout: float) 
 def test_torch_compile_over_blocks_of_a_16_bit_weight(
     transposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peftlab_kernels.row_blocks.BLOCK_ELEMENTS", 200)
+    monkeypatch.setattr("peftlab_kernels.row_blocks.BLOCK_ELEMENTS", 72 * 25)
     torch._dynamo.reset()
     case = Case((37, 72, 100, 3), torch.float32, torch.bfloat16, transposed=transposed)
     y, gradients = case.run()

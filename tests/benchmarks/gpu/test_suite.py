@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from benchmarks.gpu import suite
 from benchmarks.gpu.layers import INT8, OURS, ROWS
 from benchmarks.gpu.targets import OVER_8_BITS, SHAPES, SIZES, sizes
 from tests.inductor import needs_inductor
@@ -26,7 +27,13 @@ for name in {ABSENT!r}:
 sys.argv = ["gpu_suite", *sys.argv[1:]]
 import torch, transformers, peft
 gc.freeze()  # which the suite collects after every case: what is imported is no garbage
-runpy.run_module("benchmarks.gpu.suite", run_name="__main__", alter_sys=True)
+try:
+    runpy.run_module("benchmarks.gpu.suite", run_name="__main__", alter_sys=True)
+except SystemExit as ended:
+    if ended.code:
+        raise
+sys.argv = ["gpu_sweep", "--only", "down x", *sys.argv[1:]]
+runpy.run_module("benchmarks.gpu.sweep", run_name="__main__", alter_sys=True)
 """
 
 
@@ -45,7 +52,7 @@ def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Every file of a dry run, and what it said under `said`.
+    """Every file of a dry run of the suite and the sweep, and what it said under `said`.
 
     One run for all processes that test: the first makes it, the others wait and read.
     """
@@ -134,27 +141,29 @@ def test_whole_steps_have_tokens_limits_and_memory(results: dict[str, Any]) -> N
     assert weights["ours, w8a8"] < weights["ours"]
 
 
-def test_a_dry_run_wants_the_interpreter_and_a_run_a_gpu(tmp_path: Path) -> None:
-    dry = run("--dry-run", "--out", str(tmp_path), TRITON_INTERPRET="0")
-    assert dry.returncode == 2
-    assert "set TRITON_INTERPRET=1" in dry.stderr
-    real = run("--out", str(tmp_path), TRITON_INTERPRET="0", CUDA_VISIBLE_DEVICES="")
-    assert real.returncode == 2
-    assert "no CUDA device; use --dry-run" in real.stderr
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dry-run"], "set TRITON_INTERPRET=1"),
+        ([], "no CUDA device; use --dry-run"),
+    ],
+)
+def test_a_dry_run_wants_the_interpreter_and_a_run_a_gpu(
+    words: list[str], message: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu_suite", *words, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        suite.main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_sweep_goes_the_same_way_without_a_gpu(tmp_path: Path) -> None:
-    environment = os.environ | {
-        "PYTHONPATH": f".{os.pathsep}kernels", "TRITON_INTERPRET": "1",
-    }  # fmt: skip
-    words = ("--dry-run", "--only", "down x", *NO_HURRY, "--out", str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu.sweep", *words], cwd=REPOSITORY, env=environment,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    passes = json.loads((tmp_path / "tiles--dry-run.json").read_text())["passes"]
+def test_the_sweep_goes_the_same_way_without_a_gpu(results: dict[str, Any]) -> None:
+    passes = results["tiles--dry-run.json"]["passes"]
     assert {name.split(" 33 ")[0] for name in passes} == {"down x", "down x, dropout"}
     for actual in passes.values():
         assert actual["failed"] == {}

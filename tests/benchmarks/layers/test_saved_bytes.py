@@ -16,9 +16,12 @@ from peftlab_kernels.backends import eager_int8_kernels
 pytestmark = pytest.mark.poison_empty(False)
 
 
+LAYERS, TOKENS = 2, 8
+
+
 @pytest.fixture(scope="module")
 def saved() -> dict[str, dict[str, int]]:
-    return measure(llama(layers=4, tokens=16))
+    return measure(llama(LAYERS, TOKENS))
 
 
 def test_the_bars_are_met(saved: dict[str, dict[str, int]]) -> None:
@@ -32,7 +35,7 @@ def test_the_layers_keep_x_once_h_and_a_bit_an_element(saved: dict[str, dict[str
     inputs = 3 * d + ffn  # of q k v together, o, gate and up together, and down
     masked = 6 * d + ffn
     a_token_and_block = 2 * inputs + masked // 8 + 7 * 2 * rank
-    assert saved["ours"]["adapted_layers"] == 4 * 16 * a_token_and_block
+    assert saved["ours"]["adapted_layers"] == LAYERS * TOKENS * a_token_and_block
 
 
 def test_over_8_bits_the_layers_keep_codes_steps_h_and_a_bit_an_element(
@@ -47,7 +50,7 @@ def test_over_8_bits_the_layers_keep_codes_steps_h_and_a_bit_an_element(
         ("ours, w8a8, fp32 activations", 4),
     ):
         a_token_and_block = inputs + steps + masked // 8 + 7 * h_bytes * rank
-        assert saved[name]["adapted_layers"] == 4 * 16 * a_token_and_block, name
+        assert saved[name]["adapted_layers"] == LAYERS * TOKENS * a_token_and_block, name
 
 
 def test_a_bar_can_be_missed(saved: dict[str, dict[str, int]]) -> None:

@@ -13,9 +13,14 @@ from typing import Any
 
 import pytest
 
+from benchmarks.gpu.quick_interpreter import remember
+
 HERE = Path(__file__).parent
 COMPILED = {"test_int8_on_gpu.py", "test_launching.py", "test_on_gpu.py"}
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+
+if INTERPRETING:
+    remember()
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
