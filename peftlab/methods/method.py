@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -17,7 +17,6 @@ from peftlab.errors import CheckFailed
 from peftlab.methods.coverage import Coverage, cover
 from peftlab.methods.freeze import freeze
 from peftlab.methods.selection import Selection
-from peftlab.methods.step_hooks import StepHooks
 from peftlab.methods.trained_part import START, Start
 
 logger = logging.getLogger("peftlab")
@@ -68,6 +67,36 @@ class Beginning:
                 "--resume."
             )
         return start
+
+
+class StepHooks(ABC):  # noqa: B024  (each of its methods may be left as it is)
+    """What a method adds to the optimizer's steps: a term of the loss, and work after each step.
+
+    This base does nothing. The task's loss, which is reported, has none of it.
+    """
+
+    def begin(self, steps: int) -> None:  # noqa: B027
+        """Called before the first step with the steps of the whole run.
+
+        Raises `ConfigError` where the method cannot do with so many.
+        """
+
+    def loss_term(self, batch: Mapping[str, Any]) -> torch.Tensor | None:
+        """A term beside the mean loss of a micro-batch, after its forward pass; None for none.
+
+        Its mean over an optimizer step, weighted by the micro-batches' items, is added to the loss.
+        """
+        return None
+
+    def after_step(self, step: int) -> None:  # noqa: B027
+        """Called after the optimizer's step (the first is 0), with the gradients still there."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint must hold to go on, beside the trained tensors."""
+        return {}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:  # noqa: B027
+        """Go on from what `state` returned."""
 
 
 class Method(ABC, Generic[Options]):

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from peftlab.config import RunConfig
     from peftlab.data.sources import Splits
     from peftlab.fusion import FusionReport
-    from peftlab.methods.method import Applied
+    from peftlab.methods.method import Applied, StepHooks
     from peftlab.methods.penalties.regularization import Regularizer
-    from peftlab.methods.step_hooks import StepHooks
     from peftlab.model.loading import LoadedModel
     from peftlab.tasks.task import Batch, Encoded, Task, TokenStatistics
 

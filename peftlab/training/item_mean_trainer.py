@@ -19,8 +19,8 @@ from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
 from peftlab.errors import CheckFailed, ConfigError
+from peftlab.methods.method import StepHooks
 from peftlab.methods.penalties.regularization import Regularizer
-from peftlab.methods.step_hooks import StepHooks
 from peftlab.tasks.task import Batch, Task
 from peftlab.training import checkpoint
 from peftlab.training.ledger import Ledger

@@ -18,8 +18,8 @@ from transformers import PrinterCallback
 from peftlab.config.schema import TrainConfig
 from peftlab.errors import Interrupted
 from peftlab.measure.memory import gradient_bytes, optimizer_bytes
+from peftlab.methods.method import StepHooks
 from peftlab.methods.penalties.regularization import Regularizer
-from peftlab.methods.step_hooks import StepHooks
 from peftlab.tasks.task import Batch, Task
 from peftlab.training import checkpoint, context
 from peftlab.training.arguments import check_sizes, recorded_settings, training_arguments

@@ -26,7 +26,7 @@ from peftlab.methods.adapter_files import (
     saved_tensors,
 )
 from peftlab.methods.freeze import freeze
-from peftlab.methods.method import Applied
+from peftlab.methods.method import Applied, StepHooks
 from peftlab.methods.peft import targets as peft_targets
 from peftlab.methods.peft.steps import AdaLoraSteps, ShadowSteps, keep_ranks
 from peftlab.methods.peft.types import ADAPTER_TYPES, OTHER, AdapterType, Sizes, learning_rate
@@ -37,7 +37,6 @@ from peftlab.methods.peft.wrapped import (
     refuse_task,
 )
 from peftlab.methods.selection import Selection
-from peftlab.methods.step_hooks import StepHooks
 from peftlab.methods.targets import resolve_saved
 from peftlab.methods.task_kind import has_new_head, peft_type
 from peftlab.methods.trained_part import ADAPTER

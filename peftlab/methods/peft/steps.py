@@ -10,7 +10,7 @@ from torch import nn
 
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.methods.adapter_files import ADAPTER_NAME
-from peftlab.methods.step_hooks import StepHooks
+from peftlab.methods.method import StepHooks
 
 _IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 """The rank allocator's running importance of each entry, by PEFT's names."""
