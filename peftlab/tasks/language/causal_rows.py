@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from peftlab.errors import ConfigError, DataError
 from peftlab.tasks.encoding import check_rows
 from peftlab.tasks.language.causal_encoding import encode_pairs, encode_text, pack_text, prompt_ids
-from peftlab.tasks.language.chat.encoding import LossOn, chat_prompt_ids, encode_chats
+from peftlab.tasks.language.chat.conversation import LossOn
+from peftlab.tasks.language.chat.encoding import chat_prompt_ids, encode_chats, turn_end_ids
 from peftlab.tasks.language.chat.template import (
     dated,
     default_template,
     own_template,
     read_template,
 )
-from peftlab.tasks.language.chat.turns import turn_end_ids
 from peftlab.tasks.language.packing import pack
 from peftlab.tasks.task import Encoded
 
@@ -174,9 +174,7 @@ class Chats:
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, room: int
     ) -> list[list[int]]:
         """Prompt ids. Raises `DataError` where the template or `room` does not allow a row."""
-        return chat_prompt_ids(
-            tokenizer, [row["messages"] for row in rows], room, system=self.system
-        )
+        return chat_prompt_ids(tokenizer, rows, room, system=self.system)
 
 
 Rows = PlainText | Pairs | Chats

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("peftlab")
-
-Message = Mapping[str, str]
-"""`role` (system, user, assistant, tool) and `content`."""
 
 _CHATML = (
     "{% for message in messages %}"
@@ -39,7 +36,6 @@ _HEADINGS = (
     "{% if add_generation_prompt %}{{ '\\n\\n### Assistant:\\n' }}{% endif %}"
 )
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
-_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class Unrenderable(Exception):
@@ -107,60 +103,3 @@ def read_template(file: str) -> str:
             f"task.chat_template: {file} is not a chat template: it reads no messages."
         )
     return text
-
-
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, prompt: bool) -> str:
-    """The conversation as text; `prompt`: with the generation prompt at its end.
-
-    Raises `Unrenderable` where the template refuses the conversation.
-    """
-    import jinja2
-
-    try:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=prompt
-        )
-    except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        roles = ", ".join(message["role"] for message in messages)
-        raise Unrenderable(f"the chat template refuses turns of {roles}: {reason}") from None
-    return str(text)
-
-
-def check_rendered(text: str, messages: Sequence[Message]) -> None:
-    """Raise `Unrenderable` where the template omits or changes a turn of another speaker."""
-    for number, message in enumerate(messages, start=1):
-        # Some templates rightly omit earlier reasoning of the model.
-        if message["role"] != "assistant" and message["content"].strip() not in text:
-            raise Unrenderable(
-                f"the chat template omits turn {number}, of role {message['role']!r}, or changes "
-                "its text"
-            )
-
-
-def generation_spans(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
-) -> list[tuple[int, int]] | None:
-    """The character spans of the template's generation blocks; None if it has none.
-
-    Raises `Unrenderable` where their number differs from that of assistant turns.
-    """
-    template = own_template(tokenizer)
-    if template is None or not _GENERATION.search(template):
-        return None
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    special: Any = tokenizer.special_tokens_map
-    rendered: Any = render_jinja_template(
-        conversations=[[dict(message) for message in messages]],
-        chat_template=template,
-        return_assistant_tokens_mask=True,
-        **special,
-    )
-    spans = [(int(start), int(end)) for start, end in rendered[1][0]]
-    answers = sum(message["role"] == "assistant" for message in messages)
-    if len(spans) != answers:
-        raise Unrenderable(
-            f"generation blocks in the chat template: {len(spans)}, assistant turns: {answers}"
-        )
-    return spans

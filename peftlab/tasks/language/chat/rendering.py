@@ -1,0 +1,121 @@
+"""A tokenizer's template at work: renders conversations, and knows the marks that it writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from peftlab.tasks.language.chat.conversation import Chat
+from peftlab.tasks.language.chat.template import Unrenderable, own_template
+from peftlab.tasks.language.chat.texts import THOUGHT_TAGS, Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class Renderer:
+    """Renders with a tokenizer's template. `count` is the number of renders so far."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.count = 0
+
+    def render(self, chat: Chat, messages: Sequence[Message], *, prompt: bool) -> str:
+        """Messages as text, with the tools and variables of `chat`.
+
+        `prompt`: with the generation prompt at the end. Raises `Unrenderable` where the template
+        refuses the conversation.
+        """
+        import jinja2
+
+        self.count += 1
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tools=[dict(tool) for tool in chat.tools] or None,
+                tokenize=False,
+                add_generation_prompt=prompt,
+                **chat.variables,
+            )
+        except (jinja2.TemplateError, TypeError, KeyError, ValueError, IndexError) as error:
+            raise self._refusal(messages, error) from None
+        return str(text)
+
+    @staticmethod
+    def _refusal(messages: Sequence[Message], error: Exception) -> Unrenderable:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        roles = ", ".join(message["role"] for message in messages)
+        return Unrenderable(f"the chat template refuses turns of {roles}: {reason}")
+
+    @cached_property
+    def constants(self) -> tuple[str, ...]:
+        """Constants with punctuation: tags that the template may look for in texts."""
+        import jinja2
+        from jinja2 import nodes
+
+        template = re.sub(
+            r"\{%-?\s*(end)?generation\s*-?%\}", "", own_template(self.tokenizer) or ""
+        )
+        environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+        try:
+            tree = environment.parse(template)
+        except jinja2.TemplateSyntaxError:
+            return THOUGHT_TAGS
+        found = {
+            node.value.strip() for node in tree.find_all(nodes.Const) if isinstance(node.value, str)
+        }
+        tags = {text for text in found if 1 < len(text) < 40 and _PUNCTUATED.search(text)}
+        return tuple(sorted(tags | {*THOUGHT_TAGS}, key=len, reverse=True))
+
+    @cached_property
+    def inner(self) -> re.Pattern[str]:
+        """What the template may look for in texts."""
+        return re.compile("|".join(map(re.escape, self.constants)))
+
+    @cached_property
+    def end_marks(self) -> re.Pattern[str]:
+        """Tokens that can end a turn: special and added ones, without thought tags."""
+        added = [str(token) for token in self.tokenizer.get_added_vocab()]
+        marks = {*self.tokenizer.all_special_tokens, *added} - {*THOUGHT_TAGS, ""}
+        ordered = sorted((mark for mark in marks if mark.strip()), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
+
+    @cached_property
+    def writes_prompts(self) -> bool:
+        """Whether the template writes the header of the turn to generate."""
+        chat = Chat(({"role": "user", "content": "a"},), (False,))
+        for content in ("a", [{"type": "text", "text": "a"}]):
+            messages = [{"role": "user", "content": content}]
+            try:
+                ends = [self.render(chat, messages, prompt=prompt) for prompt in (False, True)]
+            except Unrenderable:
+                continue
+            return ends[0] != ends[1]
+        return True
+
+    @cached_property
+    def marks_generation(self) -> bool:
+        """Whether the template marks what the model generates."""
+        return bool(_GENERATION.search(own_template(self.tokenizer) or ""))
+
+    def generation_spans(self, chat: Chat, messages: Sequence[Message]) -> list[tuple[int, int]]:
+        """The character spans of the template's generation blocks."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        self.count += 1
+        variables: dict[str, Any] = {**self.tokenizer.special_tokens_map, **chat.variables}
+        rendered: Any = render_jinja_template(
+            conversations=[[dict(message) for message in messages]],
+            tools=[dict(tool) for tool in chat.tools] or None,
+            chat_template=own_template(self.tokenizer),
+            return_assistant_tokens_mask=True,
+            **variables,
+        )
+        return [(int(start), int(end)) for start, end in rendered[1][0]]
+
+
+_PUNCTUATED = re.compile(r"[<>\[\]|/#]")
