@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from peftlab.tasks.language.chat.conversation import Chat
@@ -54,22 +54,7 @@ class Renderer:
     @cached_property
     def constants(self) -> tuple[str, ...]:
         """Constants with punctuation: tags that the template may look for in texts."""
-        import jinja2
-        from jinja2 import nodes
-
-        template = re.sub(
-            r"\{%-?\s*(end)?generation\s*-?%\}", "", own_template(self.tokenizer) or ""
-        )
-        environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
-        try:
-            tree = environment.parse(template)
-        except jinja2.TemplateSyntaxError:
-            return THOUGHT_TAGS
-        found = {
-            node.value.strip() for node in tree.find_all(nodes.Const) if isinstance(node.value, str)
-        }
-        tags = {text for text in found if 1 < len(text) < 40 and _PUNCTUATED.search(text)}
-        return tuple(sorted(tags | {*THOUGHT_TAGS}, key=len, reverse=True))
+        return _constants(own_template(self.tokenizer) or "")
 
     @cached_property
     def inner(self) -> re.Pattern[str]:
@@ -85,17 +70,19 @@ class Renderer:
         return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
 
     @cached_property
-    def writes_prompts(self) -> bool:
-        """Whether the template writes the header of the turn to generate."""
+    def header(self) -> str:
+        """What the template writes before a turn to generate; empty where it writes nothing."""
         chat = Chat(({"role": "user", "content": "a"},), (False,))
         for content in ("a", [{"type": "text", "text": "a"}]):
             messages = [{"role": "user", "content": content}]
             try:
-                ends = [self.render(chat, messages, prompt=prompt) for prompt in (False, True)]
+                before = self.render(chat, messages, prompt=False)
+                prompt = self.render(chat, messages, prompt=True)
             except Unrenderable:
                 continue
-            return ends[0] != ends[1]
-        return True
+            if prompt != before:
+                return prompt[common_prefix(before, prompt) :]
+        return ""
 
     @cached_property
     def marks_generation(self) -> bool:
@@ -119,3 +106,33 @@ class Renderer:
 
 
 _PUNCTUATED = re.compile(r"[<>\[\]|/#]")
+
+
+def common_prefix(left: str, right: str) -> int:
+    """The length of the common prefix."""
+    if right.startswith(left):
+        return len(left)
+    low, high = 0, min(len(left), len(right))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left[:middle] == right[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@lru_cache(maxsize=64)
+def _constants(template: str) -> tuple[str, ...]:
+    import jinja2
+    from jinja2 import nodes
+
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        # The generation tag is an extension of Transformers; its content is plain Jinja.
+        tree = environment.parse(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template))
+    except jinja2.TemplateSyntaxError:
+        return THOUGHT_TAGS
+    found = {str(node.value).strip() for node in tree.find_all(nodes.Const)}
+    tags = {text for text in found if 1 < len(text) < 40 and _PUNCTUATED.search(text)}
+    return tuple(sorted(tags | {*THOUGHT_TAGS}, key=len, reverse=True))

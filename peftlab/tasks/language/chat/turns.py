@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from peftlab.tasks.language.chat.conversation import Chat
-from peftlab.tasks.language.chat.rendering import Renderer
+from peftlab.tasks.language.chat.rendering import Renderer, common_prefix
 from peftlab.tasks.language.chat.shown import Shown, show
 from peftlab.tasks.language.chat.template import Unrenderable
 from peftlab.tasks.language.chat.texts import THOUGHT_TAGS
@@ -162,23 +162,19 @@ def _start(renderer: Renderer, shown: Shown, index: int, prompt: str, end: int) 
     where the template writes the turn as the rest of the one before it, without a header.
     """
     text = shown.text
-    first = min((slot.start for slot in shown.slots_of(index)), default=end)
+    first = _first_of_its_own(renderer, shown, index, end)
     if text.startswith(prompt):
-        ahead = text[len(prompt) : first]
-        if renderer.writes_prompts or says_nothing(ahead):
-            return len(prompt)
-        # The header that no prompt writes is not for the model to learn.
-        after = _last_said(ahead)
-        return len(prompt) + after + len(ahead[after:]) - len(ahead[after:].lstrip())
+        return _behind_header(renderer, text, len(prompt), first)
     spoken = _spoken_end(renderer, prompt, text)
-    if spoken is not None and spoken <= first:
+    if spoken is not None and spoken <= (first if shown.slots_of(index) else end):
         return spoken
-    shared = _before_a_mark(renderer, prompt, text, _common(prompt, text))
-    if shared <= first and shown.chat.messages[index - 1]["role"] == "assistant":
+    shared = _before_a_mark(renderer, prompt, text, common_prefix(prompt, text))
+    if shared <= first and shown.chat.messages[index - 1]["role"] in ("assistant", "tool"):
         header = _header(renderer, shown, index, prompt)
         ended = renderer.end_marks.sub("", prompt[shared:].removesuffix(header))
-        if says_nothing(ended) and says_nothing(text[shared:first]):
-            return shared
+        start = _behind_header(renderer, text, shared, first)
+        if says_nothing(ended) and says_nothing(text[start:first]):
+            return start
     if index < len(shown.chat.messages) - 1:
         raise ShownOtherwise
     raise Unrenderable(
@@ -204,7 +200,9 @@ def _spoken_end(renderer: Renderer, prompt: str, text: str) -> int | None:
         return None
     after = spoken[-1] + 1
     silent = prompt[_last_said(prompt) :]
-    return after + _before_a_mark(renderer, silent, text[after:], _common(silent, text[after:]))
+    return after + _before_a_mark(
+        renderer, silent, text[after:], common_prefix(silent, text[after:])
+    )
 
 
 def _last_said(prompt: str) -> int:
@@ -215,6 +213,34 @@ def _last_said(prompt: str) -> int:
         end = silence.start() if silence.start() > at else end
         at = silence.end()
     return len(prompt) if at < len(prompt) else end
+
+
+def _first_of_its_own(renderer: Renderer, shown: Shown, index: int, end: int) -> int:
+    """The start of a turn's first text; of a turn without texts that of its end tokens."""
+    slots = shown.slots_of(index)
+    if slots:
+        return min(slot.start for slot in slots)
+    before = max((slot.end for slot in shown.slots if slot.text.message < index), default=0)
+    first = end
+    for mark in reversed(list(renderer.end_marks.finditer(shown.text, before, end))):
+        if shown.text[mark.end() : first].strip():
+            break
+        first = mark.start()
+    return first
+
+
+def _behind_header(renderer: Renderer, text: str, start: int, first: int) -> int:
+    """The end of a header that stands at the start although no prompt wrote it.
+
+    That header is not for the model to learn.
+    """
+    ahead = text[start:first]
+    if says_nothing(ahead):
+        return start
+    if renderer.header:
+        return start + len(renderer.header) if ahead.startswith(renderer.header) else start
+    after = _last_said(ahead)
+    return start + after + len(ahead[after:]) - len(ahead[after:].lstrip())
 
 
 def _header(renderer: Renderer, shown: Shown, index: int, prompt: str) -> str:
@@ -238,20 +264,6 @@ def _before_a_mark(renderer: Renderer, prompt: str, text: str, shared: int) -> i
 def says_nothing(text: str) -> bool:
     """Whether a text is white space and thought tags alone."""
     return not _SAYS_NOTHING.sub("", text)
-
-
-def _common(left: str, right: str) -> int:
-    """The length of the common prefix."""
-    if right.startswith(left):
-        return len(left)
-    low, high = 0, min(len(left), len(right))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if left[:middle] == right[:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _ends(renderer: Renderer, shown: Shown, index: int, start: int, whole: str) -> list[int]:

@@ -79,9 +79,12 @@ def rows(end: str) -> dict[str, Row]:
         "developer": [turn("developer", "Speak as a geologist."), *plain],
         "two answers in a row": [*plain, turn("assistant", REPLY)],
         "empty answer": [plain[0], turn("assistant", "")],
-        "outer white space": [turn("user", f" \n{QUESTION} "), turn("assistant", f"\n\n {ANSWER}\n")],
+        "outer white space": [
+            turn("user", f" \n{QUESTION} "), turn("assistant", f"\n\n {ANSWER}\n"),
+        ],
         "inner white space": [
-            turn("user", "Which\n\n  colour\thas it?"), turn("assistant", "White,\n\n\n    or  clear."),
+            turn("user", "Which\n\n  colour\thas it?"),
+            turn("assistant", "White,\n\n\n    or  clear."),
         ],
         "repeated answers": [
             turn("user", "Yes."), turn("assistant", "Yes."), turn("user", "Yes."),
@@ -92,13 +95,16 @@ def rows(end: str) -> dict[str, Row]:
             turn("assistant", "assistant"),
         ],
         "decomposed accents": [
-            turn("user", "Cafe\u0301 or the\u0301?"), turn("assistant", "Cre\u0300me bru\u0302le\u0301e."),
+            turn("user", "Cafe\u0301 or the\u0301?"),
+            turn("assistant", "Cre\u0300me bru\u0302le\u0301e."),
         ],
         "end token in a text": [
-            turn("user", f"What does {end} mean?"), turn("assistant", f"The mark {end} ends a turn."),
+            turn("user", f"What does {end} mean?"),
+            turn("assistant", f"The mark {end} ends a turn."),
         ],
         "</think> in a text": [
-            turn("user", "What does </think> mean?"), turn("assistant", "The tag </think> ends it."),
+            turn("user", "What does </think> mean?"),
+            turn("assistant", "The tag </think> ends it."),
         ],
     }  # fmt: skip
     return {
