@@ -30,6 +30,12 @@ def load(source: str, *formats: str, **options: Any) -> Splits:
     return load_splits(source, formats=formats, roles=tuple(roles), validation=0, **options)
 
 
+def read(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its conversation read from the JSON text that stores it."""
+    nested = ("messages", "tools", "chat_template_kwargs")
+    return {k: json.loads(v) if k in nested and v is not None else v for k, v in row.items()}
+
+
 def test_every_format_of_the_configuration_is_there() -> None:
     from typing import get_args
 
@@ -71,14 +77,14 @@ def test_what_a_language_model_reads(
     with caplog.at_level(logging.INFO, "peftlab"):
         splits = load(write(tmp_path, row, row), *CHAT)
     assert splits.format == name
-    assert splits.train[0] == given
+    assert read(splits.train[0]) == given
     assert f"data format: {name} (columns" in caplog.text
 
 
 def test_an_instruction_with_its_input(tmp_path: Path) -> None:
     row = {"instruction": "add", "input": "1 1", "output": "2"}
     turns = load(write(tmp_path, row, row), "alpaca").train[0]["messages"]
-    assert turns[0] == {"role": "user", "content": "add\n\n1 1"}
+    assert json.loads(turns)[0] == {"role": "user", "content": "add\n\n1 1"}
 
 
 def test_tags_by_name_and_by_number(tmp_path: Path) -> None:
@@ -245,16 +251,42 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "unknown role": ("messages", {"messages": [{"role": "robot", "content": "hi"}, *TURNS]},
                      "turn 1 of column 'messages' has the unknown role 'robot'"),
-    "empty turn": ("messages", {"messages": [TURNS[0], {"role": "assistant", "content": " "}]},
-                   "turn 2 of column 'messages' is empty"),
+    "empty turn": ("messages", {"messages": [{"role": "user", "content": " "}, TURNS[1]]},
+                   "turn 1 of column 'messages' is empty"),
     "null turn": ("messages", {"messages": [TURNS[0], {"role": "assistant", "content": None}]},
                   "turn 2 of column 'messages': column 'messages.content' is null"),
     "no answer to learn": ("messages", {"messages": TURNS[:1]}, "no assistant turn"),
     "no turn": ("messages", {"messages": []}, "has no turn"),
-    "late system": ("messages", {"messages": [*TURNS, {"role": "system", "content": "be"}]},
-                    "a system turn follows the first turn"),
-    "tools": ("messages", {"messages": [{**TURNS[0], "tool_calls": [1]}, TURNS[1]]},
-              "has tool_calls, which is not supported"),
+    "calls of a user": ("messages", {"messages": [{**TURNS[0], "tool_calls": [1]}, TURNS[1]]},
+                        "turn 1 of column 'messages' has calls, but the role 'user'"),
+    "a call that is none": ("messages", {"messages": [TURNS[0], {**TURNS[1], "tool_calls": [1]}]},
+                            "has the call 1, which is not an object"),
+    "a call without a name": (
+        "messages", {"messages": [TURNS[0], {**TURNS[1], "tool_calls": [{"function": {}}]}]},
+        "turn 2 of column 'messages' has a call without a name",
+    ),
+    "arguments that are none": (
+        "messages",
+        {"messages": [TURNS[0], {"role": "assistant", "function_call":
+                                 {"name": "f", "arguments": "a = 1"}}]},
+        "has a call of 'f' whose arguments are not an object in JSON",
+    ),
+    "a picture": (
+        "messages", {"messages": [{"role": "user", "content": [{"type": "image"}]}, TURNS[1]]},
+        "turn 1 of column 'messages' has a part of the type 'image'",
+    ),
+    "half a weight": ("messages", {"messages": [TURNS[0], {**TURNS[1], "weight": 0.5}]},
+                      "has the weight 0.5; weights are 0 and 1"),
+    "train in words": ("messages", {"messages": [TURNS[0], {**TURNS[1], "train": "yes"}]},
+                       "has train = 'yes'; it is true or false"),
+    "tools that are none": ("messages", {"messages": TURNS, "tools": [{"type": "function"}]},
+                            "not a tool: an object with a name"),
+    "a variable that is taken": (
+        "messages", {"messages": TURNS, "chat_template_kwargs": {"tools": []}},
+        "column 'chat_template_kwargs' sets tools, which the row itself gives",
+    ),
+    "history of another kind": ("alpaca", {"instruction": "a", "output": "b", "history": ["c"]},
+                                "column 'history' holds 'c', not a question with its answer"),
     "turn of another kind": ("sharegpt", {"conversations": [{"from": "human"}]},
                              "turn 1 of column 'conversations' is not an object with from and"),
     "unknown speaker": ("sharegpt", {"conversations": [{"from": "dog", "value": "woof"}]},
@@ -268,9 +300,9 @@ GOOD: dict[str, dict[str, Any]] = {
     "tokens-tags": {"tokens": ["a"], "tags": ["O"]},
     "squad": {**QUESTION, "answers": {"text": ["Ann"], "answer_start": [7]}},
     "relation": SPAN,
-    "messages": {"messages": TURNS},
+    "messages": {"messages": TURNS, "tools": None, "chat_template_kwargs": None},
     "sharegpt": {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
-    "alpaca": {"instruction": "a", "output": "b"},
+    "alpaca": {"instruction": "a", "output": "b", "history": []},
     "prompt-completion": {"prompt": "a", "completion": "b"},
 }
 

@@ -20,14 +20,13 @@ def decoded(value: Any) -> Any:
     """A value of a row that Arrow stores as JSON text; keys without a value are left out."""
     if isinstance(value, str):
         value = json.loads(value)
-    return _without_nulls(value)
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
+        return [
+            {key: inner for key, inner in item.items() if inner is not None}
+            if isinstance(item, Mapping)
+            else item
+            for item in value
+        ]
     return value
 
 

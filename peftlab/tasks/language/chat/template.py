@@ -6,6 +6,8 @@ get a second one.
 
 from __future__ import annotations
 
+import json
+import keyword
 import logging
 import re
 from collections.abc import Mapping
@@ -78,6 +80,44 @@ def dated(template: str) -> str:
     if count:
         logger.info("the chat template reads the current date: today's is saved with the run")
     return fixed
+
+
+def with_variables(template: str, variables: Mapping[str, Any]) -> str:
+    """The template with values for its variables, where whoever renders it gives none.
+
+    So they hold wherever the template goes: training, evaluation, prediction, and other tools that
+    load the exported tokenizer. Raises `ConfigError` for names that a template cannot set.
+    """
+    settings = ""
+    for name, value in variables.items():
+        if not name.isidentifier() or keyword.iskeyword(name) or name in _GIVEN:
+            raise ConfigError(
+                f"task.chat_template_kwargs: {name!r} is no variable that a template can be given."
+            )
+        settings += (
+            f"{{%- set {name} = {name} if {name} is defined and {name} is not none "
+            f"else {_literal(value)} -%}}"
+        )
+    return template if template.startswith(settings) else settings + template
+
+
+_GIVEN = frozenset({
+    "messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template",
+    "tokenize", "conversation", "padding", "truncation", "max_length", "loop", "true", "false",
+    "none",
+})  # fmt: skip
+
+
+def _literal(value: Any) -> str:
+    """A value of a configuration as Jinja writes it."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        pairs = (f"{_literal(str(key))}: {_literal(item)}" for key, item in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_literal, value))}]"
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def read_template(file: str) -> str:
