@@ -81,6 +81,102 @@ def test_what_a_language_model_reads(
     assert f"data format: {name} (columns" in caplog.text
 
 
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"a": 1, "b": None}}}
+AS_TEXT = {"function": {"name": "f", "arguments": '{"a": 1, "b": null}'}}
+TOOL = {"name": "f", "description": "d", "parameters": {}}
+ASKED = TURNS[0]
+
+
+def answer(**more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": "", **more}
+
+
+CONVERSATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "as JSON text": ("messages", {"messages": json.dumps(TURNS)}, {"messages": TURNS}),
+    "calls": ("messages", {"messages": [ASKED, answer(content=None, tool_calls=[CALL])]},
+              {"messages": [ASKED, answer(tool_calls=[CALL])]}),
+    "arguments as JSON text": ("messages", {"messages": [ASKED, answer(tool_calls=[AS_TEXT])]},
+                               {"messages": [ASKED, answer(tool_calls=[CALL])]}),
+    "one call of old": ("messages", {"messages": [ASKED, answer(function_call=CALL["function"])]},
+                        {"messages": [ASKED, answer(tool_calls=[CALL])]}),
+    "results": (
+        "messages",
+        {"messages": [*TURNS, {"role": "function", "name": "f", "content": {"x": 1}}]},
+        {"messages": [*TURNS, {"role": "tool", "name": "f", "content": '{"x": 1}'}]},
+    ),
+    "thoughts": ("messages", {"messages": [ASKED, {**TURNS[1], "reasoning_content": "hm"}]},
+                 {"messages": [ASKED, {**TURNS[1], "reasoning_content": "hm"}]}),
+    "parts": (
+        "messages", {"messages": [{"role": "user", "content": ["hi"]}, TURNS[1]]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}, TURNS[1]]},
+    ),
+    "weights": ("messages", {"messages": [ASKED, {**TURNS[1], "weight": 0.0, "train": False}]},
+                {"messages": [ASKED, {**TURNS[1], "weight": 0, "train": False}]}),
+    "an empty answer": ("messages", {"messages": [ASKED, answer()]},
+                        {"messages": [ASKED, answer()]}),
+    "several system turns": (
+        "messages", {"messages": [{"role": "system", "content": "a"}, *TURNS,
+                                  {"role": "system", "content": "b"}]},
+        {"messages": [{"role": "system", "content": "a"}, *TURNS,
+                      {"role": "system", "content": "b"}]},
+    ),
+    "tools and variables": (
+        "messages",
+        {"messages": TURNS, "tools": json.dumps([TOOL]), "chat_template_kwargs": {"x": None}},
+        {"messages": TURNS, "tools": [{"type": "function", "function": TOOL}],
+         "chat_template_kwargs": {"x": None}},
+    ),
+    "a system column": ("messages", {"messages": TURNS, "system": "be"},
+                        {"messages": [{"role": "system", "content": "be"}, *TURNS]}),
+    "sharegpt's roles": (
+        "sharegpt",
+        {"system": "be", "tools": json.dumps([TOOL]), "conversations": [
+            {"from": "human", "value": "hi"},
+            {"from": "function_call", "value": json.dumps(CALL["function"])},
+            {"from": "observation", "value": "3"}, {"from": "gpt", "value": "hello"},
+        ]},
+        {"messages": [{"role": "system", "content": "be"}, ASKED, answer(tool_calls=[CALL]),
+                      {"role": "tool", "content": "3"}, TURNS[1]],
+         "tools": [{"type": "function", "function": TOOL}]},
+    ),
+    "alpaca's history": (
+        "alpaca", {"system": "be", "history": [["a", "b"]], "instruction": "hi", "output": "hello"},
+        {"messages": [{"role": "system", "content": "be"}, {"role": "user", "content": "a"},
+                      {"role": "assistant", "content": "b"}, *TURNS], "prompt_messages": 4},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONVERSATIONS)
+def test_fields_of_conversations(case: str, tmp_path: Path) -> None:
+    name, row, given = CONVERSATIONS[case]
+    first = load(write(tmp_path, row, row), *CHAT).train[0]
+    assert read(first) == {"prompt_messages": 0, **given}
+    assert FORMATS[name].input_row(row)["messages"] == given["messages"]
+
+
+def test_a_parquet_file_gives_no_row_the_keys_of_another(tmp_path: Path) -> None:
+    calls = [answer(tool_calls=[{"function": {"name": "f", "arguments": arguments}}])
+             for arguments in ({"a": 1}, {"b": 2})]  # fmt: skip
+    rows = [{"messages": [ASKED, calls[0]]}, {"messages": [ASKED, calls[1]]}, {"messages": TURNS}]
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "train.parquet"))
+    turns = [json.loads(row["messages"])[1] for row in load(str(tmp_path), *CHAT).train]
+    assert [turn["tool_calls"][0]["function"]["arguments"] for turn in turns[:2]] == [
+        {"a": 1}, {"b": 2},
+    ]  # fmt: skip
+    assert turns[2] == TURNS[1]
+
+
+def test_columns_that_conversations_do_not_read_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"messages": TURNS, "rejected": "no", "Reasoning": "hm", "id": 3}
+    load(write(tmp_path, row, row), *CHAT)
+    assert caplog.text.count("column 'rejected' is not read: answers that are to be avoided") == 1
+    assert caplog.text.count("column 'Reasoning' is not read: thoughts are read from") == 1
+    assert "'id'" not in caplog.text
+
+
 def test_an_instruction_with_its_input(tmp_path: Path) -> None:
     row = {"instruction": "add", "input": "1 1", "output": "2"}
     turns = load(write(tmp_path, row, row), "alpaca").train[0]["messages"]

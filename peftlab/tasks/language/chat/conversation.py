@@ -113,7 +113,7 @@ _FLAGS = ("weight", "train")
 
 
 def _is_trained(message: Message) -> bool:
-    return message.get("weight") != 0 and message.get("train") is not False
+    return bool(message.get("weight") != 0 and message.get("train") is not False)
 
 
 def plain(messages: Sequence[Message]) -> Chat:

@@ -104,6 +104,30 @@ class Layouts:
         return json.dumps(whole, sort_keys=True, default=str), walk.texts
 
 
+def _with_ids_of(known: _Layout, chat: Chat) -> tuple[str, ...]:
+    """The literals with the ids of another conversation's calls."""
+    if _ids(known.shown.chat) == _ids(chat):
+        return known.literals
+    return tuple(_swapped(literal, known, chat) for literal in known.literals)
+
+
+def _swapped(literal: str, known: _Layout, chat: Chat) -> str:
+    for old, new in zip(_ids(known.shown.chat), _ids(chat), strict=False):
+        literal = literal.replace(old, new)
+    return literal
+
+
+def _ids(chat: Chat) -> list[str]:
+    """The ids of calls, each once, in their order."""
+    ids: dict[str, None] = {}
+    for message in chat.messages:
+        calls = message.get("tool_calls") or ()
+        for one in (message.get("id"), message.get("tool_call_id"), *(c.get("id") for c in calls)):
+            if isinstance(one, str) and one:
+                ids[one] = None
+    return list(ids)
+
+
 def _without_ids(message: Mapping[str, Any]) -> dict[str, Any]:
     bare = {key: value for key, value in message.items() if key not in ("id", "tool_call_id")}
     if bare.get("tool_calls"):
@@ -117,7 +141,12 @@ def _without_ids(message: Mapping[str, Any]) -> dict[str, Any]:
 def _layout(shown: Shown, spans: Spans) -> _Layout | None:
     """None where a layout says too little: texts put in several pieces, or positions in texts."""
     numbers = {id(text): number for number, text in enumerate(shown.texts)}
-    literals, slots, starts, at = [], [], [], 0
+    literals: list[str] = []
+    slots: list[tuple[int, int]] = []
+    starts: list[int] = []
+    at = 0
+    if shown.pieces:
+        return None
     for slot in shown.slots:
         if slot.start < at:
             return None
@@ -129,25 +158,22 @@ def _layout(shown: Shown, spans: Spans) -> _Layout | None:
     literals.append(shown.text[at:])
     starts.append(at)
 
-    def place(position: int) -> Place | None:
+    def place(position: int) -> Place:
         for number, start in enumerate(starts):
             if start <= position <= start + len(literals[number]):
                 return number, position - start
-        return None
+        raise _InAText
 
-    turns = [(turn.message, place(turn.start), place(turn.end)) for turn in spans.turns]
-    borders = [place(border) for border in spans.borders]
-    places = [p for _, start, end in turns for p in (start, end)] + borders
-    if shown.pieces or any(p is None for p in places):
+    try:
+        turns = tuple((turn.message, place(turn.start), place(turn.end)) for turn in spans.turns)
+        borders = tuple(place(border) for border in spans.borders)
+    except _InAText:
         return None
-    return _Layout(
-        shown,
-        spans,
-        tuple(literals),
-        tuple(slots),
-        tuple(turns),
-        tuple(borders),  # type: ignore[arg-type]
-    )
+    return _Layout(shown, spans, tuple(literals), tuple(slots), turns, borders)
+
+
+class _InAText(Exception):
+    """A position lies inside a text."""
 
 
 def _filled(
@@ -157,10 +183,11 @@ def _filled(
 
     What stands before the first of its texts may differ where tools are rendered.
     """
+    literals = _with_ids_of(known, chat)
     written = [spellings(texts[number].core)[form] for number, form in known.slots]
-    length = sum(map(len, known.literals[1:])) + sum(map(len, written))
+    length = sum(map(len, literals[1:])) + sum(map(len, written))
     first = len(text) - length
-    if first < 0 or not (chat.tools or text[:first] == known.literals[0]):
+    if first < 0 or not (chat.tools or text[:first] == literals[0]):
         return None
     places = [start for _, start, _ in known.turns] + list(known.borders)
     if chat.tools and any(number == 0 for number, _ in places):
@@ -169,7 +196,7 @@ def _filled(
     slots: list[Slot] = []
     starts = [0]
     at = first
-    for (number, _), put, literal in zip(known.slots, written, known.literals[1:], strict=True):
+    for (number, _), put, literal in zip(known.slots, written, literals[1:], strict=True):
         slots.append(Slot(texts[number], at, at + len(put)))
         parts += [put, literal]
         at += len(put)
@@ -178,8 +205,13 @@ def _filled(
     if text[first:] != "".join(parts):
         return None
 
+    swapped = literals is not known.literals
+
     def position(place: Place) -> int:
-        return starts[place[0]] + place[1]
+        number, offset = place
+        if swapped:
+            offset = len(_swapped(known.literals[number][:offset], known, chat))
+        return starts[number] + offset
 
     turns = tuple(Turn(m, position(start), position(end)) for m, start, end in known.turns)
     shown = replace(

@@ -98,8 +98,8 @@ def spans_of(
             )
         else:
             opened = True
-        first = min((slot.start for slot in shown.slots_of(index)), default=end)
-        narrowed = [at for at in marked if start <= at <= first]
+        begun = min((slot.start for slot in shown.slots_of(index)), default=end)
+        narrowed = [at for at in marked if start <= at <= begun]
         turns.append(Turn(index, narrowed[0] if narrowed else start, end))
     if not turns and not prompt:
         said = max((slot.end for slot in shown.slots), default=0)
