@@ -18,6 +18,7 @@ from peftlab.tasks.language.chat.encoding import chat_prompt_ids, encode_chats, 
 from peftlab.tasks.language.chat.template import (
     dated,
     default_template,
+    named_templates,
     own_template,
     read_template,
     with_variables,
@@ -159,7 +160,14 @@ class Chats:
             logger.info("the tokenizer has no chat template; a plain one is used and saved with it")
         template = with_variables(dated(template), self.variables)
         if own_template(tokenizer) != template:
+            named = named_templates(tokenizer)
             tokenizer.chat_template = template
+            if self.template is None and named.keys() > {"default"}:
+                # Rows with tools are rendered by another template of the same set.
+                tokenizer.chat_template = {
+                    name: with_variables(dated(text), self.variables)
+                    for name, text in named.items()
+                }
         return replace(self, template=template, stops=turn_end_ids(tokenizer))
 
     def encode(

@@ -106,7 +106,7 @@ class Chat:
         )
 
     def _is_user(self, index: int) -> bool:
-        return self.messages[index]["role"] == "user"
+        return bool(self.messages[index]["role"] == "user")
 
 
 _FLAGS = ("weight", "train")

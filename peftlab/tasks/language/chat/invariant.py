@@ -6,6 +6,7 @@ role does; the span ends with end tokens; and the trained ids cover the span to 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from peftlab.tasks.encoding import IGNORED
@@ -35,9 +36,11 @@ def broken(
         )
         if reason is not None:
             return f"with the chat template, {reason} turn {turn.message + 1}"
-    for trained, token, label in zip(covered, tokens.ids, labels, strict=False):
-        if label != (token if trained else IGNORED):
-            return "with the chat template, a token outside of the answers would be trained"
+    due = [
+        token if trained else IGNORED for token, trained in zip(tokens.ids, covered, strict=True)
+    ]
+    if list(labels[: len(due)]) != due[: len(labels)]:
+        return "with the chat template, a token outside of the answers would be trained"
     return None
 
 
@@ -61,6 +64,8 @@ def _lacks(shown: Shown, turn: Turn) -> str | None:
 
 
 def _find(span: str, text: Text, start: int) -> int | None:
+    if (at := span.find(text.core, start)) >= 0:
+        return at + len(text.core)
     found = [(span.find(form, start), len(form)) for form in spellings(text.core)]
     ends = [at + length for at, length in found if at >= 0]
     return min(ends) if ends else None
@@ -80,6 +85,7 @@ def _holds_others(renderer: Renderer, shown: Shown, turn: Turn) -> str | None:
     first = min((slot.start for slot in own), default=turn.end)
     last = max((slot.end for slot in own), default=turn.start)
     header = {mark[0] for mark in renderer.end_marks.finditer(shown.text, before, turn.start)}
+    header |= {mark[0] for mark in renderer.end_marks.finditer(renderer.header)}
     header -= {mark[0] for mark in renderer.end_marks.finditer(shown.text, last, turn.end)}
     # Between two of its own texts a turn may begin anew, as in channels: the model writes that.
     outside = [(turn.start, first), (last, turn.end)]
@@ -104,9 +110,12 @@ def _uncovered(
     shown: Shown, turn: Turn, tokens: Tokens, labels: Sequence[int], covered: list[bool]
 ) -> str | None:
     """The tokens of the span are trained, and reach neither into its prompt nor beyond its end."""
+    # Offsets never go back, so those that touch the span lie between these two.
+    low = bisect_left(tokens.offsets, turn.start, key=lambda token: token[1])
+    high = bisect_right(tokens.offsets, turn.end, key=lambda token: token[0])
     inside = [
         at
-        for at, (start, end) in enumerate(tokens.offsets)
+        for at, (start, end) in enumerate(tokens.offsets[low:high], start=low)
         if end > turn.start and start < turn.end and end > start
     ]
     if not inside:

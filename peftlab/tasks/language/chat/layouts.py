@@ -13,7 +13,7 @@ from typing import Any
 
 from peftlab.tasks.language.chat.conversation import Chat
 from peftlab.tasks.language.chat.rendering import Renderer
-from peftlab.tasks.language.chat.shown import Shown, Slot, spellings
+from peftlab.tasks.language.chat.shown import Shown, Slot, spelling, spellings
 from peftlab.tasks.language.chat.texts import Text, Walk
 from peftlab.tasks.language.chat.turns import ShownOtherwise, Spans, Turn, check_tools, spans_of
 
@@ -184,7 +184,7 @@ def _filled(
     What stands before the first of its texts may differ where tools are rendered.
     """
     literals = _with_ids_of(known, chat)
-    written = [spellings(texts[number].core)[form] for number, form in known.slots]
+    written = [spelling(texts[number].core, form) for number, form in known.slots]
     length = sum(map(len, literals[1:])) + sum(map(len, written))
     first = len(text) - length
     if first < 0 or not (chat.tools or text[:first] == literals[0]):

@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from peftlab.tasks.language.chat.conversation import Chat
-from peftlab.tasks.language.chat.template import Unrenderable, own_template
+from peftlab.tasks.language.chat.template import Unrenderable, named_templates
 from peftlab.tasks.language.chat.texts import THOUGHT_TAGS, Message
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ class Renderer:
     @cached_property
     def constants(self) -> tuple[str, ...]:
         """Constants with punctuation: tags that the template may look for in texts."""
-        return _constants(own_template(self.tokenizer) or "")
+        templates = named_templates(self.tokenizer).values()
+        found = {constant for template in templates for constant in _constants(template)}
+        return tuple(sorted(found | {*THOUGHT_TAGS}, key=len, reverse=True))
 
     @cached_property
     def inner(self) -> re.Pattern[str]:
@@ -87,18 +89,23 @@ class Renderer:
     @cached_property
     def marks_generation(self) -> bool:
         """Whether the template marks what the model generates."""
-        return bool(_GENERATION.search(own_template(self.tokenizer) or ""))
+        templates = named_templates(self.tokenizer).values()
+        return any(_GENERATION.search(template) for template in templates)
 
     def generation_spans(self, chat: Chat, messages: Sequence[Message]) -> list[tuple[int, int]]:
         """The character spans of the template's generation blocks."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
+        tools: Any = [dict(tool) for tool in chat.tools] or None
+        template: Any = self.tokenizer.get_chat_template(tools=tools)
+        if not _GENERATION.search(template):
+            return []
         self.count += 1
         variables: dict[str, Any] = {**self.tokenizer.special_tokens_map, **chat.variables}
         rendered: Any = render_jinja_template(
             conversations=[[dict(message) for message in messages]],
-            tools=[dict(tool) for tool in chat.tools] or None,
-            chat_template=own_template(self.tokenizer),
+            tools=tools,
+            chat_template=template,
             return_assistant_tokens_mask=True,
             **variables,
         )
@@ -132,7 +139,6 @@ def _constants(template: str) -> tuple[str, ...]:
         # The generation tag is an extension of Transformers; its content is plain Jinja.
         tree = environment.parse(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template))
     except jinja2.TemplateSyntaxError:
-        return THOUGHT_TAGS
+        return ()
     found = {str(node.value).strip() for node in tree.find_all(nodes.Const)}
-    tags = {text for text in found if 1 < len(text) < 40 and _PUNCTUATED.search(text)}
-    return tuple(sorted(tags | {*THOUGHT_TAGS}, key=len, reverse=True))
+    return tuple(text for text in found if 1 < len(text) < 40 and _PUNCTUATED.search(text))

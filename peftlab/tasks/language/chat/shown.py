@@ -56,6 +56,11 @@ class Shown:
         return [slot for slot in self.slots if slot.text.message == message]
 
 
+def spelling(text: str, number: int) -> str:
+    """The form of this number in `spellings`."""
+    return text if number == 0 else spellings(text)[number]
+
+
 def spellings(text: str) -> tuple[str, ...]:
     """The forms in which templates write a text: as it is, as JSON, as Python's literal."""
     json_text = json.dumps(text, ensure_ascii=False)[1:-1]

@@ -71,6 +71,14 @@ def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return template if isinstance(template, str) else None
 
 
+def named_templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """All templates of a tokenizer by name; one that has no name is the default."""
+    template: Any = tokenizer.chat_template
+    if isinstance(template, Mapping):
+        return {str(name): text for name, text in template.items() if isinstance(text, str)}
+    return {"default": template} if isinstance(template, str) else {}
+
+
 def dated(template: str) -> str:
     """The template with today's date in place of calls for the current date.
 

@@ -130,7 +130,7 @@ class Walk:
 class Marks:
     """A pair of characters for each text: letters of a rare script, which no filter changes."""
 
-    _FIRST, _LAST, _STEP = 0x20000, 0x2A6D0, 0x1000
+    _FIRST, _LAST, _STEP = 0x20000, 0x2A000, 0x2000
     """Printable, without case, equal under every Unicode normal form."""
 
     def __init__(self, messages: Sequence[Message]) -> None:

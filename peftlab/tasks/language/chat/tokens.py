@@ -64,10 +64,7 @@ def tokenise(
         reaches = last > 0 and whole[row].offsets[last - 1][1] == at
         if not reaches or whole[row].ids[first:last] != head.ids:
             cuts[row].append(at)
-    return [
-        tokens if not at else _in_pieces(tokenizer, text, at, edges)
-        for tokens, text, at, edges in zip(whole, texts, cuts, points, strict=True)
-    ]
+    return _with_pieces(tokenizer, texts, whole, cuts, points)
 
 
 def _window(marks: re.Pattern[str], text: str, border: int) -> int:
@@ -81,17 +78,27 @@ def _window(marks: re.Pattern[str], text: str, border: int) -> int:
     return 0
 
 
-def _in_pieces(
-    tokenizer: PreTrainedTokenizerBase, text: str, cuts: Sequence[int], points: Sequence[int]
-) -> Tokens:
-    ids: list[int] = []
-    offsets: Offsets = []
-    for start, end in pairwise([0, *cuts, len(text)]):
-        inside = [at - start for at in points if start < at < end]
-        (piece,) = _encode(tokenizer, [text[start:end]], [inside])
-        ids += piece.ids
-        offsets += [(start + a, start + b) for a, b in piece.offsets]
-    return Tokens(ids, offsets)
+def _with_pieces(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    whole: Sequence[Tokens],
+    cuts: Sequence[Sequence[int]],
+    points: Sequence[Sequence[int]],
+) -> list[Tokens]:
+    """The tokens of texts, anew where a text is cut."""
+    pieces = [
+        (row, start, end)
+        for row, at in enumerate(cuts)
+        if at
+        for start, end in pairwise([0, *at, len(texts[row])])
+    ]
+    inside = [[at - start for at in points[row] if start < at < end] for row, start, end in pieces]
+    anew = _encode(tokenizer, [texts[row][start:end] for row, start, end in pieces], inside)
+    results = [Tokens([], []) if at else tokens for tokens, at in zip(whole, cuts, strict=True)]
+    for (row, start, _), piece in zip(pieces, anew, strict=True):
+        results[row].ids.extend(piece.ids)
+        results[row].offsets.extend((start + a, start + b) for a, b in piece.offsets)
+    return results
 
 
 def _encode(
@@ -116,12 +123,14 @@ def _encode(
 
 def _rising(offsets: Sequence[tuple[int, int]]) -> Offsets:
     """Offsets that never go back: tokens without characters stand where the last one ended."""
+    if all(pair[0] <= after[0] and pair[1] <= after[1] for pair, after in pairwise(offsets)):
+        return list(offsets)
     risen: Offsets = []
-    at = 0
+    first = last = 0
     for start, end in offsets:
-        at = max(at, start)
-        risen.append((at, max(at, end)))
-        at = risen[-1][0]
+        first = max(first, start)
+        last = max(last, first, end)
+        risen.append((first, last))
     return risen
 
 

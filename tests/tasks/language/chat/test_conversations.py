@@ -98,6 +98,20 @@ def test_tools_of_a_row_are_rendered_or_refused() -> None:
         encode(CHATML, {"messages": talk, "tools": TOOLS})
 
 
+def test_a_set_of_templates_has_one_for_rows_with_tools() -> None:
+    marked = CHATML.replace("{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}")
+    named = {"default": CHATML, "tool_use": "{{ tools | tojson }}{{ place }}" + marked}
+    tokenizer = tokenizer_for(CHATML)
+    tokenizer.chat_template = named
+    task = CausalLM(Chats(variables={"place": "here"})).attach(tokenizer, None)
+    talk = [turn("user", "Go."), turn("assistant", "No.")]
+    rows_ = [{"messages": json.dumps(talk), "tools": tools} for tools in (None, json.dumps(TOOLS))]
+    encoded = task.encode(datasets.Dataset.from_list(rows_), tokenizer, max_length=4000)
+    texts = [tokenizer.decode(row["input_ids"]) for row in encoded.rows]
+    assert ["look_up_weather" in text and "here<|im" in text for text in texts] == [False, True]
+    assert [trained(tokenizer, row) for row in encoded.rows] == ["No.<|im_end|>"] * 2
+
+
 def test_variables_hold_in_training_and_in_prompts() -> None:
     talk = [turn("user", "a"), turn("assistant", "b")]
     tokenizer = tokenizer_for(THINKING)
