@@ -46,7 +46,7 @@ def reason(*, start: int = 0, end: int = 0, first: int = 0, last: int = 0) -> st
         ({"start": -HEADER - END - 1 - 4}, "of another turn is in the trained part of turn 2"),
         ({"end": -END}, "no end token ends turn 2"),
         ({"end": -END - 3}, "is not in the trained part of turn 2"),
-        ({"end": 1 + len("<|im_start|>user")}, "the header of a role is in the trained part"),
+        ({"end": 1 + len("<|im_start|>user")}, "no end token ends turn 2"),
         ({"first": 1}, "a token is not trained of turn 2"),
         ({"last": -1}, "a token is not trained of turn 2"),
         ({"first": -1}, "a token outside of the answers would be trained"),
