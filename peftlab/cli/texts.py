@@ -67,8 +67,16 @@ def show_data(screen: Screen, preview: Mapping[str, Any]) -> None:
 
 def _splits(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:
     screen.heading("Data (lengths in tokens)")
-    heads = ["split", *next(iter(splits.values()), {})]
-    screen.table(heads, [[name, *values.values()] for name, values in splits.items()])
+    heads = [
+        name
+        for name in next(iter(splits.values()), {})
+        # Shown where conversations and rows differ in number.
+        if name != "conversations" or any(values[name] for values in splits.values())
+    ]
+    screen.table(
+        ["split", *heads],
+        [[split, *(values[name] for name in heads)] for split, values in splits.items()],
+    )
 
 
 def _labels(screen: Screen, labels: Mapping[str, int]) -> None:

@@ -56,6 +56,7 @@ def choose_layout(
             columns = {role: by_name[role] for role in candidate.roles if role in by_name}
             columns = {role: name for role, name in columns.items() if role in roles}
             _log_layout(candidate, columns, explicit, where)
+            _log_unread(candidate, columns, available, where)
             return Layout(candidate, roles, columns)
     raise _nothing_fits(tried, available, where)
 
@@ -114,6 +115,15 @@ def _log_layout(
     if any(role != column for role, column in guessed.items()):
         guesses = ", ".join(f"{role} = {column!r}" for role, column in guessed.items())
         logger.info("columns chosen by name in %s: %s", where, guesses)
+
+
+def _log_unread(
+    form: RowFormat, columns: Mapping[str, str], available: Sequence[str], where: str
+) -> None:
+    for name in available:
+        why = form.unread.get(name.lower())
+        if why is not None and name not in columns.values():
+            logger.warning("%s: column %r is not read: %s", where, name, why)
 
 
 def columns_of_split(layout: Layout, available: Sequence[str], where: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftlab.data.column_file import Columns, new_columns
 from peftlab.data.columns import Layout
-from peftlab.data.formats.cells import Cells, arrow_type
+from peftlab.data.formats.cells import Cells, arrow_type, stored
 from peftlab.data.label_values import LabelKind, LabelValues
 from peftlab.data.reading.raw_splits import RawSplit
 from peftlab.errors import DataError
@@ -93,7 +93,7 @@ def check_rows(
         for number, record in batch:
             numbers.append(number)
             values = {name: record.get(column) for name, column in columns.items()}
-            cells = Cells(values, columns, from_text=raw.all_text)
+            cells = Cells(values, columns, from_text=raw.all_text, own_keys=raw.own_keys)
             row = form.read(cells)
             if labels is not None and role is not None:
                 labels.add(cells.parsed(role) if labels.listed else values[role])
@@ -134,7 +134,12 @@ def _add(
     for name, values in gathered.items():
         if len(values) != count:
             raise DataError(f"{raw.where}: some rows have {name}, and others do not.")
-    columns.add({n: pa.array(values, arrow_type(kinds[n])) for n, values in gathered.items()})
+    columns.add(
+        {
+            name: pa.array(stored(kinds[name], values), arrow_type(kinds[name]))
+            for name, values in gathered.items()
+        }
+    )
 
 
 def _batches(

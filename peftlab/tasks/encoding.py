@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,6 +88,8 @@ class Gathered:
         self._columns = new_columns()
         self._lengths: list[int] = []
         self._rows = self._tokens = self.trained = self.truncated = 0
+        self.conversations = 0
+        """Set where rows are fewer conversations than rows."""
 
     def add(
         self,
@@ -121,6 +124,8 @@ class Gathered:
             self._lengths, rows=self._rows, truncated=self.truncated, tokens=self._tokens,
             trained=self.trained,
         )  # fmt: skip
+        if self.conversations:
+            statistics = replace(statistics, conversations=self.conversations)
         return Encoded(rows, statistics)
 
 

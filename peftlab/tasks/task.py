@@ -41,6 +41,8 @@ class TokenStatistics:
     longest: int
     tokens: int
     trained_tokens: int
+    conversations: int = 0
+    """How many conversations the rows come from, where that differs; else 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,12 @@ def load(source: str, *formats: str, **options: Any) -> Splits:
     return load_splits(source, formats=formats, roles=tuple(roles), validation=0, **options)
 
 
+def read(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its conversation read from the JSON text that stores it."""
+    nested = ("messages", "tools", "chat_template_kwargs")
+    return {k: json.loads(v) if k in nested and v is not None else v for k, v in row.items()}
+
+
 def test_every_format_of_the_configuration_is_there() -> None:
     from typing import get_args
 
@@ -71,14 +77,110 @@ def test_what_a_language_model_reads(
     with caplog.at_level(logging.INFO, "peftlab"):
         splits = load(write(tmp_path, row, row), *CHAT)
     assert splits.format == name
-    assert splits.train[0] == given
+    assert read(splits.train[0]) == given
     assert f"data format: {name} (columns" in caplog.text
+
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"a": 1, "b": None}}}
+AS_TEXT = {"function": {"name": "f", "arguments": '{"a": 1, "b": null}'}}
+TOOL = {"name": "f", "description": "d", "parameters": {}}
+ASKED = TURNS[0]
+
+
+def answer(**more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": "", **more}
+
+
+CONVERSATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "as JSON text": ("messages", {"messages": json.dumps(TURNS)}, {"messages": TURNS}),
+    "calls": ("messages", {"messages": [ASKED, answer(content=None, tool_calls=[CALL])]},
+              {"messages": [ASKED, answer(tool_calls=[CALL])]}),
+    "arguments as JSON text": ("messages", {"messages": [ASKED, answer(tool_calls=[AS_TEXT])]},
+                               {"messages": [ASKED, answer(tool_calls=[CALL])]}),
+    "one call of old": ("messages", {"messages": [ASKED, answer(function_call=CALL["function"])]},
+                        {"messages": [ASKED, answer(tool_calls=[CALL])]}),
+    "results": (
+        "messages",
+        {"messages": [*TURNS, {"role": "function", "name": "f", "content": {"x": 1}}]},
+        {"messages": [*TURNS, {"role": "tool", "name": "f", "content": '{"x": 1}'}]},
+    ),
+    "thoughts": ("messages", {"messages": [ASKED, {**TURNS[1], "reasoning_content": "hm"}]},
+                 {"messages": [ASKED, {**TURNS[1], "reasoning_content": "hm"}]}),
+    "parts": (
+        "messages", {"messages": [{"role": "user", "content": ["hi"]}, TURNS[1]]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}, TURNS[1]]},
+    ),
+    "weights": ("messages", {"messages": [ASKED, {**TURNS[1], "weight": 0.0, "train": False}]},
+                {"messages": [ASKED, {**TURNS[1], "weight": 0, "train": False}]}),
+    "an empty answer": ("messages", {"messages": [ASKED, answer()]},
+                        {"messages": [ASKED, answer()]}),
+    "several system turns": (
+        "messages", {"messages": [{"role": "system", "content": "a"}, *TURNS,
+                                  {"role": "system", "content": "b"}]},
+        {"messages": [{"role": "system", "content": "a"}, *TURNS,
+                      {"role": "system", "content": "b"}]},
+    ),
+    "tools and variables": (
+        "messages",
+        {"messages": TURNS, "tools": json.dumps([TOOL]), "chat_template_kwargs": {"x": None}},
+        {"messages": TURNS, "tools": [{"type": "function", "function": TOOL}],
+         "chat_template_kwargs": {"x": None}},
+    ),
+    "a system column": ("messages", {"messages": TURNS, "system": "be"},
+                        {"messages": [{"role": "system", "content": "be"}, *TURNS]}),
+    "sharegpt's roles": (
+        "sharegpt",
+        {"system": "be", "tools": json.dumps([TOOL]), "conversations": [
+            {"from": "human", "value": "hi"},
+            {"from": "function_call", "value": json.dumps(CALL["function"])},
+            {"from": "observation", "value": "3"}, {"from": "gpt", "value": "hello"},
+        ]},
+        {"messages": [{"role": "system", "content": "be"}, ASKED, answer(tool_calls=[CALL]),
+                      {"role": "tool", "content": "3"}, TURNS[1]],
+         "tools": [{"type": "function", "function": TOOL}]},
+    ),
+    "alpaca's history": (
+        "alpaca", {"system": "be", "history": [["a", "b"]], "instruction": "hi", "output": "hello"},
+        {"messages": [{"role": "system", "content": "be"}, {"role": "user", "content": "a"},
+                      {"role": "assistant", "content": "b"}, *TURNS], "prompt_messages": 4},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONVERSATIONS)
+def test_fields_of_conversations(case: str, tmp_path: Path) -> None:
+    name, row, given = CONVERSATIONS[case]
+    first = load(write(tmp_path, row, row), *CHAT).train[0]
+    assert read(first) == {"prompt_messages": 0, **given}
+    assert FORMATS[name].input_row(row)["messages"] == given["messages"]
+
+
+def test_a_parquet_file_gives_no_row_the_keys_of_another(tmp_path: Path) -> None:
+    calls = [answer(tool_calls=[{"function": {"name": "f", "arguments": arguments}}])
+             for arguments in ({"a": 1}, {"b": 2})]  # fmt: skip
+    rows = [{"messages": [ASKED, calls[0]]}, {"messages": [ASKED, calls[1]]}, {"messages": TURNS}]
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "train.parquet"))
+    turns = [json.loads(row["messages"])[1] for row in load(str(tmp_path), *CHAT).train]
+    assert [turn["tool_calls"][0]["function"]["arguments"] for turn in turns[:2]] == [
+        {"a": 1}, {"b": 2},
+    ]  # fmt: skip
+    assert turns[2] == TURNS[1]
+
+
+def test_columns_that_conversations_do_not_read_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"messages": TURNS, "rejected": "no", "Reasoning": "hm", "id": 3}
+    load(write(tmp_path, row, row), *CHAT)
+    assert caplog.text.count("column 'rejected' is not read: answers that are to be avoided") == 1
+    assert caplog.text.count("column 'Reasoning' is not read: thoughts are read from") == 1
+    assert "'id'" not in caplog.text
 
 
 def test_an_instruction_with_its_input(tmp_path: Path) -> None:
     row = {"instruction": "add", "input": "1 1", "output": "2"}
     turns = load(write(tmp_path, row, row), "alpaca").train[0]["messages"]
-    assert turns[0] == {"role": "user", "content": "add\n\n1 1"}
+    assert json.loads(turns)[0] == {"role": "user", "content": "add\n\n1 1"}
 
 
 def test_tags_by_name_and_by_number(tmp_path: Path) -> None:
@@ -245,16 +347,42 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "unknown role": ("messages", {"messages": [{"role": "robot", "content": "hi"}, *TURNS]},
                      "turn 1 of column 'messages' has the unknown role 'robot'"),
-    "empty turn": ("messages", {"messages": [TURNS[0], {"role": "assistant", "content": " "}]},
-                   "turn 2 of column 'messages' is empty"),
+    "empty turn": ("messages", {"messages": [{"role": "user", "content": " "}, TURNS[1]]},
+                   "turn 1 of column 'messages' is empty"),
     "null turn": ("messages", {"messages": [TURNS[0], {"role": "assistant", "content": None}]},
                   "turn 2 of column 'messages': column 'messages.content' is null"),
     "no answer to learn": ("messages", {"messages": TURNS[:1]}, "no assistant turn"),
     "no turn": ("messages", {"messages": []}, "has no turn"),
-    "late system": ("messages", {"messages": [*TURNS, {"role": "system", "content": "be"}]},
-                    "a system turn follows the first turn"),
-    "tools": ("messages", {"messages": [{**TURNS[0], "tool_calls": [1]}, TURNS[1]]},
-              "has tool_calls, which is not supported"),
+    "calls of a user": ("messages", {"messages": [{**TURNS[0], "tool_calls": [1]}, TURNS[1]]},
+                        "turn 1 of column 'messages' has calls, but the role 'user'"),
+    "a call that is none": ("messages", {"messages": [TURNS[0], {**TURNS[1], "tool_calls": [1]}]},
+                            "has the call 1, which is not an object"),
+    "a call without a name": (
+        "messages", {"messages": [TURNS[0], {**TURNS[1], "tool_calls": [{"function": {}}]}]},
+        "turn 2 of column 'messages' has a call without a name",
+    ),
+    "arguments that are none": (
+        "messages",
+        {"messages": [TURNS[0], {"role": "assistant", "function_call":
+                                 {"name": "f", "arguments": "a = 1"}}]},
+        "has a call of 'f' whose arguments are not an object in JSON",
+    ),
+    "a picture": (
+        "messages", {"messages": [{"role": "user", "content": [{"type": "image"}]}, TURNS[1]]},
+        "turn 1 of column 'messages' has a part of the type 'image'",
+    ),
+    "half a weight": ("messages", {"messages": [TURNS[0], {**TURNS[1], "weight": 0.5}]},
+                      "has the weight 0.5; weights are 0 and 1"),
+    "train in words": ("messages", {"messages": [TURNS[0], {**TURNS[1], "train": "yes"}]},
+                       "has train = 'yes'; it is true or false"),
+    "tools that are none": ("messages", {"messages": TURNS, "tools": [{"type": "function"}]},
+                            "not a tool: an object with a name"),
+    "a variable that is taken": (
+        "messages", {"messages": TURNS, "chat_template_kwargs": {"tools": []}},
+        "column 'chat_template_kwargs' sets tools, which the row itself gives",
+    ),
+    "history of another kind": ("alpaca", {"instruction": "a", "output": "b", "history": ["c"]},
+                                "column 'history' holds 'c', not a question with its answer"),
     "turn of another kind": ("sharegpt", {"conversations": [{"from": "human"}]},
                              "turn 1 of column 'conversations' is not an object with from and"),
     "unknown speaker": ("sharegpt", {"conversations": [{"from": "dog", "value": "woof"}]},
@@ -268,9 +396,9 @@ GOOD: dict[str, dict[str, Any]] = {
     "tokens-tags": {"tokens": ["a"], "tags": ["O"]},
     "squad": {**QUESTION, "answers": {"text": ["Ann"], "answer_start": [7]}},
     "relation": SPAN,
-    "messages": {"messages": TURNS},
+    "messages": {"messages": TURNS, "tools": None, "chat_template_kwargs": None},
     "sharegpt": {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
-    "alpaca": {"instruction": "a", "output": "b"},
+    "alpaca": {"instruction": "a", "output": "b", "history": []},
     "prompt-completion": {"prompt": "a", "completion": "b"},
 }
 

@@ -200,3 +200,34 @@ def test_head_alone_on_packed_conversations(speaking: Any, tmp_path: Path) -> No
         config["train"] |= {"max_steps": 3, "weight_decay": 0.0}
         losses.append(peftlab.train(config).metrics["test"]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_variables_and_tools_hold_in_training_prediction_and_export(
+    speaking: Any, tmp_path: Path
+) -> None:
+    """What the template adds to a question is the same in all three."""
+    template = tmp_path / "template.jinja"
+    template.write_text(
+        "{% if tools %}{{ tools[0].function.name }}\n{% endif %}{% for m in messages %}"
+        "{{ m.role }} {{ mood }}: {{ m.content }}{{ eos_token if m.role == 'assistant' }}\n"
+        "{% endfor %}{% if add_generation_prompt %}assistant {{ mood }}: {% endif %}"
+    )
+    tools = [{"name": "look", "parameters": {}}]
+    talks = [{"messages": messages_of(talk), "tools": tools} for talk in TALKS]
+    source = write(tmp_path / "rows", talks)
+    config = config_of(speaking("llama"), source, tmp_path / "run", train__max_steps=2)
+    config["task"] |= {"chat_template": str(template), "chat_template_kwargs": {"mood": "calm"}}
+    run = peftlab.train(config)
+    again = peftlab.load_run(run.folder)
+    row = {"messages": messages_of(TALKS[0][:1]), "tools": tools}
+    assert run.predict([row]) == again.predict([row])
+    run.export(tmp_path / "merged")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    text = tokenizer.apply_chat_template(
+        row["messages"], tools=[{"type": "function", "function": tools[0]}], tokenize=False,
+        add_generation_prompt=True,
+    )  # fmt: skip
+    assert text == "look\nuser calm: name number 0\nassistant calm: "
+    wrapped = {**row, "tools": [{"type": "function", "function": tools[0]}]}
+    (ids,) = again.task.rows.prompts([wrapped], again.loaded.tokenizer, 200)
+    assert tokenizer.decode(ids) == text

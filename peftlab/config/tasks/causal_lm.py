@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,10 @@ class CausalLMOptions(TaskOptions):
         "auto",
         description="A Jinja file for conversations; auto: the tokenizer's own, else a plain one.",
     )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Variables of the chat template, such as enable_thinking; saved in it.",
+    )
     system: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="A system turn for conversations that have none."
     )
@@ -36,7 +40,7 @@ class CausalLMOptions(TaskOptions):
     )  # fmt: skip
     roles: ClassVar[tuple[str, ...]] = (
         "text", "prompt", "completion", "messages", "conversations", "instruction", "input",
-        "output",
+        "output", "history", "system", "tools", "chat_template_kwargs",
     )  # fmt: skip
     example_roles: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     metrics: ClassVar[Mapping[str, bool]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftlab.data.reading.text_files import FIELD_LIMIT
@@ -13,11 +13,12 @@ from peftlab.errors import DataError
 if TYPE_CHECKING:
     import pyarrow
 
-Kind = Literal["text", "texts", "number", "count", "span", "answers", "messages"]
+Kind = Literal["text", "texts", "number", "count", "span", "answers", "json"]
 """The kind of a column of checked rows.
 
 text: str; texts: [str]; number: float; count: int; span: {start, end}, characters, end excluded;
-answers: {text: [str], answer_start: [int]}; messages: [{role, content}].
+answers: {text: [str], answer_start: [int]}; json: anything, stored as JSON text, so that no object
+gets the keys of another row.
 """
 
 
@@ -33,16 +34,24 @@ def arrow_type(kind: Kind) -> pyarrow.DataType:
         "count": count,
         "span": pa.struct({"start": count, "end": count}),
         "answers": pa.struct({"text": pa.list_(text), "answer_start": pa.list_(count)}),
-        "messages": pa.list_(pa.struct({"role": text, "content": text})),
+        "json": text,
     }
     return types[kind]
+
+
+def stored(kind: Kind, values: Sequence[Any]) -> Sequence[Any]:
+    """Values of a kind as Arrow stores them."""
+    if kind != "json":
+        return values
+    return [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
 
 
 class Cells:
     """One row's values by role. Readers collect problems and return a placeholder for them.
 
     `from_text`: the file has text only, so lists and objects are parsed as JSON. `to_predict`: the
-    row is an input of `predict` and may lack its targets.
+    row is an input of `predict` and may lack its targets. `own_keys`: objects have no keys of other
+    rows, as they have in Arrow.
     """
 
     def __init__(
@@ -52,11 +61,13 @@ class Cells:
         *,
         from_text: bool = False,
         to_predict: bool = False,
+        own_keys: bool = True,
     ) -> None:
         self.values = values
         self.columns = columns
         self.from_text = from_text
         self.to_predict = to_predict
+        self.own_keys = own_keys
         self.problems: list[str] = []
 
     def wrong(self, what: str) -> None:

@@ -5,15 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from peftlab.data.formats.cells import Cells, Kind, text_problem
+from peftlab.data.formats.cells import Cells, Kind
+from peftlab.data.formats.chat_turns import Message, parsed, tools_of, turns_of, variables_of
 from peftlab.data.formats.row_format import Row, RowFormat, by_usual_name
 
-_SPEAKERS = {
-    "system": "system", "human": "user", "user": "user", "gpt": "assistant",
-    "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
-    "tool": "tool", "observation": "tool",
+_GIVES: dict[str, Kind] = {
+    "messages": "json", "prompt_messages": "count", "tools": "json", "chat_template_kwargs": "json",
 }  # fmt: skip
-_ROLES = ("system", "user", "assistant", "tool")
+_BESIDE: dict[str, tuple[str, ...]] = {
+    "system": ("system", "system_prompt"),
+    "tools": ("tools", "functions"),
+    "chat_template_kwargs": ("chat_template_kwargs",),
+}
+"""Columns that conversations may have beside them."""
+_UNREAD: dict[str, str] = {
+    "rejected": "answers that are to be avoided are not trained on",
+    "chosen": "answers are read from the conversation alone",
+    **dict.fromkeys(
+        ("reasoning", "thinking", "reasoning_content", "thoughts"),
+        "thoughts are read from reasoning_content of a message, or from its content",
+    ),
+    **dict.fromkeys(("images", "image", "videos", "audios"), "only text is read"),
+}
 
 
 class Messages(RowFormat):
@@ -23,14 +36,18 @@ class Messages(RowFormat):
     """
 
     name: ClassVar[str] = "messages"
-    roles: ClassVar[Mapping[str, bool]] = {"messages": False, "prompt": False, "completion": False}
+    roles: ClassVar[Mapping[str, bool]] = {
+        "messages": False, "prompt": False, "completion": False, **dict.fromkeys(_BESIDE, False),
+    }  # fmt: skip
     usual: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "messages": ("messages", "conversation", "conversations", "dialog", "chat"),
         "prompt": ("prompt",),
         "completion": ("completion",),
+        **_BESIDE,
     }
     targets: ClassVar[frozenset[str]] = frozenset({"completion"})
-    gives: ClassVar[Mapping[str, Kind]] = {"messages": "messages", "prompt_messages": "count"}
+    gives: ClassVar[Mapping[str, Kind]] = _GIVES
+    unread: ClassVar[Mapping[str, str]] = _UNREAD
 
     def find(
         self, available: Sequence[str], explicit: Mapping[str, str], where: str
@@ -42,7 +59,7 @@ class Messages(RowFormat):
         else:
             named = {role: self.usual[role] for role in ("prompt", "completion")}
         columns = dict(explicit)
-        for role, names in named.items():
+        for role, names in {**named, **_BESIDE}.items():
             matches = by_usual_name(names, available, list(columns.values()))
             if role not in columns and matches:
                 columns[role] = matches[0]
@@ -57,107 +74,113 @@ class Messages(RowFormat):
         return None if len(both) == 2 else ({"prompt", "completion"} - set(both)).pop()
 
     def fits(self, first: Mapping[str, Any]) -> bool:
-        turns = first.get("messages", first.get("prompt"))
-        if isinstance(turns, str):
-            return turns.lstrip()[:1] == "[" and '"role"' in turns
-        return isinstance(turns, list) and all(
-            isinstance(turn, Mapping) and "role" in turn for turn in turns
-        )
+        return _is_list_with("role", first.get("messages", first.get("prompt")))
 
     def read(self, cells: Cells) -> Row:
         if cells.has("messages") or not cells.has("prompt"):
-            return _row(cells, _turns(cells, "messages", "role", "content"), 0)
-        prompt = _turns(cells, "prompt", "role", "content")
-        completion: list[dict[str, str]] = []
+            return _row(cells, turns_of(cells, "messages"), 0)
+        prompt = turns_of(cells, "prompt")
+        completion: list[Message] = []
         if not cells.to_predict or cells.has("completion"):
-            completion = _turns(cells, "completion", "role", "content")
+            completion = turns_of(cells, "completion")
         return _row(cells, [*prompt, *completion], len(prompt))
 
     def input_row(self, row: Mapping[str, Any]) -> Row:
-        given = row.get("messages", row.get("prompt"))
+        given = parsed(row.get("messages", row.get("prompt")))
         return super().input_row(row) if isinstance(given, list) else dict(row)
 
 
 class ShareGPT(RowFormat):
-    """`conversations`: a list of `{from, value}`, from human, gpt and system."""
+    """`conversations`: a list of `{from, value}`, from human, gpt, system, observation, ..."""
 
     name: ClassVar[str] = "sharegpt"
-    roles: ClassVar[Mapping[str, bool]] = {"conversations": True}
+    roles: ClassVar[Mapping[str, bool]] = {"conversations": True, **dict.fromkeys(_BESIDE, False)}
     usual: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "conversations": ("conversations", "conversation", "dialog", "messages"),
-    }
-    gives: ClassVar[Mapping[str, Kind]] = {"messages": "messages", "prompt_messages": "count"}
+        "conversations": ("conversations", "conversation", "dialog", "messages"), **_BESIDE,
+    }  # fmt: skip
+    gives: ClassVar[Mapping[str, Kind]] = _GIVES
+    unread: ClassVar[Mapping[str, str]] = _UNREAD
 
     def fits(self, first: Mapping[str, Any]) -> bool:
-        turns = first.get("conversations")
-        if isinstance(turns, str):
-            return turns.lstrip()[:1] == "[" and '"from"' in turns
-        return isinstance(turns, list) and all(
-            isinstance(turn, Mapping) and "from" in turn for turn in turns
-        )
+        return _is_list_with("from", first.get("conversations"))
 
     def read(self, cells: Cells) -> Row:
-        return _row(cells, _turns(cells, "conversations", "from", "value"), 0)
+        return _row(cells, turns_of(cells, "conversations"), 0)
 
 
 class Alpaca(RowFormat):
-    """`instruction`, `input` below it where it is not empty, and `output`."""
+    """`instruction`, `input` below it where it is not empty, and `output`.
+
+    `history` is a list of earlier questions, each with its answer.
+    """
 
     name: ClassVar[str] = "alpaca"
-    roles: ClassVar[Mapping[str, bool]] = {"instruction": True, "input": False, "output": True}
+    roles: ClassVar[Mapping[str, bool]] = {
+        "instruction": True, "input": False, "output": True, "history": False,
+        **dict.fromkeys(_BESIDE, False),
+    }  # fmt: skip
     usual: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "instruction": ("instruction",), "input": ("input", "context"),
-        "output": ("output", "response"),
+        "output": ("output", "response"), "history": ("history",), **_BESIDE,
     }  # fmt: skip
     targets: ClassVar[frozenset[str]] = frozenset({"output"})
-    gives: ClassVar[Mapping[str, Kind]] = {"messages": "messages", "prompt_messages": "count"}
+    gives: ClassVar[Mapping[str, Kind]] = _GIVES
+    unread: ClassVar[Mapping[str, str]] = _UNREAD
 
     def read(self, cells: Cells) -> Row:
         content = cells.text("instruction")
         if cells.has("input") and (more := cells.text("input", may_be_empty=True)).strip():
             content = f"{content}\n\n{more}"
-        turns = [{"role": "user", "content": content}]
+        turns = [*_history(cells), {"role": "user", "content": content}]
+        prompt = len(turns)
         if not cells.to_predict or cells.has("output"):
             turns.append({"role": "assistant", "content": cells.text("output")})
-        return {"messages": turns, "prompt_messages": 1}
+        return _row(cells, turns, prompt)
 
 
-def _turns(cells: Cells, role: str, speaker: str, content: str) -> list[dict[str, str]]:
-    """The turns of one column as messages; malformed turns are problems."""
-    column = cells.column(role)
-    turns: list[dict[str, str]] = []
-    names = _ROLES if speaker == "role" else tuple(_SPEAKERS)
-    for number, turn in enumerate(cells.listed(role), start=1):
-        here = f"turn {number} of column {column!r}"
-        if not isinstance(turn, Mapping) or speaker not in turn or content not in turn:
-            cells.wrong(f"{here} is not an object with {speaker} and {content}")
+def _is_list_with(key: str, turns: Any) -> bool:
+    turns = parsed(turns)
+    return isinstance(turns, list) and all(
+        isinstance(turn, Mapping) and key in turn for turn in turns
+    )
+
+
+def _history(cells: Cells) -> list[Message]:
+    pairs = parsed(cells.values.get("history"))
+    if not pairs:
+        return []
+    turns: list[Message] = []
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
+        texts = isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair)
+        if not texts:
+            cells.wrong(f"column {cells.column('history')!r} holds {pair!r:.40}, not a question "
+                        "with its answer")  # fmt: skip
             return []
-        who = turn[speaker]
-        if who not in names:
-            cells.wrong(f"{here} has the unknown {speaker} {who!r:.40}; known are "
-                        f"{', '.join(names)}")  # fmt: skip
-            return []
-        extra = [key for key in ("tool_calls", "function_call") if turn.get(key)]
-        if extra:
-            cells.wrong(f"{here} has {extra[0]}, which is not supported")
-            return []
-        if (what := text_problem(turn[content], content, f"{column}.{content}")) is not None:
-            empty = isinstance(turn[content], str) and not turn[content].strip()
-            cells.wrong(f"{here} is empty" if empty else f"{here}: {what}")
-            return []
-        turns.append({"role": _SPEAKERS[who], "content": turn[content]})
+        turns += [
+            {"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]},
+        ]  # fmt: skip
     return turns
 
 
-def _row(cells: Cells, turns: list[dict[str, str]], prompt: int) -> Row:
+def _row(cells: Cells, turns: list[Message], prompt: int) -> Row:
     if not cells.problems:
+        system = cells.values.get("system")
+        if isinstance(system, str) and system.strip() and turns and turns[0]["role"] != "system":
+            turns = [{"role": "system", "content": system}, *turns]
+            prompt += prompt > 0
+        opening = next(
+            (t["role"] for t in turns if t["role"] not in ("system", "developer")), ""
+        )  # fmt: skip
         if not turns:
             cells.wrong("the conversation has no turn")
-        elif next((turn["role"] for turn in turns if turn["role"] != "system"), "") == "assistant":
+        elif opening == "assistant":
             cells.wrong("the conversation begins with an assistant turn; add a user turn before "
                         "it, or leave it out")  # fmt: skip
-        elif any(turn["role"] == "system" for turn in turns[1:]):
-            cells.wrong("a system turn follows the first turn")
         elif not cells.to_predict and all(turn["role"] != "assistant" for turn in turns):
             cells.wrong("the conversation has no assistant turn to train on")
-    return {"messages": turns, "prompt_messages": prompt}
+    row: Row = {"messages": turns, "prompt_messages": prompt}
+    if "tools" in cells.columns:
+        row["tools"] = tools_of(cells)
+    if "chat_template_kwargs" in cells.columns:
+        row["chat_template_kwargs"] = variables_of(cells)
+    return row

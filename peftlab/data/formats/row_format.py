@@ -26,6 +26,8 @@ class RowFormat(ABC):
     """Roles of targets, which rows to predict may lack."""
     gives: ClassVar[Mapping[str, Kind]]
     """The columns of a checked row and their kinds, without labels."""
+    unread: ClassVar[Mapping[str, str]] = {}
+    """Columns that rows of this format may seem to mean, in lower case, and why none is read."""
     labels: ClassVar[str | None] = None
     """The role of labels, one per row or per token, in columns and checked rows."""
 

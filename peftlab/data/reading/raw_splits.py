@@ -44,6 +44,8 @@ class RawSplit:
     rows: Callable[[Sequence[str]], Numbered]
     counts_lines: bool = False
     all_text: bool = False
+    own_keys: bool = False
+    """Whether nested objects have the keys of their row alone; Arrow's have those of all rows."""
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def head(self, limit: int | None) -> RawSplit:
@@ -68,7 +70,8 @@ def open_files(paths: Sequence[Path]) -> RawSplit:
 
     first = parts[0]
     return RawSplit(f"{first.where} and {len(parts) - 1} more shards", first.columns, rows,
-                    all_text=first.all_text, class_names=first.class_names)  # fmt: skip
+                    all_text=first.all_text, own_keys=first.own_keys,
+                    class_names=first.class_names)  # fmt: skip
 
 
 def _open_file(path: Path) -> RawSplit:
@@ -98,7 +101,7 @@ def _open_text(path: Path, suffix: str) -> RawSplit:
         raise DataError(f"{path} has no rows ({what}).")
     counts_lines = suffix != ".json" or _is_json_lines(path)
     return RawSplit(str(path), tuple(columns), lambda _: reader(path), counts_lines,
-                    all_text=suffix in (".csv", ".tsv", ".txt"))  # fmt: skip
+                    all_text=suffix in (".csv", ".tsv", ".txt"), own_keys=True)  # fmt: skip
 
 
 def _is_json_lines(path: Path) -> bool:

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from peftlab.errors import ConfigError, DataError
 from peftlab.tasks.encoding import check_rows
 from peftlab.tasks.language.causal_encoding import encode_pairs, encode_text, pack_text, prompt_ids
-from peftlab.tasks.language.chat.encoding import LossOn, chat_prompt_ids, encode_chats
+from peftlab.tasks.language.chat.conversation import LossOn
+from peftlab.tasks.language.chat.encoding import chat_prompt_ids, encode_chats, turn_end_ids
 from peftlab.tasks.language.chat.template import (
     dated,
     default_template,
+    named_templates,
     own_template,
     read_template,
+    with_variables,
 )
-from peftlab.tasks.language.chat.turns import turn_end_ids
 from peftlab.tasks.language.packing import pack
 from peftlab.tasks.task import Encoded
 
@@ -122,12 +124,16 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Chats:
-    """Conversations. `template` is None until the task is attached; `stops` end a turn."""
+    """Conversations. `template` is None until the task is attached; `stops` end a turn.
+
+    `variables` of the template are written into it then; a row's own come before them.
+    """
 
     loss_on: LossOn = "assistant"
     template: str | None = None
     system: str | None = None
     stops: tuple[int, ...] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
     input_role = "messages"
 
     def check(self, rows: Sequence[Row]) -> None:
@@ -143,7 +149,7 @@ class Chats:
         """JSON values from which `rows_from_state` makes an equal value."""
         return {
             "rows": "chats", "loss_on": self.loss_on, "template": self.template,
-            "system": self.system, "stops": list(self.stops),
+            "system": self.system, "stops": list(self.stops), "variables": dict(self.variables),
         }  # fmt: skip
 
     def attach(self, tokenizer: PreTrainedTokenizerBase) -> Self:
@@ -152,9 +158,16 @@ class Chats:
         if template is None:
             template = default_template(tokenizer)
             logger.info("the tokenizer has no chat template; a plain one is used and saved with it")
-        template = dated(template)
+        template = with_variables(dated(template), self.variables)
         if own_template(tokenizer) != template:
+            named = named_templates(tokenizer)
             tokenizer.chat_template = template
+            if self.template is None and named.keys() > {"default"}:
+                # Rows with tools are rendered by another template of the same set.
+                tokenizer.chat_template = {
+                    name: with_variables(dated(text), self.variables)
+                    for name, text in named.items()
+                }
         return replace(self, template=template, stops=turn_end_ids(tokenizer))
 
     def encode(
@@ -174,9 +187,7 @@ class Chats:
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, room: int
     ) -> list[list[int]]:
         """Prompt ids. Raises `DataError` where the template or `room` does not allow a row."""
-        return chat_prompt_ids(
-            tokenizer, [row["messages"] for row in rows], room, system=self.system
-        )
+        return chat_prompt_ids(tokenizer, rows, room, system=self.system)
 
 
 Rows = PlainText | Pairs | Chats
@@ -189,7 +200,10 @@ def rows_from_state(state: Mapping[str, Any]) -> Rows:
         return PlainText(state.get("packing", "wrapped"))
     if kind == "pairs":
         return Pairs(str(state["separator"]), state.get("loss_on", "completion"))
-    return Chats(state["loss_on"], state["template"], state["system"], tuple(state["stops"]))
+    return Chats(
+        state["loss_on"], state["template"], state["system"], tuple(state["stops"]),
+        state.get("variables", {}),
+    )  # fmt: skip
 
 
 def rows_of(splits: Splits, options: CausalLMOptions) -> Rows:
@@ -203,11 +217,17 @@ def rows_of(splits: Splits, options: CausalLMOptions) -> Rows:
         elif splits.format != "alpaca" and any(splits.train["prompt_messages"]):
             loss_on = "completion"
         file = options.chat_template
-        return Chats(loss_on, None if file == "auto" else read_template(file), options.system)
+        variables = options.chat_template_kwargs
+        template = None if file == "auto" else read_template(file)
+        return Chats(loss_on, template, options.system, variables=variables)
     chats = "conversations (messages, sharegpt, alpaca)"
     _refuse(
         options.chat_template != "auto", "chat_template", options.chat_template, chats,
         splits.format,
+    )  # fmt: skip
+    _refuse(
+        bool(options.chat_template_kwargs), "chat_template_kwargs", options.chat_template_kwargs,
+        chats, splits.format,
     )  # fmt: skip
     _refuse(options.system is not None, "system", options.system, chats, splits.format)
     _refuse(chosen == "assistant", "loss_on", chosen, chats, splits.format)

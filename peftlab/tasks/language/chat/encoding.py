@@ -1,6 +1,6 @@
 """Token ids and labels of conversations.
 
-A conversation that is too long loses its oldest exchanges first, except a leading system turn, as
+A conversation that is too long loses its oldest exchanges first, except leading system turns, as
 in serving; the rest begins with a user turn. Where the last exchange alone is too long, its end is
 cut, with the token that ends the turn; where its prompt alone leaves no room, the row is dropped.
 All of these rows count as truncated.
@@ -12,19 +12,19 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from peftlab.errors import DataError
-from peftlab.tasks.encoding import IGNORED, Gathered, batches_of
+from peftlab.tasks.encoding import IGNORED, Gathered, as_rows, batches_of
 from peftlab.tasks.language.causal_encoding import Row, add_rows, finished
-from peftlab.tasks.language.chat.template import Message, Unrenderable
-from peftlab.tasks.language.chat.turns import (
-    Rendered,
-    Tokens,
-    render_prompt,
-    render_turns,
-    tokenise,
-)
+from peftlab.tasks.language.chat.conversation import Chat, LossOn
+from peftlab.tasks.language.chat.invariant import broken
+from peftlab.tasks.language.chat.layouts import Layouts
+from peftlab.tasks.language.chat.rendering import Renderer
+from peftlab.tasks.language.chat.shown import Shown
+from peftlab.tasks.language.chat.template import Unrenderable
+from peftlab.tasks.language.chat.tokens import Tokens, tokenise
+from peftlab.tasks.language.chat.turns import Spans
 from peftlab.tasks.task import Encoded
 
 if TYPE_CHECKING:
@@ -33,60 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("peftlab")
 
-LossOn = Literal["completion", "assistant", "all"]
-"""completion: the last answer, or the whole completion where rows have prompt and completion."""
-
 _NAMED_ROWS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """Messages, and whether each is trained."""
-
-    messages: tuple[Message, ...]
-    trained: tuple[bool, ...]
-
-    @classmethod
-    def of(
-        cls,
-        messages: Sequence[Message],
-        prompt_messages: int,
-        *,
-        loss_on: LossOn,
-        system: str | None,
-    ) -> Chat:
-        """`prompt_messages`: how many messages are the prompt; 0 where rows do not say.
-
-        Raises `Unrenderable` where no message would be trained.
-        """
-        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        if loss_on == "completion":
-            completion = [i for i in answers if i >= prompt_messages]
-            answers = completion if prompt_messages else answers[-1:]
-        chat = cls(tuple(messages), tuple(i in answers for i in range(len(messages))))
-        if loss_on != "all":
-            if not answers:
-                raise Unrenderable("it has no assistant turn to train on")
-            # Nothing after the last answer is trained.
-            chat = cls(chat.messages[: answers[-1] + 1], chat.trained[: answers[-1] + 1])
-        if system is None or messages[0]["role"] == "system":
-            return chat
-        first: Message = {"role": "system", "content": system}
-        return cls((first, *chat.messages), (False, *chat.trained))
-
-    def shortened(self) -> Chat | None:
-        """Without its oldest exchange; None where one is left, or nothing would be trained."""
-        kept = int(self.messages[0]["role"] == "system")
-        users = [i for i in range(kept + 1, len(self.messages)) if self._is_user(i)]
-        if not users or not any(self.trained[users[0] :]):
-            return None
-        return Chat(
-            self.messages[:kept] + self.messages[users[0] :],
-            self.trained[:kept] + self.trained[users[0] :],
-        )
-
-    def _is_user(self, index: int) -> bool:
-        return self.messages[index]["role"] == "user"
 
 
 @dataclass(slots=True)
@@ -118,6 +65,36 @@ _ADVICE = (
 )
 
 
+@dataclass(slots=True)
+class _Notes:
+    """What is said once about all rows."""
+
+    said: Counter[str] = field(default_factory=Counter)
+
+    def add(self, chat: Chat, shown: Shown, spans: Spans) -> None:
+        if spans.bent:
+            self.said["bent"] += 1
+        if not shown.variant.developer:
+            self.said["developer"] += 1
+        if shown.lost:
+            self.said["lost"] += 1
+
+    def log(self) -> None:
+        for name, text in _SAID.items():
+            if self.said[name]:
+                logger.warning("%d rows: %s", self.said[name], text)
+
+
+_SAID = {
+    "bent": (
+        "the prompt that the chat template gives in generation differs from these conversations by "
+        "white space or thought tags; what is trained begins after what the two share"
+    ),
+    "developer": "the chat template has no role 'developer'; such turns are given as system turns",
+    "lost": "the chat template leaves out thoughts of earlier turns, as it does in generation",
+}
+
+
 def encode_chats(
     rows: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -126,93 +103,151 @@ def encode_chats(
     loss_on: LossOn,
     system: str | None,
 ) -> Encoded:
-    """Rows of `messages` and `prompt_messages`. Raises `DataError` for unrenderable rows."""
-    gathered, refused = Gathered(), _Refused()
-    dropped = first = 0
+    """Rows as `Chat.of` reads them. Raises `DataError` for rows that cannot be trained."""
+    gathered, refused, notes = Gathered(), _Refused(), _Notes()
+    encoder = _Encoder(Layouts(Renderer(tokenizer)), max_length, loss_on, notes)
+    dropped = made = conversations = 0
     for batch in batches_of(rows):
-        columns: Mapping[str, Any] = batch
-        counts = columns.get("prompt_messages") or [0] * len(columns["messages"])
-        chats: list[Chat] = []
-        rendered: list[Rendered] = []
-        for number, (messages, count) in enumerate(
-            zip(columns["messages"], counts, strict=True), start=first + 1
-        ):
+        records = as_rows(batch)
+        encoded: list[Row] = []
+        placed: list[tuple[int, Chat, Shown, Spans]] = []
+        for number, record in enumerate(records, start=conversations + 1):
             try:
-                chat = Chat.of(messages, count, loss_on=loss_on, system=system)
-                rendered.append(render_turns(tokenizer, chat.messages, chat.trained))
-                chats.append(chat)
+                chat = Chat.of(record, loss_on=loss_on, system=system)
+                for shown, spans in encoder.place(chat):
+                    one = chat if loss_on == "all" else shown.chat
+                    placed.append((number, one, shown, spans))
             except Unrenderable as error:
                 refused.add(str(error), number)
-        first += len(counts)
-        encoded = _encode(tokenizer, chats, rendered, max_length, loss_on)
+        conversations += len(records)
+        for (number, chat, *_), row in zip(placed, encoder.rows(placed), strict=True):
+            if isinstance(row, str):
+                refused.add(row, number)
+            else:
+                encoded += encoder.fitted(chat, row)
+        made += len(placed)
         add_rows(gathered, [row for row in encoded if row.ids], max_length)
         lost = [row.whole_length for row in encoded if not row.ids]
         gathered.leave_out(lost)
         dropped += len(lost)
     refused.raise_any(_ADVICE)
+    notes.log()
+    if made > conversations:
+        gathered.conversations = conversations
+        logger.warning(
+            "%d conversations give %d rows, one for each trained turn: the chat template shows "
+            "earlier turns otherwise than the last one", conversations, made,
+        )  # fmt: skip
     if dropped:
         logger.warning(
             "%d of %d conversations are dropped: the last question alone leaves no room for an "
-            "answer in data.max_length=%d", dropped, len(rows), max_length,
+            "answer in data.max_length=%d", dropped, made, max_length,
         )  # fmt: skip
     return finished(gathered, max_length)
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerBase,
-    chats: Sequence[Chat],
-    rendered: Sequence[Rendered],
-    max_length: int,
-    loss_on: LossOn,
-) -> list[Row]:
-    """Encode a batch; rows that do not fit have no ids."""
-    rows = []
-    for chat, text, tokens in zip(chats, rendered, tokenise(tokenizer, rendered), strict=True):
-        row = _row(tokens, loss_on, tokenizer.eos_token_id if text.open else None)
-        if len(row.ids) > max_length:
-            row = replace(_fitted(tokenizer, chat, max_length, loss_on), whole_length=len(row.ids))
-        rows.append(row)
-    return rows
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    """Conversations as rows of ids and labels."""
+
+    layouts: Layouts
+    max_length: int
+    loss_on: LossOn
+    notes: _Notes
+
+    def place(self, chat: Chat) -> list[tuple[Shown, Spans]]:
+        """The rendered rows of a conversation. Raises `Unrenderable`."""
+        if self.loss_on == "all":
+            chat = replace(chat, trained=(False,) * len(chat.messages))
+        return self.layouts.rows(chat)
+
+    def rows(self, placed: Sequence[tuple[int, Chat, Shown, Spans]]) -> list[Row | str]:
+        """Ids and labels; for a row that breaks the invariant what it breaks."""
+        tokenizer = self.layouts.renderer.tokenizer
+        tokens = tokenise_shown(self.layouts.renderer, [(s, spans) for _, _, s, spans in placed])
+        made: list[Row | str] = []
+        for (_, chat, shown, spans), given in zip(placed, tokens, strict=True):
+            row = _row(given, spans, self.loss_on, tokenizer.eos_token_id)
+            reason = None
+            if self.loss_on != "all":
+                reason = broken(self.layouts.renderer, shown, spans, given, row.labels)
+            self.notes.add(chat, shown, spans)
+            made.append(row if reason is None else reason)
+        return made
+
+    def fitted(self, chat: Chat, row: Row) -> list[Row]:
+        """The row; of a long conversation what is left of it, without ids where no answer fits."""
+        whole = len(row.ids)
+        if whole <= self.max_length:
+            return [row]
+        shorter: Chat | None = chat
+        rows: list[Row] = [row]
+        while (shorter := shorter.shortened() if shorter is not None else None) is not None:
+            try:
+                placed = [(0, shown.chat, shown, spans) for shown, spans in self.place(shorter)]
+            except Unrenderable:
+                continue
+            kept = [one for one in self.rows(placed) if isinstance(one, Row)]
+            rows = kept or rows
+            if max(len(one.ids) for one in rows) <= self.max_length:
+                break
+        cut = [
+            Row(one.ids[: self.max_length], one.labels[: self.max_length], whole) for one in rows
+        ]
+        return [one if one.trained else Row([], [], whole) for one in cut]
 
 
-def _fitted(
-    tokenizer: PreTrainedTokenizerBase, chat: Chat, max_length: int, loss_on: LossOn
-) -> Row:
-    """A long conversation shortened and cut; no ids where no answer fits."""
-    row = Row([], [], 0)
-    shorter: Chat | None = chat
-    while shorter is not None:
-        chat = shorter
-        text = render_turns(tokenizer, chat.messages, chat.trained)
-        row = _row(
-            tokenise(tokenizer, [text])[0], loss_on, tokenizer.eos_token_id if text.open else None
-        )
-        if len(row.ids) <= max_length:
-            return row
-        shorter = chat.shortened()
-    cut = Row(row.ids[:max_length], row.labels[:max_length], 0)
-    return cut if cut.trained else Row([], [], 0)
+def tokenise_shown(renderer: Renderer, placed: Sequence[tuple[Shown, Spans]]) -> list[Tokens]:
+    """The ids of rendered conversations; no token lies across the end of a prompt."""
+    return tokenise(
+        renderer.tokenizer,
+        [shown.text for shown, _ in placed],
+        [spans.borders for _, spans in placed],
+        [[(turn.start, turn.end) for turn in spans.turns] for _, spans in placed],
+        renderer.end_marks,
+    )
 
 
-def _row(tokens: Tokens, loss_on: LossOn, end: int | None) -> Row:
-    """Ids and labels; `end` is appended where the template ends turns without a token."""
-    ids = tokens.ids
+def _row(tokens: Tokens, spans: Spans, loss_on: LossOn, eos: int | None) -> Row:
+    """Ids and labels; the end token is appended where the template ends turns without one."""
+    end = [eos] if spans.open and eos is not None else []
     if loss_on == "all":
-        ids = ids if end is None else [*ids, end]
+        ids = [*tokens.ids, *end]
         return Row(ids, [IGNORED, *ids[1:]], len(ids))
-    last = tokens.turns[-1][1]
-    ids = ids[:last] if end is None else [*ids[:last], end]
+    places = [tokens.span(turn.start, turn.end) for turn in spans.turns]
+    last = places[-1][1]
+    ids = [*tokens.ids[:last], *end]
     labels = [IGNORED] * len(ids)
-    for start, stop in tokens.turns:
+    for start, stop in places:
         labels[max(start, 1) : stop] = ids[max(start, 1) : stop]
-    if end is not None:
-        labels[-1] = end
+    if end:
+        labels[-1] = end[0]
     return Row(ids, labels, len(ids))
+
+
+def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The token with which the template ends assistant turns, if it has one."""
+    messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+    layouts = Layouts(Renderer(tokenizer))
+    try:
+        ((shown, spans),) = layouts.rows(Chat(messages, (False, True)))
+    except Unrenderable:
+        return ()
+    (turn,) = spans.turns
+    marks = [
+        mark[0]
+        for mark in layouts.renderer.end_marks.finditer(shown.text, turn.start)
+        if mark.end() == turn.end
+    ]
+    if spans.open or not marks:
+        return ()
+    end_id = tokenizer.convert_tokens_to_ids(marks[0])
+    return (end_id,) if isinstance(end_id, int) else ()
 
 
 def chat_prompt_ids(
     tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[Sequence[Message]],
+    rows: Sequence[Mapping[str, Any]],
     room: int,
     *,
     system: str | None,
@@ -223,33 +258,30 @@ def chat_prompt_ids(
     conversation without another speaker, that the template refuses, or whose last question is
     longer than `room`.
     """
+    layouts = Layouts(Renderer(tokenizer))
     return [
-        _prompt_ids(tokenizer, messages, room, system, number)
-        for number, messages in enumerate(conversations, start=1)
+        _prompt_ids(layouts, row, room, system, number) for number, row in enumerate(rows, start=1)
     ]
 
 
 def _prompt_ids(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    room: int,
-    system: str | None,
-    number: int,
+    layouts: Layouts, row: Mapping[str, Any], room: int, system: str | None, number: int
 ) -> list[int]:
-    prompt_turns = list(messages)
-    while prompt_turns and prompt_turns[-1]["role"] == "assistant":
-        prompt_turns.pop()
-    if not prompt_turns or prompt_turns[-1]["role"] == "system":
+    chat = Chat.of(row, loss_on="all", system=system)
+    count = len(chat.messages)
+    while count and chat.messages[count - 1]["role"] == "assistant":
+        count -= 1
+    if not count or chat.messages[count - 1]["role"] in ("system", "developer"):
         raise DataError(f"row {number} to predict: the conversation has no turn to answer.")
-    chat = Chat.of(prompt_turns, 0, loss_on="all", system=system)
-    shorter: Chat | None = replace(chat, trained=(True,) * len(chat.messages))
+    shorter: Chat | None = replace(chat.upto(count), trained=(True,) * count)
     ids: list[int] = []
     while shorter is not None:
         try:
-            prompt = render_prompt(tokenizer, shorter.messages)
+            placed = layouts.prompt(shorter)
         except Unrenderable as error:
             raise DataError(f"row {number} to predict: {error}.") from None
-        ids = tokenise(tokenizer, [prompt])[0].ids
+        (tokens,) = tokenise_shown(layouts.renderer, [placed])
+        ids = tokens.ids
         if len(ids) <= room:
             return ids
         shorter = shorter.shortened()

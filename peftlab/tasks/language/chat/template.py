@@ -6,9 +6,11 @@ get a second one.
 
 from __future__ import annotations
 
+import json
+import keyword
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("peftlab")
-
-Message = Mapping[str, str]
-"""`role` (system, user, assistant, tool) and `content`."""
 
 _CHATML = (
     "{% for message in messages %}"
@@ -39,7 +38,6 @@ _HEADINGS = (
     "{% if add_generation_prompt %}{{ '\\n\\n### Assistant:\\n' }}{% endif %}"
 )
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
-_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class Unrenderable(Exception):
@@ -73,6 +71,14 @@ def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return template if isinstance(template, str) else None
 
 
+def named_templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """All templates of a tokenizer by name; one that has no name is the default."""
+    template: Any = tokenizer.chat_template
+    if isinstance(template, Mapping):
+        return {str(name): text for name, text in template.items() if isinstance(text, str)}
+    return {"default": template} if isinstance(template, str) else {}
+
+
 def dated(template: str) -> str:
     """The template with today's date in place of calls for the current date.
 
@@ -82,6 +88,44 @@ def dated(template: str) -> str:
     if count:
         logger.info("the chat template reads the current date: today's is saved with the run")
     return fixed
+
+
+def with_variables(template: str, variables: Mapping[str, Any]) -> str:
+    """The template with values for its variables, where whoever renders it gives none.
+
+    So they hold wherever the template goes: training, evaluation, prediction, and other tools that
+    load the exported tokenizer. Raises `ConfigError` for names that a template cannot set.
+    """
+    settings = ""
+    for name, value in variables.items():
+        if not name.isidentifier() or keyword.iskeyword(name) or name in _GIVEN:
+            raise ConfigError(
+                f"task.chat_template_kwargs: {name!r} is no variable that a template can be given."
+            )
+        settings += (
+            f"{{%- set {name} = {name} if {name} is defined and {name} is not none "
+            f"else {_literal(value)} -%}}"
+        )
+    return template if template.startswith(settings) else settings + template
+
+
+_GIVEN = frozenset({
+    "messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template",
+    "tokenize", "conversation", "padding", "truncation", "max_length", "loop", "true", "false",
+    "none",
+})  # fmt: skip
+
+
+def _literal(value: Any) -> str:
+    """A value of a configuration as Jinja writes it."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        pairs = (f"{_literal(str(key))}: {_literal(item)}" for key, item in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_literal, value))}]"
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def read_template(file: str) -> str:
@@ -107,60 +151,3 @@ def read_template(file: str) -> str:
             f"task.chat_template: {file} is not a chat template: it reads no messages."
         )
     return text
-
-
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, prompt: bool) -> str:
-    """The conversation as text; `prompt`: with the generation prompt at its end.
-
-    Raises `Unrenderable` where the template refuses the conversation.
-    """
-    import jinja2
-
-    try:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=prompt
-        )
-    except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        roles = ", ".join(message["role"] for message in messages)
-        raise Unrenderable(f"the chat template refuses turns of {roles}: {reason}") from None
-    return str(text)
-
-
-def check_rendered(text: str, messages: Sequence[Message]) -> None:
-    """Raise `Unrenderable` where the template omits or changes a turn of another speaker."""
-    for number, message in enumerate(messages, start=1):
-        # Some templates rightly omit earlier reasoning of the model.
-        if message["role"] != "assistant" and message["content"].strip() not in text:
-            raise Unrenderable(
-                f"the chat template omits turn {number}, of role {message['role']!r}, or changes "
-                "its text"
-            )
-
-
-def generation_spans(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
-) -> list[tuple[int, int]] | None:
-    """The character spans of the template's generation blocks; None if it has none.
-
-    Raises `Unrenderable` where their number differs from that of assistant turns.
-    """
-    template = own_template(tokenizer)
-    if template is None or not _GENERATION.search(template):
-        return None
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    special: Any = tokenizer.special_tokens_map
-    rendered: Any = render_jinja_template(
-        conversations=[[dict(message) for message in messages]],
-        chat_template=template,
-        return_assistant_tokens_mask=True,
-        **special,
-    )
-    spans = [(int(start), int(end)) for start, end in rendered[1][0]]
-    answers = sum(message["role"] == "assistant" for message in messages)
-    if len(spans) != answers:
-        raise Unrenderable(
-            f"generation blocks in the chat template: {len(spans)}, assistant turns: {answers}"
-        )
-    return spans

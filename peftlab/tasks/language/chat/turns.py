@@ -1,228 +1,285 @@
-"""The positions of assistant turns in a rendered conversation, and its token ids.
+"""The positions of trained turns in a rendered conversation.
 
-An assistant turn begins where its prompt ends: at the length of the conversation before it,
-rendered with the template's generation prompt. It is checked that the whole conversation starts
-with this prompt. The whole is tokenised so that its ids start with those of each prompt: training
-and generation see the same prompts.
+A turn begins where its prompt ends: at the length of the conversation before it, rendered with the
+template's generation prompt. It ends after the last end token that the template writes behind it,
+seen where the conversation is rendered up to the turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from peftlab.tasks.encoding import token_ids
-from peftlab.tasks.language.chat.template import (
-    Message,
-    Unrenderable,
-    check_rendered,
-    generation_spans,
-    render,
-)
+from peftlab.tasks.language.chat.conversation import Chat
+from peftlab.tasks.language.chat.rendering import Renderer, common_prefix
+from peftlab.tasks.language.chat.shown import Shown, show
+from peftlab.tasks.language.chat.template import Unrenderable
+from peftlab.tasks.language.chat.texts import THOUGHT_TAGS
+from peftlab.tasks.language.chat.variants import Variant
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+_TAGS = re.compile("|".join(map(re.escape, THOUGHT_TAGS)))
+_LONGEST_MARK = 60  # characters
+_SAYS_NOTHING = re.compile("|".join([r"\s+", *map(re.escape, THOUGHT_TAGS)]))
+
+
+class ShownOtherwise(Exception):
+    """Each trained turn needs a row of its own: the template renders it alike only as the last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A trained turn in characters: the end of its prompt, start and end of the trained text."""
+    """A trained message and its trained text in characters."""
 
-    prompt: int
+    message: int
     start: int
     end: int
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
-    """A conversation as text. `borders`: the ends of its prompts, which no token may cross.
+class Spans:
+    """The trained turns of a rendered conversation.
 
-    `open`: no special token ends the last turn, so that the end token must follow.
+    `borders`: the ends of its prompts, which no token may cross. `open`: the template ends the last
+    turn without an end token, so that the tokenizer's must follow. `bent`: a prompt differs from
+    the conversation by white space or thought tags.
     """
 
-    text: str
     turns: tuple[Turn, ...]
     borders: tuple[int, ...]
     open: bool
+    bent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Ids [T] of a conversation, and the first position and end of each trained turn."""
+def spans_of(
+    renderer: Renderer, chat: Chat, *, prompt: bool = False, first: Variant | None = None
+) -> tuple[Shown, Spans]:
+    """A rendered conversation and its trained turns; `prompt`: with its generation prompt.
 
-    ids: list[int]
-    turns: tuple[tuple[int, int], ...]
-
-
-def render_turns(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], trained: Sequence[bool]
-) -> Rendered:
-    """A whole conversation; `trained`: whether each message is trained.
-
-    Raises `Unrenderable` where the conversation does not start with a trained turn's prompt.
+    `first` is the way of handing it over that is tried first. Raises `ShownOtherwise`, and
+    `Unrenderable` where the template does not render it, or where a trained turn is unknown.
     """
-    text = render(tokenizer, messages, prompt=False)
-    check_rendered(text, messages)
-    marks = end_marks(tokenizer)
-    spans = generation_spans(tokenizer, messages)
+    shown = show(renderer, chat, prompt=prompt, first=first)
+    last = len(chat.messages) - 1
+    check_shown(shown)
     turns: list[Turn] = []
     borders: list[int] = []
-    ended, answers = True, 0
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
+    opened = bent = False
+    marked = _generation_starts(renderer, shown)
+    for index, message in enumerate(chat.messages):
+        if message["role"] != "assistant" or index == 0:
             continue
-        marked = None if spans is None else spans[answers]
-        answers += 1
-        prompt = _prefix(tokenizer, text, messages[:index], prompt=True)
-        if prompt is not None:
-            borders.append(prompt)
-        if not trained[index]:
+        try:
+            head = renderer.render(chat, shown.messages[:index], prompt=True)
+        except Unrenderable:
+            if chat.trained[index]:
+                raise
             continue
-        if prompt is None:
+        if shown.text.startswith(head):
+            borders.append(len(head))
+        if not chat.trained[index]:
+            continue
+        whole = shown.text
+        if index < last:
+            whole = renderer.render(chat, shown.messages[: index + 1], prompt=False)
+        start = _start(renderer, shown, index, head, len(whole))
+        bent = bent or not shown.text.startswith(head)
+        ends = _ends(renderer, shown, index, start, whole)
+        if index < last:
+            ends = [end for end in ends if shown.text.startswith(whole[:end])]
+            if not ends:
+                raise ShownOtherwise
+        end, ended = (ends[-1], True) if ends else (len(whole), False)
+        if ended:
+            opened = False
+        elif renderer.tokenizer.eos_token_id is None:
             raise Unrenderable(
-                f"with the chat template, the whole conversation does not start with the prompt of "
-                f"turn {index + 1}, so training and generation would see different prompts"
+                f"the chat template ends turn {index + 1} without an end token, and the tokenizer "
+                "has none"
             )
-        last = index + 1 == len(messages)
-        whole = len(text) if last else _prefix(tokenizer, text, messages[: index + 1], prompt=False)
-        if whole is None and marked is None:
-            raise Unrenderable(
-                "with the chat template, the whole conversation does not start with its first "
-                f"{index + 1} turns, so the end of turn {index + 1} is unknown"
-            )
-        start = prompt if marked is None else max(prompt, marked[0])
-        end = whole if marked is None else marked[1]
-        assert end is not None
-        end, ended = _turn_end(text, start, end, message["content"], marks)
-        turns.append(Turn(prompt, start, end))
-    return Rendered(text, tuple(turns), tuple(borders), open=not ended)
+        else:
+            opened = True
+        begun = min((slot.start for slot in shown.slots_of(index)), default=end)
+        narrowed = [at for at in marked if start <= at <= begun]
+        turns.append(Turn(index, narrowed[0] if narrowed else start, end))
+    if not turns and not prompt:
+        said = max((slot.end for slot in shown.slots), default=0)
+        opened = not renderer.end_marks.search(shown.text, said)
+    return shown, Spans(tuple(turns), tuple(sorted(set(borders))), opened, bent)
 
 
-def _prefix(
-    tokenizer: PreTrainedTokenizerBase, text: str, messages: Sequence[Message], *, prompt: bool
-) -> int | None:
-    """The length of the first messages in the text; None where it does not start with them."""
-    if not messages:
-        return None
-    try:
-        begin = render(tokenizer, messages, prompt=prompt)
-    except Unrenderable:
-        return None
-    return len(begin) if text.startswith(begin) else None
+def check_shown(shown: Shown) -> None:
+    """Raise `Unrenderable` for a text that the template does not render, or changes.
 
-
-def end_marks(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """The tokens that can end a turn: special and added ones."""
-    added = [str(token) for token in tokenizer.get_added_vocab()]
-    return tuple(dict.fromkeys(mark for mark in [*tokenizer.all_special_tokens, *added] if mark))
-
-
-def _turn_end(
-    text: str, start: int, end: int, content: str, marks: Sequence[str]
-) -> tuple[int, bool]:
-    """The end of a turn after its end token, and whether it has one.
-
-    White space between that token and the next heading belongs to the template, not to the turn.
+    Thoughts of earlier turns are exempt: in generation the template drops them alike.
     """
-    content = content.strip()
-    at = text.rfind(content, start, end) if content else start
-    after = start if at < 0 else at + len(content)
-    ends = [(at, mark) for mark in marks if (at := text.find(mark, after, end)) >= 0]
-    if ends:
-        first = min(at for at, _ in ends)
-        return first + max(len(mark) for at, mark in ends if at == first), True
-    # A template's generation block may exclude the end token.
-    following = [mark for mark in marks if text.startswith(mark, end)]
-    if following:
-        return end + max(map(len, following)), True
-    return end, False
-
-
-def tokenise(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Rendered]) -> list[Tokens]:
-    """Ids of conversations: those of the whole text, unless a token would cross a prompt's end.
-
-    There the text after the prompt is tokenised separately, and so on from prompt to prompt.
-    """
-    if not rendered:
-        return []
-    cuts = [
-        sorted({*row.borders, *(at for turn in row.turns for at in (turn.start, turn.end))})
-        for row in rendered
-    ]
-    texts = [
-        row.text[:cut]
-        for row, row_cuts in zip(rendered, cuts, strict=True)
-        for cut in dict.fromkeys([*row_cuts, len(row.text)])
-    ]
-    ids = iter(token_ids(tokenizer, texts))
-    results = []
-    for row, row_cuts in zip(rendered, cuts, strict=True):
-        alone = {cut: next(ids) for cut in dict.fromkeys([*row_cuts, len(row.text)])}
-        results.append(_tokens(tokenizer, row, alone))
-    return results
-
-
-def _tokens(
-    tokenizer: PreTrainedTokenizerBase, row: Rendered, alone: dict[int, list[int]]
-) -> Tokens:
-    joined: list[int] = []
-    done = 0
-    upto: dict[int, list[int]] = {}
-    borders = [border for border in row.borders if border < len(row.text)]
-
-    def grown(cut: int) -> list[int]:
-        if alone[cut][: len(joined)] == joined:
-            return alone[cut]
-        return joined + token_ids(tokenizer, [row.text[done:cut]])[0]
-
-    for cut in sorted(alone):
-        upto[cut] = grown(cut)
-        if cut in borders:
-            joined, done = upto[cut], cut
-    whole = upto[len(row.text)]
-    turns = tuple(
-        (
-            max(_common(upto[turn.prompt], whole), _common(upto[turn.start], whole)),
-            _common(upto[turn.end], whole),
+    last = len(shown.chat.messages) - 1
+    check_tools(shown.chat, shown.text)
+    for text in shown.lost:
+        message = shown.chat.messages[text.message]
+        trained = shown.chat.trained[text.message]
+        if trained and text.message < last:
+            raise ShownOtherwise
+        if text.kind == "thought" and message["role"] == "assistant" and not trained:
+            continue
+        raise Unrenderable(
+            f"the chat template omits {_WHAT[text.kind]} of turn {text.message + 1}, of role "
+            f"{message['role']!r}, or changes its text"
         )
-        for turn in row.turns
-    )
-    return Tokens(whole, turns)
 
 
-def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """The length of the common prefix of two sequences."""
-    pairs = zip(left, right, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
+def check_tools(chat: Chat, text: str) -> None:
+    """Raise `Unrenderable` where a conversation's tools are not in its text."""
+    names = [_name_of(tool) for tool in chat.tools]
+    if any(name and name not in text for name in names):
+        raise Unrenderable("the chat template does not render the tools of the row")
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Rendered:
-    """A conversation with its generation prompt, and the borders of training.
+_WHAT = {
+    "content": "the content",
+    "thought": "the thought",
+    "tool": "a call",
+    "argument": "an argument",
+}
 
-    Raises `Unrenderable`.
+
+def _name_of(tool: object) -> str:
+    if not isinstance(tool, dict):
+        return ""
+    function = tool.get("function", tool)
+    return str(function.get("name", "")) if isinstance(function, dict) else ""
+
+
+def _generation_starts(renderer: Renderer, shown: Shown) -> list[int]:
+    if not renderer.marks_generation:
+        return []
+    return [start for start, _ in renderer.generation_spans(shown.chat, shown.messages)]
+
+
+def _start(renderer: Renderer, shown: Shown, index: int, prompt: str, end: int) -> int:
+    """The end of a turn's prompt in the conversation.
+
+    Where the two differ by white space or thought tags only, the end of what they share. The same
+    where the template writes the turn as the rest of the one before it, without a header.
     """
-    text = render(tokenizer, messages, prompt=True)
-    check_rendered(text, messages)
-    prompts = [
-        _prefix(tokenizer, text, messages[:index], prompt=True)
-        for index, message in enumerate(messages)
-        if message["role"] == "assistant"
+    text = shown.text
+    first = _first_of_its_own(renderer, shown, index, end)
+    if text.startswith(prompt):
+        return _behind_header(renderer, text, len(prompt), first)
+    spoken = _spoken_end(renderer, prompt, text)
+    if spoken is not None and spoken <= (first if shown.slots_of(index) else end):
+        return spoken
+    shared = _before_a_mark(renderer, prompt, text, common_prefix(prompt, text))
+    if shared <= first and shown.chat.messages[index - 1]["role"] in ("assistant", "tool"):
+        header = _header(renderer, shown, index, prompt)
+        ended = renderer.end_marks.sub("", prompt[shared:].removesuffix(header))
+        start = _behind_header(renderer, text, shared, first)
+        if says_nothing(ended) and says_nothing(text[start:first]):
+            return start
+    if index < len(shown.chat.messages) - 1:
+        raise ShownOtherwise
+    raise Unrenderable(
+        f"with the chat template, the whole conversation does not start with the prompt of turn "
+        f"{index + 1}, so training and generation would see different prompts"
+    )
+
+
+def _spoken_end(renderer: Renderer, prompt: str, text: str) -> int | None:
+    """Where a prompt ends in a text that differs by white space and thought tags; else None."""
+    said = _SAYS_NOTHING.sub("", prompt)
+    places: list[int] = []
+    at = 0
+    for silence in _SAYS_NOTHING.finditer(text):
+        places.extend(range(at, silence.start()))
+        at = silence.end()
+        if len(places) >= len(said):
+            break
+    else:
+        places.extend(range(at, len(text)))
+    spoken = places[: len(said)]
+    if not said or "".join(text[place] for place in spoken) != said:
+        return None
+    after = spoken[-1] + 1
+    silent = prompt[_last_said(prompt) :]
+    return after + _before_a_mark(
+        renderer, silent, text[after:], common_prefix(silent, text[after:])
+    )
+
+
+def _last_said(prompt: str) -> int:
+    """The end of a prompt without the white space and thought tags that follow."""
+    end = 0
+    at = 0
+    for silence in _SAYS_NOTHING.finditer(prompt):
+        end = silence.start() if silence.start() > at else end
+        at = silence.end()
+    return len(prompt) if at < len(prompt) else end
+
+
+def _first_of_its_own(renderer: Renderer, shown: Shown, index: int, end: int) -> int:
+    """The start of a turn's first text; of a turn without texts that of its end tokens."""
+    slots = shown.slots_of(index)
+    if slots:
+        return min(slot.start for slot in slots)
+    before = max((slot.end for slot in shown.slots if slot.text.message < index), default=0)
+    first = end
+    for mark in reversed(list(renderer.end_marks.finditer(shown.text, before, end))):
+        if shown.text[mark.end() : first].strip():
+            break
+        first = mark.start()
+    return first
+
+
+def _behind_header(renderer: Renderer, text: str, start: int, first: int) -> int:
+    """The end of a header that stands at the start although no prompt wrote it.
+
+    That header is not for the model to learn.
+    """
+    ahead = text[start:first]
+    if says_nothing(ahead):
+        return start
+    if renderer.header:
+        return start + len(renderer.header) if ahead.startswith(renderer.header) else start
+    after = _last_said(ahead)
+    return start + after + len(ahead[after:]) - len(ahead[after:].lstrip())
+
+
+def _header(renderer: Renderer, shown: Shown, index: int, prompt: str) -> str:
+    """The generation prompt alone."""
+    before = renderer.render(shown.chat, shown.messages[:index], prompt=False)
+    return prompt[len(before) :] if prompt.startswith(before) else ""
+
+
+def _before_a_mark(renderer: Renderer, prompt: str, text: str, shared: int) -> int:
+    """The end of what two texts share, moved to the start of a mark of either that lies across."""
+    for side in (prompt, text):
+        for pattern in (renderer.end_marks, _TAGS):
+            for mark in pattern.finditer(side, max(0, shared - _LONGEST_MARK)):
+                if mark.start() >= shared:
+                    break
+                if mark.end() > shared:
+                    return mark.start()
+    return shared
+
+
+def says_nothing(text: str) -> bool:
+    """Whether a text is white space and thought tags alone."""
+    return not _SAYS_NOTHING.sub("", text)
+
+
+def _ends(renderer: Renderer, shown: Shown, index: int, start: int, whole: str) -> list[int]:
+    """The ends of the end tokens after a turn's last text.
+
+    White space between the last of them and the next heading belongs to the template, not to the
+    turn.
+    """
+    after = max((slot.end for slot in shown.slots_of(index)), default=start)
+    return [
+        mark.end()
+        for mark in renderer.end_marks.finditer(whole, after)
+        if not _closes_inside(mark[0], whole[start:after])
     ]
-    borders = tuple(border for border in prompts if border is not None)
-    return Rendered(text, (), borders, open=False)
 
 
-def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The token with which the template ends assistant turns, if it has one."""
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    try:
-        row = render_turns(tokenizer, messages, [False, True])
-    except Unrenderable:
-        return ()
-    (turn,) = row.turns
-    marks = [mark for mark in end_marks(tokenizer) if row.text.endswith(mark, 0, turn.end)]
-    if row.open or not marks:
-        return ()
-    end_id = tokenizer.convert_tokens_to_ids(max(marks, key=len))
-    return (end_id,) if isinstance(end_id, int) else ()
+def _closes_inside(mark: str, turn: str) -> bool:
+    """Whether a mark closes what another has opened in the turn, such as `</tool_call>`."""
+    return mark.startswith("</") and f"<{mark[2:]}" in turn

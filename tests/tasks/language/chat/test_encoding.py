@@ -13,7 +13,7 @@ import transformers
 from peftlab.errors import DataError
 from peftlab.tasks.language.causal_lm import CausalLM
 from peftlab.tasks.language.causal_rows import Chats, PlainText, rows_from_state
-from tests.tasks.language.chat.tokenizers import END, TEMPLATES, tokenizer_of
+from tests.tasks.language.chat.tokenizers import END, MARKS, TEMPLATES, tokenizer_of
 
 datasets = pytest.importorskip("datasets")
 
@@ -92,6 +92,7 @@ def test_prompts_equal_those_of_training_with_real_tokenizers(
 ) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(shared_data / model)
     tokenizer.chat_template = TEMPLATES.get(family)
+    tokenizer.add_special_tokens({"additional_special_tokens": MARKS[family]})
     lines = (shared_data / "alpaca_1k" / "test.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines[:25]]
     talks = [[user(row["instruction"]), assistant(row["output"])] for row in rows]
@@ -176,9 +177,11 @@ def test_the_end_token_follows_where_the_template_has_none() -> None:
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
     task, result = encoded(Chats(), tokenizer, [TALK])
-    assert [tokenizer.decode(run) for run in trained(result.rows[0])] == [
-        "Two.\n", "Four is more.\n</s>",
+    # In the middle of a row no end token can stand: each answer is the end of a row of its own.
+    assert [[tokenizer.decode(run) for run in trained(row)] for row in result.rows] == [
+        ["Two.\n</s>"], ["Four is more.\n</s>"],
     ]  # fmt: skip
+    assert result.statistics.conversations == 1
     assert task.stops == ()
     _, result = encoded(Chats("all"), tokenizer, [TALK])
     assert result.rows[0]["input_ids"][-1] == tokenizer.eos_token_id

@@ -10,8 +10,8 @@ import pytest
 from peftlab.errors import CheckFailed, ConfigError, DataError
 from peftlab.tasks.language.causal_lm import CausalLM
 from peftlab.tasks.language.causal_rows import Chats
+from peftlab.tasks.language.chat.encoding import turn_end_ids
 from peftlab.tasks.language.chat.template import default_template, read_template
-from peftlab.tasks.language.chat.turns import turn_end_ids
 from tests.tasks.language.chat.tokenizers import CHATML, tokenizer_of
 
 datasets = pytest.importorskip("datasets")
@@ -74,30 +74,67 @@ def test_the_date_of_training_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.rows.prompts([question], tokenizer, 99) == then
 
 
-def test_a_template_that_drops_reasoning() -> None:
+def trained(tokenizer: Any, row: Any) -> str:
+    return str(tokenizer.decode([label for label in row["labels"] if label != -100]))
+
+
+def test_a_template_that_drops_reasoning(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = tokenizer_of("chatml")
     tokenizer.chat_template = FORGETFUL
-    with pytest.raises(DataError) as caught:
-        encode(tokenizer, TALK)
-    message = str(caught.value)
-    assert message.startswith(
-        "row 1, 2, 3 and 2 more: with the chat template, the whole conversation"
-    )
-    assert "loss_on=completion" in message
+    encoded = encode(tokenizer, TALK)
+    assert [trained(tokenizer, row) for row in encoded.rows][:3] == [
+        "<think>Hm.</think>Two.<|im_end|>", "<think>Well.</think>Four.<|im_end|>",
+        "<think>Hm.</think>Two.<|im_end|>",
+    ]  # fmt: skip
+    assert (encoded.statistics.rows, encoded.statistics.conversations) == (10, 5)
+    assert caplog.text.count("5 conversations give 10 rows, one for each trained turn") == 1
     encoded = encode(tokenizer, TALK, Chats("completion"))
+    assert (encoded.statistics.rows, encoded.statistics.conversations) == (5, 0)
     text = tokenizer.decode(encoded.rows[0]["input_ids"])
     assert "Hm." not in text
     assert text.endswith("assistant\n<think>Well.</think>Four.<|im_end|>")
 
 
-def test_a_prompt_that_the_conversation_does_not_start_with() -> None:
+def test_a_prompt_that_differs_by_thought_tags(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = tokenizer_of("chatml")
     tokenizer.chat_template = CHATML.replace(
         "assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"
     )
+    encoded = encode(tokenizer, [TALK[0], {"role": "assistant", "content": "Two."}])
+    assert trained(tokenizer, encoded.rows[0]) == "Two.<|im_end|>"
+    assert caplog.text.count("differs from these conversations by white space or thought") == 1
+    assert turn_end_ids(tokenizer) == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
+
+
+def test_a_prompt_that_the_conversation_does_not_start_with() -> None:
+    tokenizer = tokenizer_of("chatml")
+    tokenizer.chat_template = CHATML.replace(
+        "assistant\n{% endif %}", "assistant\nWell: {% endif %}"
+    )
     with pytest.raises(DataError, match="does not start with the prompt of turn 2"):
         encode(tokenizer, [TALK[0], {"role": "assistant", "content": "Two."}])
     assert turn_end_ids(tokenizer) == ()
+
+
+def test_a_template_without_a_generation_prompt_trains_no_header() -> None:
+    tokenizer = tokenizer_of("chatml")
+    tokenizer.chat_template = CHATML[: CHATML.index("{% if add_generation_prompt")]
+    encoded = encode(tokenizer, TALK)
+    assert trained(tokenizer, encoded.rows[0]) == (
+        "<think>Hm.</think>Two.<|im_end|><think>Well.</think>Four.<|im_end|>"
+    )
+
+
+def test_marks_of_generation_narrow_what_is_trained() -> None:
+    tokenizer = tokenizer_of("plain")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}{% generation %}{{ m.content }}{% endgeneration %}"
+        "{% endfor %}"
+    )
+    encoded = encode(
+        tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    )
+    assert trained(tokenizer, encoded.rows[0]) == "b</s>"
 
 
 @pytest.mark.parametrize(
@@ -105,14 +142,11 @@ def test_a_prompt_that_the_conversation_does_not_start_with() -> None:
     [
         ("{% for m in messages if m.role != 'tool' %}{{ m.content }}{% endfor %}",
          [("user", "a"), ("tool", "42"), ("assistant", "b")],
-         "omits turn 2, of role 'tool'"),
+         "omits the content of turn 2, of role 'tool'"),
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}",
-         [("user", "what"), ("assistant", "b")], "omits turn 1.*changes its text"),
+         [("user", "what"), ("assistant", "b")], "omits the content of turn 1.*changes its text"),
         ("{% for m in messages %}{{ m.content + m.name.first }}{% endfor %}",
          [("user", "a"), ("assistant", "b")], "refuses turns of user, assistant: 'dict object'"),
-        ("{% for m in messages %}{{ m.role }}{% generation %}{{ m.content }}{% endgeneration %}"
-         "{% endfor %}",
-         [("user", "a"), ("assistant", "b")], "template: 2, assistant turns: 1"),
     ],
 )  # fmt: skip
 def test_what_a_template_does_not_take(

@@ -41,7 +41,7 @@ TEMPLATES = {
     "chatml": CHATML, "chatml-marked": CHATML_MARKED, "llama3": LLAMA3, "gemma": GEMMA,
     "mistral": MISTRAL,
 }  # fmt: skip
-_MARKS = {
+MARKS = {
     "chatml": ["<|im_start|>", "<|im_end|>"],
     "chatml-marked": ["<|im_start|>", "<|im_end|>"],
     "llama3": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
@@ -66,7 +66,7 @@ def tokenizer_of(family: str, *, bos: bool = True) -> Any:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "</s>", *_MARKS[family]]
+    special = ["<pad>", "<s>", "</s>", *MARKS[family]]
     trainer = trainers.BpeTrainer(
         vocab_size=256 + len(special) + 60,
         special_tokens=special,
@@ -83,6 +83,6 @@ def tokenizer_of(family: str, *, bos: bool = True) -> Any:
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        additional_special_tokens=_MARKS[family] or None,
+        additional_special_tokens=MARKS[family] or None,
         chat_template=TEMPLATES.get(family),
     )

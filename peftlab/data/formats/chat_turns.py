@@ -1,0 +1,236 @@
+"""Turns of conversations as messages: their roles, texts, thoughts, calls and weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from peftlab.data.formats.cells import Cells, text_problem
+
+Message = dict[str, Any]
+
+ROLES = {
+    "system": "system", "developer": "developer", "user": "user", "human": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant",
+    "bard": "assistant", "model": "assistant", "bot": "assistant", "ai": "assistant",
+    "function_call": "assistant", "tool_call": "assistant", "tool": "tool", "observation": "tool",
+    "function": "tool", "function_response": "tool", "tool_response": "tool", "ipython": "tool",
+}  # fmt: skip
+_CALLS = ("function_call", "tool_call")
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+_MAY_BE_EMPTY = ("assistant", "tool", "system", "developer")
+
+
+def _own(cells: Cells, value: Any) -> Any:
+    """A value with the keys that its row gave it: Arrow's objects have the keys of all rows."""
+    return value if cells.own_keys else without_nulls(value)
+
+
+def without_nulls(value: Any) -> Any:
+    """Without keys that have no value."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    return value
+
+
+def parsed(value: Any) -> Any:
+    """A list or object, also from JSON text; another value as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def _given(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def turns_of(cells: Cells, role: str) -> list[Message]:
+    """The turns of one column as messages; malformed turns are problems.
+
+    Each is an object of `role` and `content`, or of `from` and `value`.
+    """
+    value = parsed(cells.values.get(role))
+    turns = value if isinstance(value, list) else cells.listed(role)
+    messages: list[Message] = []
+    for number, turn in enumerate(turns, start=1):
+        here = f"turn {number} of column {cells.column(role)!r}"
+        message = _message(cells, turn, here, f"{cells.column(role)}", role)
+        if message is None:
+            return []
+        messages.append(message)
+    return messages
+
+
+def _message(cells: Cells, turn: Any, here: str, column: str, role: str) -> Message | None:
+    speaker, said = ("from", "value") if role == "conversations" else ("role", "content")
+    if isinstance(turn, Mapping) and speaker not in turn:
+        speaker, said = ("role", "content") if speaker == "from" else ("from", "value")
+    calls = isinstance(turn, Mapping) and any(turn.get(key) for key in ("tool_calls", *_CALLS))
+    thinks = isinstance(turn, Mapping) and any(turn.get(key) for key in _THOUGHTS)
+    if (
+        not isinstance(turn, Mapping)
+        or speaker not in turn
+        or not (said in turn or calls or thinks)
+    ):
+        speaker, said = ("from", "value") if role == "conversations" else ("role", "content")
+        cells.wrong(f"{here} is not an object with {speaker} and {said}")
+        return None
+    turn = _given(turn)
+    who = turn.get(speaker)
+    if who not in ROLES:
+        cells.wrong(f"{here} has the unknown {speaker} {who!r:.40}; known are {', '.join(ROLES)}")
+        return None
+    message: Message = {"role": ROLES[who]}
+    problem = (
+        _add_call(cells, message, turn.get(said))
+        if who in _CALLS
+        else _add_content(message, turn.get(said), said, f"{column}.{said}", bare=calls or thinks)
+    )
+    problem = problem or _add_calls(cells, message, turn) or _add_weights(message, turn)
+    if problem is not None:
+        cells.wrong(f"{here}{problem}" if problem.startswith(":") else f"{here} {problem}")
+        return None
+    for key in (*_THOUGHTS, "name", "tool_call_id"):
+        if isinstance(turn.get(key), str) and turn[key].strip():
+            message[key] = turn[key]
+    return message
+
+
+def _add_content(
+    message: Message, content: Any, said: str, where: str, *, bare: bool
+) -> str | None:
+    """`bare`: the turn may have no content, as it has a call or a thought."""
+    if content is None and bare:
+        if "content" not in message:
+            message["content"] = ""
+        return None
+    if message["role"] == "tool" and (
+        isinstance(content, Mapping)
+        or (isinstance(content, list) and not all(_is_part(part) for part in content))
+        or (isinstance(content, bool | int | float))
+    ):
+        content = json.dumps(content, ensure_ascii=False)
+    if isinstance(content, list):
+        parts = [{"type": "text", "text": p} if isinstance(p, str) else p for p in content]
+        for part in parts:
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            if kind not in ("text", None) or not isinstance(part.get("text"), str):
+                return f"has a part of the type {kind!r:.40}; only parts of text are read"
+        message["content"] = [{"type": "text", "text": part["text"]} for part in parts]
+        text = "".join(part["text"] for part in parts)
+    else:
+        message["content"] = text = content
+    may_be_empty = bare or message["role"] in _MAY_BE_EMPTY
+    if (what := text_problem(text, said, where, may_be_empty=may_be_empty)) is not None:
+        return "is empty" if isinstance(text, str) and not text.strip() else f": {what}"
+    return None
+
+
+def _is_part(part: Any) -> bool:
+    return isinstance(part, str) or (isinstance(part, Mapping) and "type" in part)
+
+
+def _add_call(cells: Cells, message: Message, value: Any) -> str | None:
+    """A turn that is a call, or several, as JSON."""
+    calls = parsed(value)
+    calls = calls if isinstance(calls, list) else [calls]
+    message["content"] = ""
+    return _set_calls(cells, message, calls)
+
+
+def _add_calls(cells: Cells, message: Message, turn: Mapping[str, Any]) -> str | None:
+    calls = parsed(turn.get("tool_calls"))
+    if not calls:
+        calls = [turn[key] for key in _CALLS if turn.get(key)]
+    if not calls:
+        return None
+    if message["role"] != "assistant":
+        return f"has calls, but the role {message['role']!r}"
+    return _set_calls(cells, message, calls if isinstance(calls, list) else [calls])
+
+
+def _set_calls(cells: Cells, message: Message, calls: list[Any]) -> str | None:
+    """Calls as `{id, type, function: {name, arguments}}`, arguments as an object."""
+    made = []
+    for given in calls:
+        call = parsed(given)
+        if not isinstance(call, Mapping):
+            return f"has the call {given!r:.40}, which is not an object"
+        function = parsed(call.get("function", call))
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(name, str) or not name.strip():
+            return "has a call without a name"
+        given_arguments = function.get("arguments", function.get("parameters"))
+        arguments = parsed(given_arguments) if given_arguments not in ("", None) else {}
+        if arguments is given_arguments:
+            arguments = _own(cells, arguments)
+        if not isinstance(arguments, Mapping):
+            return f"has a call of {name!r:.40} whose arguments are not an object in JSON"
+        kept = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+        made.append(
+            {**kept, "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+        )
+    message["tool_calls"] = made
+    return None
+
+
+def _add_weights(message: Message, turn: Mapping[str, Any]) -> str | None:
+    """`weight` of 0 or 1, and `train`: whether an answer is trained."""
+    weight, train = turn.get("weight"), turn.get("train")
+    if weight is not None:
+        if weight not in (0, 1):
+            return f"has the weight {weight!r:.40}; weights are 0 and 1"
+        message["weight"] = int(weight)
+    if train is not None:
+        if not isinstance(train, bool):
+            return f"has train = {train!r:.40}; it is true or false"
+        message["train"] = train
+    return None
+
+
+def tools_of(cells: Cells) -> list[dict[str, Any]] | None:
+    """The tools on offer, each as `{type, function: {name, ...}}`; None where there are none."""
+    value = cells.values.get("tools")
+    tools = _own(cells, parsed(value))
+    if tools is None or tools == [] or (isinstance(value, str) and not value.strip()):
+        return None
+    made = []
+    for given in tools if isinstance(tools, list) else [tools]:
+        tool = parsed(given)
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            cells.wrong(f"column {cells.column('tools')!r} holds {given!r:.40}, not a tool: an "
+                        "object with a name")  # fmt: skip
+            return None
+        made.append({**({} if function is tool else tool), "type": "function",
+                     "function": dict(function)})  # fmt: skip
+    return made
+
+
+RESERVED = frozenset({
+    "messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template",
+    "conversation", "tokenize", "padding", "truncation", "max_length", "return_tensors",
+    "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
+})  # fmt: skip
+"""Names that a chat template's variables cannot have."""
+
+
+def variables_of(cells: Cells) -> dict[str, Any] | None:
+    """Variables of the chat template for one row."""
+    value = cells.values.get("chat_template_kwargs")
+    variables = _own(cells, parsed(value))
+    if not variables:
+        return None
+    column = cells.column("chat_template_kwargs")
+    if not isinstance(variables, Mapping):
+        cells.wrong(f"column {column!r} holds {value!r:.40}, not an object")
+        return None
+    if taken := sorted(RESERVED & variables.keys()):
+        cells.wrong(f"column {column!r} sets {', '.join(taken)}, which the row itself gives")
+    return dict(variables)
