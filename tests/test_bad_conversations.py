@@ -34,7 +34,8 @@ BAD: dict[str, tuple[str, list[Any], dict[str, Any], int, str]] = {
                      "turn 2 of column 'messages' has the unknown role 'robot'"),
     "unknown speaker": ("chatml", [{"conversations": [{"from": "cat", "value": "a"}]}], {}, 3,
                         "unknown from 'cat'"),
-    "empty turn": ("chatml", [talk(ASK, turn("assistant", " "))], {}, 3, "turn 2 of column"),
+    "empty question": ("chatml", [talk(turn("user", " "), SAY)], {}, 3,
+                       "turn 1 of column 'messages' is empty"),
     "null turn": ("chatml", [talk(ASK, turn("assistant", None))], {}, 3, "is null"),
     "a turn that is no object": ("chatml", [talk(ASK, "a dog")], {"format": "messages"}, 3,
                                  "turn 2 of column 'messages' is not an object with role and"),
@@ -45,10 +46,14 @@ BAD: dict[str, tuple[str, list[Any], dict[str, Any], int, str]] = {
         "chatml", [talk(turn("system", "Be brief."), SAY, ASK, SAY)], {}, 3,
         "begins with an assistant turn"),
     "no answer": ("chatml", [talk(ASK, ASK)], {}, 3, "no assistant turn to train on"),
-    "a late system turn": ("chatml", [talk(ASK, turn("system", "Be brief."), SAY)], {}, 3,
-                           "a system turn follows the first turn"),
-    "tool calls": ("chatml", [talk(ASK, turn("assistant", "a", tool_calls=[1]))], {}, 3,
-                   "has tool_calls, which is not supported"),
+    "a late system turn": ("gemma", [talk(ASK, SAY, turn("system", "Be brief."), ASK, SAY)], {}, 3,
+                           "turns of user, assistant, system, user, assistant"),
+    "a call that is none": ("chatml", [talk(ASK, turn("assistant", "a", tool_calls=[1]))], {}, 3,
+                            "has the call 1, which is not an object"),
+    "a call that the template leaves out": (
+        "chatml", [talk(ASK, turn("assistant", "a", tool_calls=[
+            {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+        ]))], {}, 3, "omits a call of turn 2"),
     "a completion without an answer": (
         "chatml", [{"prompt": [ASK, SAY], "completion": [ASK]}], {}, 3,
         "it has no assistant turn to train on"),
