@@ -56,6 +56,8 @@ def describe(source: Source, built: Skeleton, plan: Outline, folder: Path) -> No
         for file in sorted(origin.glob(pattern)):
             if file.is_file() and not (folder / file.name).exists():
                 shutil.copyfile(file, folder / file.name)
+    if (templates := origin / "additional_chat_templates").is_dir():
+        shutil.copytree(templates, folder / templates.name, dirs_exist_ok=True)
     (folder / "README.md").write_text(_card(source, plan), encoding="utf-8")
 
 

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from peftlab.errors import ConfigError, DataError
+from peftlab.errors import CheckFailed, ConfigError, DataError
 from peftlab.tasks.encoding import check_rows
 from peftlab.tasks.language.causal_encoding import encode_pairs, encode_text, pack_text, prompt_ids
 from peftlab.tasks.language.chat.conversation import LossOn
 from peftlab.tasks.language.chat.encoding import chat_prompt_ids, encode_chats, turn_end_ids
 from peftlab.tasks.language.chat.template import (
+    check_variables,
     dated,
     default_template,
     named_templates,
@@ -155,19 +156,24 @@ class Chats:
     def attach(self, tokenizer: PreTrainedTokenizerBase) -> Self:
         """With the template in use, which is set on the tokenizer and saved with it."""
         template = self.template or own_template(tokenizer)
+        named = {} if self.template is not None else named_templates(tokenizer)
+        if template is None and named:
+            raise CheckFailed(
+                f"{tokenizer.name_or_path}: none of its chat templates is called default "
+                f"({', '.join(sorted(named))}); set task.chat_template to the file of one."
+            )
         if template is None:
             template = default_template(tokenizer)
             logger.info("the tokenizer has no chat template; a plain one is used and saved with it")
-        template = with_variables(dated(template), self.variables)
-        if own_template(tokenizer) != template:
-            named = named_templates(tokenizer)
-            tokenizer.chat_template = template
-            if self.template is None and named.keys() > {"default"}:
-                # Rows with tools are rendered by another template of the same set.
-                tokenizer.chat_template = {
-                    name: with_variables(dated(text), self.variables)
-                    for name, text in named.items()
-                }
+        # Rows with tools are rendered by another template of the same set.
+        every = {
+            name: with_variables(dated(text), self.variables)
+            for name, text in {**named, "default": template}.items()
+        }
+        check_variables(self.variables, [template, *named.values()])
+        template = every["default"]
+        if named_templates(tokenizer) != every:
+            tokenizer.chat_template = every if len(every) > 1 else template
         return replace(self, template=template, stops=turn_end_ids(tokenizer))
 
     def encode(

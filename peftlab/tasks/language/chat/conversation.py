@@ -65,6 +65,11 @@ class Chat:
             tuple(decoded(row.get("tools")) or ()),
             decoded(row.get("chat_template_kwargs")) or {},
         )
+        if loss_on == "all" and not all(map(_is_trained, messages)):
+            raise Unrenderable(
+                "it has a turn that is not to be trained (weight 0, or train false), and "
+                "task.loss_on is all; use task.loss_on=assistant"
+            )
         if loss_on != "all":
             if not answers:
                 raise Unrenderable("it has no assistant turn to train on")

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from peftlab.tasks.language.chat.conversation import Chat
+from peftlab.tasks.language.chat.omissions import ShownOtherwise, check_tools
 from peftlab.tasks.language.chat.rendering import Renderer
 from peftlab.tasks.language.chat.shown import Shown, Slot, spelling, spellings
 from peftlab.tasks.language.chat.texts import Text, Walk
-from peftlab.tasks.language.chat.turns import ShownOtherwise, Spans, Turn, check_tools, spans_of
+from peftlab.tasks.language.chat.turns import Spans, Turn, spans_of
 
 _MOST_SHAPES = 2000
 

@@ -41,7 +41,7 @@ class Renderer:
                 add_generation_prompt=prompt,
                 **chat.variables,
             )
-        except (jinja2.TemplateError, TypeError, KeyError, ValueError, IndexError) as error:
+        except (jinja2.TemplateError, *_FAULTS) as error:
             raise self._refusal(messages, error) from None
         return str(text)
 
@@ -94,6 +94,7 @@ class Renderer:
 
     def generation_spans(self, chat: Chat, messages: Sequence[Message]) -> list[tuple[int, int]]:
         """The character spans of the template's generation blocks."""
+        import jinja2
         from transformers.utils.chat_template_utils import render_jinja_template
 
         tools: Any = [dict(tool) for tool in chat.tools] or None
@@ -102,15 +103,23 @@ class Renderer:
             return []
         self.count += 1
         variables: dict[str, Any] = {**self.tokenizer.special_tokens_map, **chat.variables}
-        rendered: Any = render_jinja_template(
-            conversations=[[dict(message) for message in messages]],
-            tools=tools,
-            chat_template=template,
-            return_assistant_tokens_mask=True,
-            **variables,
-        )
+        try:
+            rendered: Any = render_jinja_template(
+                conversations=[[dict(message) for message in messages]],
+                tools=tools,
+                chat_template=template,
+                return_assistant_tokens_mask=True,
+                **variables,
+            )
+        except (jinja2.TemplateError, *_FAULTS) as error:
+            raise self._refusal(messages, error) from None
         return [(int(start), int(end)) for start, end in rendered[1][0]]
 
+
+_FAULTS = (
+    TypeError, KeyError, ValueError, IndexError, ArithmeticError, AttributeError, RecursionError,
+)  # fmt: skip
+"""What the expressions of a template raise."""
 
 _PUNCTUATED = re.compile(r"[<>\[\]|/#]")
 

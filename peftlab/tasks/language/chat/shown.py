@@ -98,7 +98,7 @@ def _shown(renderer: Renderer, chat: Chat, variant: Variant, prompt: bool) -> Sh
     messages = variant.of(chat.messages)
     text = renderer.render(chat, messages, prompt=prompt)
     for inner in (None, renderer.inner):
-        marks = Marks(chat.messages)
+        marks = Marks(chat.messages, text)
         walk = Walk(marks.put, inner)
         marked = renderer.render(chat, variant.of(walk.messages(chat.messages)), prompt=prompt)
         unmarked, found = marks.read(marked)

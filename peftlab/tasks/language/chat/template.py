@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import keyword
 import logging
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftlab.errors import CheckFailed, ConfigError
+from peftlab.errors import CheckFailed, ConfigError, did_you_mean
 from peftlab.tasks.language.causal_encoding import Marks
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _HEADINGS = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '\\n\\n### Assistant:\\n' }}{% endif %}"
 )
+_TAGS = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 
 
@@ -104,7 +106,7 @@ def with_variables(template: str, variables: Mapping[str, Any]) -> str:
             )
         settings += (
             f"{{%- set {name} = {name} if {name} is defined and {name} is not none "
-            f"else {_literal(value)} -%}}"
+            f"else {_literal(value)} +%}}"
         )
     return template if template.startswith(settings) else settings + template
 
@@ -112,8 +114,36 @@ def with_variables(template: str, variables: Mapping[str, Any]) -> str:
 _GIVEN = frozenset({
     "messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template",
     "tokenize", "conversation", "padding", "truncation", "max_length", "loop", "true", "false",
-    "none",
+    "none", "bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token",
+    "mask_token", "additional_special_tokens", "raise_exception", "strftime_now", "range", "lipsum",
+    "dict", "cycler", "joiner", "namespace",
 })  # fmt: skip
+"""Names that have a value in every template, of Transformers' or Jinja's."""
+
+
+def variables_of(template: str) -> frozenset[str]:
+    """The variables that a template reads from whoever renders it."""
+    import jinja2
+    from jinja2 import meta
+
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        tree = environment.parse(_TAGS.sub("", template))
+    except jinja2.TemplateSyntaxError:
+        return frozenset()
+    return frozenset(meta.find_undeclared_variables(tree)) - _GIVEN
+
+
+def check_variables(variables: Mapping[str, Any], templates: Iterable[str]) -> None:
+    """Raise `ConfigError` for a variable that none of the templates reads."""
+    read = frozenset().union(*map(variables_of, templates))
+    for name in variables:
+        if name not in read:
+            known = f" It reads {', '.join(sorted(read))}." if read else " It reads none."
+            raise ConfigError(
+                f"task.chat_template_kwargs: the chat template reads no {name!r}"
+                f"{did_you_mean(name, read) or '.'}{known}"
+            )
 
 
 def _literal(value: Any) -> str:
@@ -125,7 +155,14 @@ def _literal(value: Any) -> str:
         return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_literal, value))}]"
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(
+            f"task.chat_template_kwargs: {value!r:.40} is no value that a template can be given; "
+            "give texts, finite numbers, true, false, null, lists and mappings of them."
+        )
+    return repr(value)
 
 
 def read_template(file: str) -> str:
@@ -133,15 +170,13 @@ def read_template(file: str) -> str:
     import jinja2
 
     try:
-        text = Path(file).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(file).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"task.chat_template: {file} cannot be read: {reason}.") from None
     try:
         # The generation tag is an extension of Transformers; its content is plain Jinja.
-        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
-            re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text)
-        )
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_TAGS.sub("", text))
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(
             f"task.chat_template: {file}:{error.lineno} is not a Jinja template: {error.message}."

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from peftlab.tasks.language.chat.template import Unrenderable
+
 Message = Mapping[str, Any]
 """`role`, `content` (a text or parts), and what else templates read: `tool_calls`, `name`, ..."""
 
@@ -133,16 +135,22 @@ class Marks:
     _FIRST, _LAST, _STEP = 0x20000, 0x2A000, 0x2000
     """Printable, without case, equal under every Unicode normal form."""
 
-    def __init__(self, messages: Sequence[Message]) -> None:
-        used: set[str] = set()
+    def __init__(self, messages: Sequence[Message], rendered: str) -> None:
+        used = {*rendered}
         Walk(lambda text: used.update(text.core) or "").messages(messages)  # type: ignore[func-returns-value]
         taken = {ord(char) for char in used if self._FIRST <= ord(char) <= self._LAST}
         bases = range(self._FIRST, self._LAST, self._STEP)
-        self._base = next(b for b in bases if not any(b <= t < b + self._STEP for t in taken))
+        free = (b for b in bases if not any(b <= t < b + self._STEP for t in taken))
+        base = next(free, None)
+        if base is None:
+            raise Unrenderable("it has rare letters of every block from U+20000 to U+29FFF")
+        self._base = base
         self._count = 0
         self._found = re.compile(f"[{chr(self._base)}-{chr(self._base + self._STEP - 1)}]")
 
     def put(self, text: Text) -> str:
+        if self._count >= self._STEP // 2:
+            raise Unrenderable(f"it has more than {self._STEP // 2:,} texts")
         mark = self._base + 2 * self._count
         self._count += 1
         return f"{chr(mark)}{text.core}{chr(mark + 1)}"

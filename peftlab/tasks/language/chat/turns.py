@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from peftlab.tasks.language.chat.conversation import Chat
+from peftlab.tasks.language.chat.omissions import ShownOtherwise, check_shown
 from peftlab.tasks.language.chat.rendering import Renderer, common_prefix
 from peftlab.tasks.language.chat.shown import Shown, show
 from peftlab.tasks.language.chat.template import Unrenderable
@@ -20,10 +21,6 @@ from peftlab.tasks.language.chat.variants import Variant
 _TAGS = re.compile("|".join(map(re.escape, THOUGHT_TAGS)))
 _LONGEST_MARK = 60  # characters
 _SAYS_NOTHING = re.compile("|".join([r"\s+", *map(re.escape, THOUGHT_TAGS)]))
-
-
-class ShownOtherwise(Exception):
-    """Each trained turn needs a row of its own: the template renders it alike only as the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ def spans_of(
     """
     shown = show(renderer, chat, prompt=prompt, first=first)
     last = len(chat.messages) - 1
-    check_shown(shown)
+    check_shown(renderer, shown, prompt=prompt)
     turns: list[Turn] = []
     borders: list[int] = []
     opened = bent = False
@@ -105,48 +102,6 @@ def spans_of(
         said = max((slot.end for slot in shown.slots), default=0)
         opened = not renderer.end_marks.search(shown.text, said)
     return shown, Spans(tuple(turns), tuple(sorted(set(borders))), opened, bent)
-
-
-def check_shown(shown: Shown) -> None:
-    """Raise `Unrenderable` for a text that the template does not render, or changes.
-
-    Thoughts of earlier turns are exempt: in generation the template drops them alike.
-    """
-    last = len(shown.chat.messages) - 1
-    check_tools(shown.chat, shown.text)
-    for text in shown.lost:
-        message = shown.chat.messages[text.message]
-        trained = shown.chat.trained[text.message]
-        if trained and text.message < last:
-            raise ShownOtherwise
-        if text.kind == "thought" and message["role"] == "assistant" and not trained:
-            continue
-        raise Unrenderable(
-            f"the chat template omits {_WHAT[text.kind]} of turn {text.message + 1}, of role "
-            f"{message['role']!r}, or changes its text"
-        )
-
-
-def check_tools(chat: Chat, text: str) -> None:
-    """Raise `Unrenderable` where a conversation's tools are not in its text."""
-    names = [_name_of(tool) for tool in chat.tools]
-    if any(name and name not in text for name in names):
-        raise Unrenderable("the chat template does not render the tools of the row")
-
-
-_WHAT = {
-    "content": "the content",
-    "thought": "the thought",
-    "tool": "a call",
-    "argument": "an argument",
-}
-
-
-def _name_of(tool: object) -> str:
-    if not isinstance(tool, dict):
-        return ""
-    function = tool.get("function", tool)
-    return str(function.get("name", "")) if isinstance(function, dict) else ""
 
 
 def _generation_starts(renderer: Renderer, shown: Shown) -> list[int]:
@@ -272,14 +227,19 @@ def _ends(renderer: Renderer, shown: Shown, index: int, start: int, whole: str) 
     White space between the last of them and the next heading belongs to the template, not to the
     turn.
     """
-    after = max((slot.end for slot in shown.slots_of(index)), default=start)
+    after = start
+    written = ""  # by the template, between the turn's texts
+    for slot in sorted(shown.slots_of(index), key=lambda slot: slot.start):
+        written += whole[after : slot.start]
+        after = max(after, slot.end)
+    special = renderer.tokenizer.all_special_tokens
     return [
         mark.end()
         for mark in renderer.end_marks.finditer(whole, after)
-        if not _closes_inside(mark[0], whole[start:after])
+        if mark[0] in special or not _closes_inside(mark[0], written)
     ]
 
 
-def _closes_inside(mark: str, turn: str) -> bool:
-    """Whether a mark closes what another has opened in the turn, such as `</tool_call>`."""
-    return mark.startswith("</") and f"<{mark[2:]}" in turn
+def _closes_inside(mark: str, written: str) -> bool:
+    """Whether a mark closes what the template has opened in the turn, such as `</tool_call>`."""
+    return mark.startswith("</") and f"<{mark[2:]}" in written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from peftlab.tasks.language.causal_rows import Chats
 from peftlab.tasks.language.chat.conversation import Chat
 from peftlab.tasks.language.chat.layouts import Layouts
 from peftlab.tasks.language.chat.rendering import Renderer
+from peftlab.tasks.language.chat.template import read_template, with_variables
 from tests.tasks.language.chat.forms import TOOLS, rows, turn
 from tests.tasks.language.chat.templates import end_of, tokenizer_for
 from tests.tasks.language.chat.tokenizers import CHATML, LLAMA3, MISTRAL, tokenizer_of
@@ -56,8 +58,8 @@ def test_an_answer_of_no_weight_is_context(flag: dict[str, Any]) -> None:
     assert "Wrong." in tokenizer.decode(encoded.rows[0]["input_ids"])
     with pytest.raises(DataError, match="no assistant turn to train on"):
         encode(CHATML, {"messages": talk[:2]})
-    _, everything = encode(CHATML, {"messages": talk}, task=Chats("all"))
-    assert everything.statistics.trained_tokens == everything.statistics.tokens - 1
+    with pytest.raises(DataError, match="weight 0, or train false"):
+        encode(CHATML, {"messages": talk}, task=Chats("all"))
 
 
 def test_a_template_never_sees_the_keys_of_another_row() -> None:
@@ -285,3 +287,65 @@ class _Slow:
     def __call__(self, texts: Any, **options: Any) -> Any:
         assert "return_offsets_mapping" not in options
         return self._fast(texts, **options)
+
+
+STRIKES = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("content", ["an <s>old</s> text", "an <s>old text", "plain"])
+def test_a_text_that_opens_the_end_token_closes_nothing(content: str) -> None:
+    """One end token, whatever rows of the same shape came before."""
+    rows = [{"messages": [turn("user", "q"), turn("assistant", text)]} for text in (content, "no")]
+    for order in (rows, rows[::-1]):
+        tokenizer, encoded = encode(STRIKES, *order)
+        ends = [trained(tokenizer, row) for row in encoded.rows]
+        assert all(text.endswith("</s>") and not text.endswith("</s></s>") for text in ends)
+
+
+def test_tools_that_a_template_leaves_out_are_refused_though_they_are_called() -> None:
+    called = {"type": "function", "function": {"name": "weather", "arguments": {}}}
+    tool = {"type": "function", "function": {"name": "weather", "description": "d"}}
+    template = CHATML.replace("{{ m.content }}", "{{ m.content }}{{ m.tool_calls }}")
+    talk = [turn("user", "weather?"), turn("assistant", "", tool_calls=[called])]
+    for messages in (talk, [turn("user", "use weather"), turn("assistant", "ok")]):
+        with pytest.raises(DataError, match="does not render the tools"):
+            encode(template, {"messages": messages, "tools": [tool]})
+
+
+def test_a_last_thought_that_the_template_leaves_out_is_refused_whatever_is_trained() -> None:
+    talk = [turn("user", "q"), turn("assistant", "a", reasoning_content="THOUGHT")]
+    for loss_on in ("assistant", "all"):
+        with pytest.raises(DataError, match="omits the thought of turn 2"):
+            encode(CHATML, {"messages": talk}, task=Chats(loss_on))
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"enable_thinkng": False}, "reads no 'enable_thinkng'; did you mean enable_thinking"),
+        ({"eos_token": "x"}, "'eos_token' is no variable"),
+        ({"enable_thinking": float("inf")}, "inf is no value"),
+    ],
+)
+def test_variables_without_effect_are_refused(variables: dict[str, Any], message: str) -> None:
+    template = CHATML + "{% if enable_thinking %}{% endif %}"
+    row = {"messages": [turn("user", "q"), turn("assistant", "a")]}
+    with pytest.raises(ConfigError, match=message):
+        encode(template, row, task=Chats(variables=variables))
+
+
+def test_rare_letters_in_tools_and_what_a_template_computes(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "weather", "description": "\U00020bb7"}}
+    template = "{{ tools }}" + CHATML
+    row = {"messages": [turn("user", "q"), turn("assistant", "a")], "tools": [tool]}
+    tokenizer, encoded = encode(template, row)
+    assert trained(tokenizer, encoded.rows[0]) == "a<|im_end|>"
+    with pytest.raises(DataError, match="refuses turns of user, assistant: division by zero"):
+        encode("{{ 1 / 0 }}" + CHATML, {"messages": row["messages"]})
+    file = tmp_path / "marked.jinja"
+    file.write_text(CHATML, encoding="utf-8-sig")
+    assert read_template(str(file)) == CHATML
+    assert with_variables("\n\nLEAD{{ x }}", {"x": 1}).endswith("+%}\n\nLEAD{{ x }}")

@@ -55,8 +55,8 @@ def test_of_several_templates_the_default_is_used() -> None:
     assert task.state()["template"] == CHATML
     assert isinstance(tokenizer.chat_template, dict)
     tokenizer.chat_template = {"rag": "{{ messages }}"}
-    CausalLM(Chats()).attach(tokenizer, None)
-    assert isinstance(tokenizer.chat_template, str)
+    with pytest.raises(CheckFailed, match=r"none of its chat templates is called default \(rag\)"):
+        CausalLM(Chats()).attach(tokenizer, None)
 
 
 def test_the_date_of_training_stays(monkeypatch: pytest.MonkeyPatch) -> None:
