@@ -151,6 +151,8 @@ def test_messages_to_predict_in_runs_of_every_conversation(name: str) -> None:
     form = FORMATS[name]
     for messages in ([ASK], json.dumps([ASK]), [{"from": "human", "value": "hi"}]):
         assert form.input_row({"messages": messages})["messages"] == [ASK]
-    for bad in ("hi", 3, {"role": "user"}, [3], ["hi"], [None], [{}], [{"role": ["user"]}], []):
+    for none in ("hi", 3, {"role": "user"}):
+        assert form.input_row({"messages": none}) == {"messages": none}
+    for bad in ([3], ["hi"], [None], [{}], [{"role": ["user"]}], []):
         with pytest.raises(DataError):
             form.input_row({"messages": bad})

@@ -89,8 +89,9 @@ class Messages(RowFormat):
         return _row(cells, [*prompt, *completion], len(prompt))
 
     def input_row(self, row: Mapping[str, Any]) -> Row:
-        turns = row.get("messages") is not None or isinstance(parsed(row.get("prompt")), list)
-        return super().input_row(row) if turns else dict(row)
+        given = row.get("prompt") if row.get("messages") is None else row["messages"]
+        # The task refuses what is no list.
+        return super().input_row(row) if isinstance(parsed(given), list) else dict(row)
 
 
 class ShareGPT(RowFormat):
