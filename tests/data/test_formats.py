@@ -384,7 +384,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "history of another kind": ("alpaca", {"instruction": "a", "output": "b", "history": ["c"]},
                                 "column 'history' holds 'c', not a question with its answer"),
     "turn of another kind": ("sharegpt", {"conversations": [{"from": "human"}]},
-                             "turn 1 of column 'conversations' is not an object with from and"),
+                             "turn 1 of column 'conversations' has no value"),
     "unknown speaker": ("sharegpt", {"conversations": [{"from": "dog", "value": "woof"}]},
                         "the unknown from 'dog'"),
     "empty output": ("alpaca", {"instruction": "a", "output": ""}, "'output' is empty"),

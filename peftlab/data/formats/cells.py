@@ -195,6 +195,26 @@ def text_problem(
     return f"column {column!r} holds {value!r:.40} ({type_name(value)}), not text"
 
 
+def json_problem(value: object, where: str) -> str | None:
+    """Why a value cannot be stored as JSON text, or None."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Mapping):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple):
+            waiting += item
+        elif isinstance(item, str):
+            if not item.isascii() and any("\ud800" <= mark <= "\udfff" for mark in item):
+                return (
+                    f"{where} holds {item!r:.40}, which contains half of a surrogate pair, which "
+                    "is not a character"
+                )
+        elif item is not None and not isinstance(item, bool | int | float):
+            return f"{where} holds {item!r:.40} ({type_name(item)}), which JSON cannot hold"
+    return None
+
+
 def number_of(value: Any, *, from_text: bool = False) -> float | None:
     """A finite number, or None; booleans are not numbers."""
     if from_text and isinstance(value, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from peftlab.data.formats.cells import Cells, Kind
+from peftlab.data.formats.cells import Cells, Kind, json_problem, text_problem
 from peftlab.data.formats.chat_turns import Message, parsed, tools_of, turns_of, variables_of
 from peftlab.data.formats.row_format import Row, RowFormat, by_usual_name
 
@@ -80,14 +80,18 @@ class Messages(RowFormat):
         if cells.has("messages") or not cells.has("prompt"):
             return _row(cells, turns_of(cells, "messages"), 0)
         prompt = turns_of(cells, "prompt")
+        if not prompt and not cells.problems:
+            cells.wrong(f"column {cells.column('prompt')!r} is an empty list; give it a user turn, "
+                        "or leave the row out")  # fmt: skip
         completion: list[Message] = []
         if not cells.to_predict or cells.has("completion"):
             completion = turns_of(cells, "completion")
         return _row(cells, [*prompt, *completion], len(prompt))
 
     def input_row(self, row: Mapping[str, Any]) -> Row:
-        given = parsed(row.get("messages", row.get("prompt")))
-        return super().input_row(row) if isinstance(given, list) else dict(row)
+        given = row.get("prompt") if row.get("messages") is None else row["messages"]
+        # The task refuses what is no list.
+        return super().input_row(row) if isinstance(parsed(given), list) else dict(row)
 
 
 class ShareGPT(RowFormat):
@@ -106,6 +110,11 @@ class ShareGPT(RowFormat):
 
     def read(self, cells: Cells) -> Row:
         return _row(cells, turns_of(cells, "conversations"), 0)
+
+    def input_row(self, row: Mapping[str, Any]) -> Row:
+        """Also a row of `messages`."""
+        own = row.get("conversations") is not None
+        return super().input_row(row) if own else Messages().input_row(row)
 
 
 class Alpaca(RowFormat):
@@ -137,6 +146,11 @@ class Alpaca(RowFormat):
             turns.append({"role": "assistant", "content": cells.text("output")})
         return _row(cells, turns, prompt)
 
+    def input_row(self, row: Mapping[str, Any]) -> Row:
+        """Also a row of `messages`."""
+        own = row.get("instruction") is not None
+        return super().input_row(row) if own else Messages().input_row(row)
+
 
 def _is_list_with(key: str, turns: Any) -> bool:
     turns = parsed(turns)
@@ -156,18 +170,45 @@ def _history(cells: Cells) -> list[Message]:
             cells.wrong(f"column {cells.column('history')!r} holds {pair!r:.40}, not a question "
                         "with its answer")  # fmt: skip
             return []
+        for text, what in zip(pair, ("question", "answer"), strict=True):
+            if not text.strip():
+                cells.wrong(f"column {cells.column('history')!r} has an empty {what}; fill it, or "
+                            "leave the pair out")  # fmt: skip
+                return []
         turns += [
             {"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]},
         ]  # fmt: skip
     return turns
 
 
+def _with_system(cells: Cells, turns: list[Message]) -> list[Message]:
+    """The turns with the system column as the first, where it has text."""
+    system, column = cells.values.get("system"), cells.column("system")
+    if system is None:
+        return turns
+    what = text_problem(system, "system turn", column, may_be_empty=True)
+    if what is not None:
+        cells.wrong(what)
+        return turns
+    if not system.strip() or not turns:
+        return turns
+    if turns[0]["role"] != "system":
+        return [{"role": "system", "content": system}, *turns]
+    content = turns[0]["content"]
+    own = content if isinstance(content, str) else "".join(part["text"] for part in content)
+    if not own.strip():
+        return [{**turns[0], "content": system}, *turns[1:]]
+    if own.strip() != system.strip():
+        cells.wrong(f"column {column!r} holds {system!r:.40}, but the conversation begins with the "
+                    f"system turn {own!r:.40}; leave one of them out")  # fmt: skip
+    return turns
+
+
 def _row(cells: Cells, turns: list[Message], prompt: int) -> Row:
     if not cells.problems:
-        system = cells.values.get("system")
-        if isinstance(system, str) and system.strip() and turns and turns[0]["role"] != "system":
-            turns = [{"role": "system", "content": system}, *turns]
-            prompt += prompt > 0
+        given = len(turns)
+        turns = _with_system(cells, turns)
+        prompt += len(turns) - given if prompt else 0
         opening = next(
             (t["role"] for t in turns if t["role"] not in ("system", "developer")), ""
         )  # fmt: skip
@@ -183,4 +224,8 @@ def _row(cells: Cells, turns: list[Message], prompt: int) -> Row:
         row["tools"] = tools_of(cells)
     if "chat_template_kwargs" in cells.columns:
         row["chat_template_kwargs"] = variables_of(cells)
+    for name, value in row.items() if not cells.problems else ():
+        where = "a turn" if name == "messages" else f"column {cells.column(name)!r}"
+        if (what := json_problem(value, where)) is not None:
+            cells.wrong(what)
     return row

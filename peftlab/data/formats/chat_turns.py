@@ -18,7 +18,19 @@ ROLES = {
     "function": "tool", "function_response": "tool", "tool_response": "tool", "ipython": "tool",
 }  # fmt: skip
 _CALLS = ("function_call", "tool_call")
+_ARGUMENTS = ("arguments", "parameters", "input")
 _THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+_UNREAD: dict[str, str] = {
+    **dict.fromkeys(("tools", "functions"), "the tools on offer belong in the row's column tools"),
+    **dict.fromkeys(("images", "audio"), "only text is read; take it out, or leave the row out"),
+    "refusal": "write a refusal as the turn's content",
+    "reasoning_details": "write thoughts as text in reasoning_content",
+}
+"""Keys of a turn that mean something, and what to do with them instead."""
+_PARTS = frozenset({
+    "text", "input_text", "output_text", "image", "image_url", "input_image", "audio", "audio_url",
+    "input_audio", "video", "video_url",
+})  # fmt: skip
 _MAY_BE_EMPTY = ("assistant", "tool", "system", "developer")
 
 
@@ -71,19 +83,22 @@ def _message(cells: Cells, turn: Any, here: str, column: str, role: str) -> Mess
     speaker, said = ("from", "value") if role == "conversations" else ("role", "content")
     if isinstance(turn, Mapping) and speaker not in turn:
         speaker, said = ("role", "content") if speaker == "from" else ("from", "value")
+    for key, instead in _UNREAD.items() if isinstance(turn, Mapping) else ():
+        if turn.get(key):
+            cells.wrong(f"{here} has {key}, which is not read: {instead}")
+            return None
     calls = isinstance(turn, Mapping) and any(turn.get(key) for key in ("tool_calls", *_CALLS))
     thinks = isinstance(turn, Mapping) and any(turn.get(key) for key in _THOUGHTS)
-    if (
-        not isinstance(turn, Mapping)
-        or speaker not in turn
-        or not (said in turn or calls or thinks)
-    ):
+    if not isinstance(turn, Mapping) or speaker not in turn:
         speaker, said = ("from", "value") if role == "conversations" else ("role", "content")
         cells.wrong(f"{here} is not an object with {speaker} and {said}")
         return None
+    if not (said in turn or calls or thinks):
+        cells.wrong(f"{here} has no {said}")
+        return None
     turn = _given(turn)
     who = turn.get(speaker)
-    if who not in ROLES:
+    if not isinstance(who, str) or who not in ROLES:
         cells.wrong(f"{here} has the unknown {speaker} {who!r:.40}; known are {', '.join(ROLES)}")
         return None
     message: Message = {"role": ROLES[who]}
@@ -92,14 +107,51 @@ def _message(cells: Cells, turn: Any, here: str, column: str, role: str) -> Mess
         if who in _CALLS
         else _add_content(message, turn.get(said), said, f"{column}.{said}", bare=calls or thinks)
     )
-    problem = problem or _add_calls(cells, message, turn) or _add_weights(message, turn)
+    problem = (
+        problem
+        or _add_calls(cells, message, turn)
+        or _add_weights(message, turn)
+        or _add_thoughts(message, turn, column)
+        or _add_names(message, turn)
+    )
     if problem is not None:
         cells.wrong(f"{here}{problem}" if problem.startswith(":") else f"{here} {problem}")
         return None
-    for key in (*_THOUGHTS, "name", "tool_call_id"):
-        if isinstance(turn.get(key), str) and turn[key].strip():
-            message[key] = turn[key]
     return message
+
+
+def _add_thoughts(message: Message, turn: Mapping[str, Any], column: str) -> str | None:
+    """Thoughts, as text or as a list of parts of text."""
+    for key in _THOUGHTS:
+        if (thought := turn.get(key)) is None:
+            continue
+        if isinstance(thought, list):
+            parts: list[Any] = [p.get("text") if isinstance(p, Mapping) else p for p in thought]
+            if not all(isinstance(part, str) for part in parts):
+                return f"has {key} with a part that is not text; only text is read"
+            thought = "".join(parts)
+        what = text_problem(thought, key, f"{column}.{key}", may_be_empty=True)
+        if what is not None:
+            return f": {what}"
+        if thought.strip():
+            message[key] = thought
+    return None
+
+
+def _add_names(message: Message, turn: Mapping[str, Any]) -> str | None:
+    for key in ("name", "tool_call_id"):
+        if (name := _named(turn.get(key))) is None:
+            return f"has the {key} {turn[key]!r:.40}, which is not text or an integer"
+        if name.strip():
+            message[key] = name
+    return None
+
+
+def _named(value: Any) -> str | None:
+    """A name or number as text, empty where there is none; None for another value."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return "" if value is None else value if isinstance(value, str) else None
 
 
 def _add_content(
@@ -133,7 +185,9 @@ def _add_content(
 
 
 def _is_part(part: Any) -> bool:
-    return isinstance(part, str) or (isinstance(part, Mapping) and "type" in part)
+    if not isinstance(part, Mapping):
+        return isinstance(part, str)
+    return isinstance(part.get("type"), str) and part["type"] in _PARTS
 
 
 def _add_call(cells: Cells, message: Message, value: Any) -> str | None:
@@ -162,17 +216,21 @@ def _set_calls(cells: Cells, message: Message, calls: list[Any]) -> str | None:
         call = parsed(given)
         if not isinstance(call, Mapping):
             return f"has the call {given!r:.40}, which is not an object"
-        function = parsed(call.get("function", call))
+        function = parsed(call.get("function") or call)
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(name, str) or not name.strip():
             return "has a call without a name"
-        given_arguments = function.get("arguments", function.get("parameters"))
+        given_arguments = next(
+            (function[k] for k in _ARGUMENTS if function.get(k) is not None), None
+        )  # fmt: skip
         arguments = parsed(given_arguments) if given_arguments not in ("", None) else {}
         if arguments is given_arguments:
             arguments = _own(cells, arguments)
         if not isinstance(arguments, Mapping):
             return f"has a call of {name!r:.40} whose arguments are not an object in JSON"
-        kept = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+        if (identity := _named(call.get("id"))) is None:
+            return f"has a call with the id {call['id']!r:.40}, which is not text or an integer"
+        kept = {"id": identity} if call.get("id") is not None else {}
         made.append(
             {**kept, "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
         )
@@ -181,16 +239,19 @@ def _set_calls(cells: Cells, message: Message, calls: list[Any]) -> str | None:
 
 
 def _add_weights(message: Message, turn: Mapping[str, Any]) -> str | None:
-    """`weight` of 0 or 1, and `train`: whether an answer is trained."""
-    weight, train = turn.get("weight"), turn.get("train")
+    """`weight` of 0 or 1, and `train` or `loss`: whether an answer is trained."""
+    weight = turn.get("weight")
     if weight is not None:
         if weight not in (0, 1):
             return f"has the weight {weight!r:.40}; weights are 0 and 1"
         message["weight"] = int(weight)
-    if train is not None:
-        if not isinstance(train, bool):
-            return f"has train = {train!r:.40}; it is true or false"
-        message["train"] = train
+    for key in ("train", "loss"):
+        if (trained := turn.get(key)) is None:
+            continue
+        if not isinstance(trained, bool):
+            return f"has {key} = {trained!r:.40}; it is true or false"
+        if message.setdefault("train", trained) != trained:
+            return f"has train = {message['train']}, but loss = {trained}; give one of them"
     return None
 
 
