@@ -167,7 +167,7 @@ def _add_content(
         or (isinstance(content, list) and not all(_is_part(part) for part in content))
         or (isinstance(content, bool | int | float))
     ):
-        content = json.dumps(content, ensure_ascii=False)
+        content = json.dumps(content, ensure_ascii=False, default=str)
     if isinstance(content, list):
         parts = [{"type": "text", "text": p} if isinstance(p, str) else p for p in content]
         for part in parts:
