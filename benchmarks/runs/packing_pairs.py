@@ -34,7 +34,7 @@ def batches_of(rows: int, folder: Path, model: Any) -> tuple[Any, dict[str, Batc
     import transformers
 
     from peftlab.config.tasks.causal_lm import CausalLMOptions
-    from peftlab.data.sources import load_splits
+    from peftlab.data.loading import load_splits
     from peftlab.tasks.language.causal_lm import CausalLM
 
     options = CausalLMOptions(name="causal-lm")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from peftlab.data.column_file import Columns, new_columns
 from peftlab.data.columns import Layout
 from peftlab.data.formats.cells import Cells, arrow_type, stored
-from peftlab.data.label_values import LabelKind, LabelValues
+from peftlab.data.labels.values import LabelKind, LabelValues
 from peftlab.data.reading.raw_splits import RawSplit
 from peftlab.errors import DataError
 

@@ -105,7 +105,7 @@ def plan(config: RunConfig) -> Plan:
 
 def label_counts(checked: preparation.Checked) -> dict[str, int]:
     """Rows per label in the training split; empty for a task without labels."""
-    from peftlab.data.labels import label_histogram
+    from peftlab.data.labels.names import label_histogram
 
     names = checked.splits.label_names
     return {} if names is None else label_histogram(checked.splits.train, names)

@@ -19,7 +19,7 @@ from peftlab.pipeline.amounts import chosen_length, optimizer_steps
 
 if TYPE_CHECKING:
     from peftlab.config import RunConfig
-    from peftlab.data.sources import Splits
+    from peftlab.data.splits import Splits
     from peftlab.fusion import FusionReport
     from peftlab.methods.method import Applied, StepHooks
     from peftlab.methods.penalties.regularization import Regularizer
@@ -63,7 +63,7 @@ class Prepared:
 
 def check(config: RunConfig) -> Checked:
     """Read and check the data. Raises `DataError`, `ConfigError`."""
-    from peftlab.data.sources import load_splits
+    from peftlab.data.loading import load_splits
     from peftlab.tasks.registry import task_class
 
     data = config.data

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from peftlab.config.tasks.options import TaskOptions
-    from peftlab.data.sources import Splits
+    from peftlab.data.splits import Splits
     from peftlab.model.head_spec import HeadSpec
     from peftlab.tasks.predictor import Predictor
 

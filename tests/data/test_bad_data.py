@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from peftlab.data.sources import load_splits
+from peftlab.data.loading import load_splits
 from peftlab.errors import ConfigError, DataError, PeftlabError
 
 CLASSIFY: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peftlab.data.formats import FORMATS
-from peftlab.data.sources import load_splits
+from peftlab.data.loading import load_splits
 from peftlab.errors import DataError
 
 pytest.importorskip("datasets")

@@ -11,7 +11,8 @@ import pytest
 
 from peftlab.config.tasks.options import FormatName
 from peftlab.data.formats import FORMATS
-from peftlab.data.sources import Splits, load_splits
+from peftlab.data.loading import load_splits
+from peftlab.data.splits import Splits
 from peftlab.errors import DataError
 
 datasets = pytest.importorskip("datasets")

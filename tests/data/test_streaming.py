@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from peftlab.data.column_file import ColumnFile, Columns, columns_on_disk, new_columns
-from peftlab.data.sources import Splits, load_splits
+from peftlab.data.loading import load_splits
+from peftlab.data.splits import Splits
 from peftlab.errors import DataError
 
 datasets = pytest.importorskip("datasets")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from peftlab.data.labels import LABELS_FILE
+from peftlab.data.labels.labels_file import LABELS_FILE
 from peftlab.data.reading.raw_splits import EXTENSIONS
 from peftlab.errors import DataError
 

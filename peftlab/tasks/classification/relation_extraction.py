@@ -26,7 +26,7 @@ from peftlab.tasks.windows import frame_of, pieces
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from peftlab.data.sources import Splits
+    from peftlab.data.splits import Splits
 
 _INPUTS = ("text", "head", "tail")
 _STARTS = ("head_at", "tail_at")

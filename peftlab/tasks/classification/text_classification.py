@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-    from peftlab.data.sources import Splits
+    from peftlab.data.splits import Splits
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-    from peftlab.data.sources import Splits
+    from peftlab.data.splits import Splits
 
 _LARGEST_EXPONENT = 700.0
 

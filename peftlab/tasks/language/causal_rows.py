@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from peftlab.config.tasks.causal_lm import CausalLMOptions
-    from peftlab.data.sources import Splits
+    from peftlab.data.splits import Splits
 
 logger = logging.getLogger("peftlab")
 

@@ -14,7 +14,8 @@ from sklearn.metrics import accuracy_score, f1_score, mean_squared_error, r2_sco
 from sklearn.utils.class_weight import compute_class_weight
 
 from peftlab.config import config_from_mapping
-from peftlab.data.sources import Splits, load_splits
+from peftlab.data.loading import load_splits
+from peftlab.data.splits import Splits
 from peftlab.errors import ConfigError, DataError
 from peftlab.tasks.class_weights import class_weights, positive_weights
 from peftlab.tasks.classification.label_problems import (

@@ -198,7 +198,7 @@ def test_rows_from_tokens_and_from_tags_are_encoded_alike(
 ) -> None:
     import json
 
-    from peftlab.data.sources import load_splits
+    from peftlab.data.loading import load_splits
     from peftlab.model.loading import load_tokenizer
     from peftlab.tasks.classification.relation_extraction import RelationExtraction
 

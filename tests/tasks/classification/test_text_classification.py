@@ -10,7 +10,8 @@ import torch
 import transformers
 from sklearn.metrics import f1_score
 
-from peftlab.data.sources import Splits, load_splits
+from peftlab.data.loading import load_splits
+from peftlab.data.splits import Splits
 from peftlab.errors import CheckFailed, ConfigError, DataError
 from peftlab.tasks.classification.label_problems import SingleLabel
 from peftlab.tasks.classification.text_classification import TextClassification

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from peftlab.data.sources import load_splits
+from peftlab.data.loading import load_splits
 from peftlab.errors import CheckFailed, ConfigError, DataError
 from peftlab.tasks.language.loss.chunked_loss import CausalLoss, plain_loss_sum
 from peftlab.tasks.language.seq2seq import Seq2Seq

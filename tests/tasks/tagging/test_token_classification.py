@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from peftlab.data.sources import load_splits
+from peftlab.data.loading import load_splits
 from peftlab.errors import ConfigError, DataError
 from peftlab.evaluation import evaluate
 from peftlab.tasks.tagging.token_classification import TokenClassification

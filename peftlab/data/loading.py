@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftlab.data.column_file import columns_on_disk
 from peftlab.data.columns import choose_layout, columns_of_split
 from peftlab.data.formats.cells import Kind, arrow_type
-from peftlab.data.label_values import LabelKind
-from peftlab.data.labels import LABELS_FILE, name_labels, read_labels_file
-from peftlab.data.reading.discover import (
-    check_one_format,
-    find_split_files,
-    find_usual,
-    is_local,
-    pick_split,
-)
-from peftlab.data.reading.hub import load_hub_splits
-from peftlab.data.reading.raw_splits import RawSplit, open_files
+from peftlab.data.labels.names import name_labels
+from peftlab.data.labels.values import LabelKind
+from peftlab.data.opening import choose_splits, open_source
+from peftlab.data.reading.raw_splits import RawSplit
 from peftlab.data.rows import CheckedSplit, check_rows
+from peftlab.data.splits import Splits
 from peftlab.data.splitting import Indices, sample, split_fraction
 from peftlab.errors import ConfigError, DataError
 
@@ -34,43 +26,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("peftlab")
 
 DEFAULT_VALIDATION_FRACTION = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Splits:
-    """Rows ready for a task, with the columns that the format gives (see `data.formats`).
-
-    The labels' column (`label`, or `tags`) holds names, lists of names, or numbers, according to
-    `label_kind`. `columns` maps the format's roles to the data's columns; `names` are the origins
-    of the splits, for messages; `label_names` is None without named labels.
-    """
-
-    train: datasets.Dataset
-    validation: datasets.Dataset | None
-    test: datasets.Dataset | None
-    origin: str
-    names: Mapping[str, str]
-    columns: Mapping[str, str]
-    label_names: tuple[str, ...] | None
-    format: str
-    label_kind: LabelKind = "one"
-
-    @property
-    def held_out(self) -> datasets.Dataset | None:
-        """The rows to report on: test, else validation."""
-        return self.validation if self.test is None else self.test
-
-    def get(self, split: str) -> datasets.Dataset:
-        """The split `train`, `validation` or `test`. Raises `DataError` where it is missing."""
-        rows = {"train": self.train, "validation": self.validation, "test": self.test}
-        if split not in rows:
-            raise DataError(f"unknown split {split!r}; the splits are train, validation and test.")
-        chosen = rows[split]
-        if chosen is None:
-            raise DataError(
-                f"{self.origin} has no {split} split; name one with data.splits.{split}=..."
-            )
-        return chosen
 
 
 def load_splits(
@@ -103,8 +58,8 @@ def load_splits(
             f"data.splits.validation={validation} is not a fraction of train; give a number "
             "between 0 and 1, or a split's name."
         )
-    raw, declared, label_origin = _open(source, subset, streaming=streaming)
-    chosen = _choose(raw, source, train, validation, test)
+    raw, declared, label_origin = open_source(source, subset, streaming=streaming)
+    chosen = choose_splits(raw, source, train, validation, test)
     opened = {split: raw[name]() for split, name in chosen.items()}
     limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
     fraction = DEFAULT_VALIDATION_FRACTION if isinstance(validation, str) else validation
@@ -189,63 +144,6 @@ def _one_kind(checked: Mapping[str, CheckedSplit]) -> LabelKind:
         described = ", ".join(f"{rows.raw.where}: {rows.kind}" for rows in checked.values())
         raise DataError(f"labels are lists in one split and not in another ({described}).")
     return kinds.pop()
-
-
-def _open(
-    source: str, subset: str | None, *, streaming: bool
-) -> tuple[Mapping[str, Opener], tuple[str, ...] | None, str]:
-    """Every split unopened, declared label names, and their origin."""
-    if not is_local(source):
-        loaded = load_hub_splits(source, subset, streaming=streaming)
-        return {name: Opener(name, (), part) for name, part in loaded.items()}, None, ""
-    if subset is not None:
-        raise ConfigError(
-            f"data.subset={subset!r} chooses within a hub data set, but {source!r} is local."
-        )
-    files = find_split_files(source)
-    folder = Path(source).expanduser()
-    folder = folder if folder.is_dir() else folder.parent
-    openers = {name: Opener(name, tuple(paths)) for name, paths in files.items()}
-    return openers, read_labels_file(folder), str(folder / LABELS_FILE)
-
-
-@dataclass(frozen=True, slots=True)
-class Opener:
-    """Opens a split when it is chosen, so that unused files cannot fail."""
-
-    split: str
-    paths: tuple[Path, ...]
-    opened: RawSplit | None = None
-
-    def __call__(self) -> RawSplit:
-        if self.opened is not None:
-            return self.opened
-        check_one_format(self.split, self.paths)
-        return open_files(self.paths)
-
-
-def _choose(
-    raw: Mapping[str, Opener], source: str, train: str, validation: str | float, test: str | None
-) -> dict[str, str]:
-    """The names in the source of train, validation and test."""
-    chosen = {"train": pick_split(raw, train, source, "data.splits.train")}
-    for split, wanted in (("validation", validation), ("test", test)):
-        if wanted is None or not isinstance(wanted, str):
-            continue
-        if wanted == "auto":
-            usual = find_usual(raw, split, source)
-            if usual is not None and usual not in chosen.values():
-                chosen[split] = usual
-            continue
-        name = pick_split(raw, wanted, source, f"data.splits.{split}")
-        if name in chosen.values():
-            other = next(key for key, value in chosen.items() if value == name)
-            raise ConfigError(
-                f"data.splits.{split} and data.splits.{other} are both {name!r}; name a "
-                "different split for each."
-            )
-        chosen[split] = name
-    return chosen
 
 
 def _build(

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from peftlab.data.labels import label_histogram
-from peftlab.data.sources import Splits, load_splits
+from peftlab.data.labels.names import label_histogram
+from peftlab.data.loading import load_splits
+from peftlab.data.splits import Splits
 
 CLASSIFY: dict[str, Any] = {
     "formats": ("pair", "text-label"), "roles": ("text", "text_pair", "label")
@@ -238,7 +239,7 @@ def test_loading_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\na,x\nb,y\nc,x\nd,y\n")
     program = (
         "import sys\n"
-        "from peftlab.data.sources import load_splits\n"
+        "from peftlab.data.loading import load_splits\n"
         f"load_splits({str(tmp_path)!r}, **{CLASSIFY!r})\n"
         "print([m for m in ('torch', 'transformers', 'sklearn') if m in sys.modules])\n"
     )

@@ -1,0 +1,1 @@
+"""Labels: what a source holds, and the names that a task learns."""

@@ -1,0 +1,76 @@
+"""A source's splits before they are read: its files or hub splits, and which serve as which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftlab.data.labels.labels_file import LABELS_FILE, read_labels_file
+from peftlab.data.reading.discover import (
+    check_one_format,
+    find_split_files,
+    find_usual,
+    is_local,
+    pick_split,
+)
+from peftlab.data.reading.hub import load_hub_splits
+from peftlab.data.reading.raw_splits import RawSplit, open_files
+from peftlab.errors import ConfigError
+
+
+def open_source(
+    source: str, subset: str | None, *, streaming: bool
+) -> tuple[Mapping[str, Opener], tuple[str, ...] | None, str]:
+    """Every split unopened, declared label names, and their origin."""
+    if not is_local(source):
+        loaded = load_hub_splits(source, subset, streaming=streaming)
+        return {name: Opener(name, (), part) for name, part in loaded.items()}, None, ""
+    if subset is not None:
+        raise ConfigError(
+            f"data.subset={subset!r} chooses within a hub data set, but {source!r} is local."
+        )
+    files = find_split_files(source)
+    folder = Path(source).expanduser()
+    folder = folder if folder.is_dir() else folder.parent
+    openers = {name: Opener(name, tuple(paths)) for name, paths in files.items()}
+    return openers, read_labels_file(folder), str(folder / LABELS_FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Opens a split when it is chosen, so that unused files cannot fail."""
+
+    split: str
+    paths: tuple[Path, ...]
+    opened: RawSplit | None = None
+
+    def __call__(self) -> RawSplit:
+        if self.opened is not None:
+            return self.opened
+        check_one_format(self.split, self.paths)
+        return open_files(self.paths)
+
+
+def choose_splits(
+    raw: Mapping[str, Opener], source: str, train: str, validation: str | float, test: str | None
+) -> dict[str, str]:
+    """The names in the source of train, validation and test."""
+    chosen = {"train": pick_split(raw, train, source, "data.splits.train")}
+    for split, wanted in (("validation", validation), ("test", test)):
+        if wanted is None or not isinstance(wanted, str):
+            continue
+        if wanted == "auto":
+            usual = find_usual(raw, split, source)
+            if usual is not None and usual not in chosen.values():
+                chosen[split] = usual
+            continue
+        name = pick_split(raw, wanted, source, f"data.splits.{split}")
+        if name in chosen.values():
+            other = next(key for key, value in chosen.items() if value == name)
+            raise ConfigError(
+                f"data.splits.{split} and data.splits.{other} are both {name!r}; name a "
+                "different split for each."
+            )
+        chosen[split] = name
+    return chosen
