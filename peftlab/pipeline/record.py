@@ -119,6 +119,7 @@ def _record(prepared: Prepared) -> dict[str, Any]:
     return {
         "format": RECORD_FORMAT,
         "task": {"name": checked.task.name, "state": checked.task.state()},
+        "measured_by": dict(checked.task.measured_by),
         "model": {
             "name": loaded.name,
             "revision": loaded.revision,

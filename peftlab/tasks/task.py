@@ -84,6 +84,11 @@ class Task(ABC):
         """Every metric that the task reports with its options: whether greater is better."""
         return self.options.metrics
 
+    @property
+    def measured_by(self) -> Mapping[str, str]:
+        """Metrics that other programs compute with variants: the signature of each, for reports."""
+        return {}
+
     @classmethod
     @abstractmethod
     def from_splits(cls, splits: Splits, options: Any) -> Self:

@@ -29,8 +29,9 @@ class Seq2SeqOptions(TaskOptions):
         default_factory=lambda: list(_ALL),
         description="Measured on generated texts; the first chooses. []: none, and loss chooses.",
     )
-    bleu_tokenizer: Literal["13a", "intl", "zh", "char", "none"] = Field(
-        "13a", description="How sacreBLEU cuts words."
+    bleu_tokenizer: Literal["auto", "13a", "intl", "zh", "char", "none"] = Field(
+        "auto",
+        description="How sacreBLEU cuts words; auto: zh or char where train's targets need it.",
     )
     rouge_stemmer: bool = Field(
         False, description="ROUGE compares stems of English words, as papers on summaries do."
@@ -42,7 +43,7 @@ class Seq2SeqOptions(TaskOptions):
     example_roles: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     metrics: ClassVar[Mapping[str, bool]] = {
         "chrf": True, "bleu": True, "rouge1": True, "rouge2": True, "rougeL": True,
-        "token_accuracy": True, "loss": False,
+        "rougeLsum": True, "token_accuracy": True, "loss": False,
     }  # fmt: skip
     best_metric: ClassVar[str] = "chrf"
     reads: ClassVar[frozenset[str]] = frozenset({"eval.generation", "train.loss"})

@@ -29,7 +29,7 @@ from peftlab.tasks.language.seq2seq_encoding import (
     warn_of_cut,
     warn_of_short_texts,
 )
-from peftlab.tasks.language.text_metrics import TextMetrics
+from peftlab.tasks.language.text_metrics import TextMetrics, text_metrics
 from peftlab.tasks.predictor import Predictor
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
@@ -46,7 +46,8 @@ class Seq2Seq(Task):
     """Cross-entropy on the target's tokens, end token included; evaluation generates texts.
 
     `start` is the decoder's start token, known once the task is attached to a model. `loss` and
-    `generation` are shared settings (`with_settings`) and not part of `state`.
+    `generation` are shared settings (`with_settings`) and not part of `state`, nor is `signature`,
+    sacreBLEU's own.
     """
 
     options: ClassVar[type[Seq2SeqOptions]] = Seq2SeqOptions
@@ -57,6 +58,7 @@ class Seq2Seq(Task):
     start: int | None = None
     loss: LossMode = "auto"
     generation: Mapping[str, Any] | None = None
+    signature: str | None = field(repr=False, compare=False, default=None)
     _computed: CausalLoss = field(init=False, repr=False, compare=False)
     _tokenizer: Any = field(init=False, repr=False, compare=False, default=None)
 
@@ -74,15 +76,13 @@ class Seq2Seq(Task):
 
     @classmethod
     def from_splits(cls, splits: Splits, options: Seq2SeqOptions) -> Self:
-        measured = TextMetrics(
-            tuple(options.text_metrics), options.bleu_tokenizer, options.rouge_stemmer
-        )
-        return cls(options.prefix, options.max_target_length, measured)
+        measured, signature = text_metrics(splits.train, options)
+        return cls(options.prefix, options.max_target_length, measured, signature=signature)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         measured = TextMetrics(
-            tuple(state["text_metrics"]), state["bleu_tokenizer"], state["rouge_stemmer"]
+            tuple(state["text_metrics"]), state.get("bleu_tokenizer", "13a"), state["rouge_stemmer"]
         )
         return cls(state["prefix"], state["max_target_length"], measured, state["start"])
 
@@ -95,6 +95,10 @@ class Seq2Seq(Task):
             "rouge_stemmer": self.measured.rouge_stemmer,
             "start": self.start,
         }
+
+    @property
+    def measured_by(self) -> Mapping[str, str]:
+        return {} if self.signature is None else {"bleu": self.signature}
 
     def as_from_splits(self) -> Self:
         """Without the start token, which belongs to the model."""

@@ -1,4 +1,4 @@
-"""Metrics of generated texts: chrF and BLEU by sacreBLEU, ROUGE by rouge_score.
+"""Metrics of generated texts: chrF and BLEU by sacreBLEU, ROUGE by rouge_score over our words.
 
 Each row yields numbers whose sums (chrF, BLEU) or mean (ROUGE) over a split give the metric, so
 that rows can be scored in batches and resampled for an interval. All range from 0 to 100.
@@ -11,20 +11,30 @@ evaluation of summaries, Text Summarization Branches Out, 2004.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from peftlab.tasks.language.words import Words, bleu_tokenizer_for
 from peftlab.tasks.statistics import intervals
 
 if TYPE_CHECKING:
+    import datasets
     from sacrebleu.metrics.base import Metric
+
+    from peftlab.config.tasks.seq2seq import Seq2SeqOptions
+
+logger = logging.getLogger("peftlab")
+
+_ROWS_FOR_SCRIPTS = 5000
+"""Rows of train, about, whose references say in which scripts the targets are written."""
 
 Array = np.ndarray[Any, Any]
 
-ROUGE = ("rouge1", "rouge2", "rougeL")
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _REPORTED: Mapping[str, tuple[str, ...]] = {"chrf": ("chrf",), "bleu": ("bleu",), "rouge": ROUGE}
 _CHOOSING: Mapping[str, str] = {"chrf": "chrf", "bleu": "bleu", "rouge": "rougeL"}
 
@@ -34,8 +44,8 @@ class TextMetrics:
     """The metrics `chosen`, of chrf, bleu and rouge.
 
     BLEU sums over the corpus and takes the reference nearest in length; chrF and ROUGE take the
-    best reference of each row. ROUGE compares the letters a to z and digits only and ignores other
-    scripts.
+    best reference of each row. ROUGE compares words of any script (`tasks.language.words`);
+    rougeLsum takes each line of a text as a sentence.
     """
 
     chosen: tuple[str, ...]
@@ -95,14 +105,48 @@ class TextMetrics:
         self, predictions: Sequence[str], references: Sequence[Sequence[str]]
     ) -> dict[str, Array]:
         from rouge_score.rouge_scorer import RougeScorer
-        from rouge_score.tokenizers import DefaultTokenizer
 
-        scorer = RougeScorer(list(ROUGE), tokenizer=DefaultTokenizer(self.rouge_stemmer))
-        rows = [
-            scorer.score_multi(list(known), text)
-            for text, known in zip(predictions, references, strict=True)
-        ]
+        words = Words(self.rouge_stemmer)
+        of_lines = RougeScorer(list(ROUGE), tokenizer=words)
+        # Of texts of one line, rougeLsum is rougeL, and both take the square of a text's length.
+        of_line = RougeScorer([name for name in ROUGE if name != "rougeLsum"], tokenizer=words)
+        rows = []
+        for text, known in zip(predictions, references, strict=True):
+            lines = any("\n" in each for each in (text, *known))
+            row = (of_lines if lines else of_line).score_multi(list(known), text)
+            rows.append(row if lines else row | {"rougeLsum": row["rougeL"]})
         return {name: np.asarray([100 * row[name].fmeasure for row in rows]) for name in ROUGE}
+
+    def signature(self, references: Sequence[Sequence[str]]) -> str | None:
+        """sacreBLEU's signature of BLEU over such references; None where BLEU is not measured."""
+        if "bleu" not in self.chosen:
+            return None
+        metric: Any = self._metric("bleu")
+        counts = {len(known) for known in references}
+        metric.num_refs = counts.pop() if len(counts) == 1 else -1
+        return str(metric.get_signature())
+
+
+def text_metrics(
+    train: datasets.Dataset, options: Seq2SeqOptions
+) -> tuple[TextMetrics, str | None]:
+    """The metrics that the options choose, and BLEU's signature, which is logged.
+
+    `bleu_tokenizer: auto` is chosen here, by the references of `train`.
+    """
+    chosen, cut = tuple(options.text_metrics), options.bleu_tokenizer
+    if "bleu" not in chosen:
+        return TextMetrics(chosen, "13a" if cut == "auto" else cut, options.rouge_stemmer), None
+    column = "references" if "references" in train.column_names else "completion"
+    # Spread over all rows: files are often sorted.
+    seen = train.select_columns(column)[:: max(1, len(train) // _ROWS_FOR_SCRIPTS)][column]
+    references = [[row] if isinstance(row, str) else row for row in seen]
+    if cut == "auto":
+        cut = bleu_tokenizer_for(text for row in references for text in row)
+    metrics = TextMetrics(chosen, cut, options.rouge_stemmer)
+    signature = metrics.signature(references)
+    logger.info("BLEU is sacreBLEU's %s", signature)
+    return metrics, signature
 
 
 def _counts(

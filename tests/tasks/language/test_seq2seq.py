@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -375,13 +376,36 @@ def test_options_and_state(tmp_path: Path) -> None:
     task = Seq2Seq.from_splits(splits, options)
     assert task.best_metric == "rougeL"
     assert list(task.greater_is_better) == [
-        "rouge1", "rouge2", "rougeL", "bleu", "token_accuracy", "loss"
+        "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "token_accuracy", "loss"
     ]  # fmt: skip
     attached = replace(task, start=3)
     assert Seq2Seq.from_state(attached.state()) == attached
     assert attached.as_from_splits() == task
     with pytest.raises(ValueError, match="names one twice: bleu, bleu"):
         Seq2Seq.options(name="seq2seq", text_metrics=["bleu", "bleu"])
+
+
+def test_bleu_is_cut_by_the_scripts_of_trains_targets(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"source": "a", "target": "今天天气很好", "references": ["今天天气很好", "天气不错"]}
+    (tmp_path / "train.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    splits = load_splits(
+        str(tmp_path), formats=OPTIONS.formats, roles=OPTIONS.roles, validation=0.0
+    )
+    with caplog.at_level(logging.INFO, "peftlab"):
+        task = Seq2Seq.from_splits(splits, OPTIONS)
+    signature = task.measured_by["bleu"]
+    assert signature.startswith("nrefs:2|case:mixed|eff:no|tok:zh|smooth:exp|version:")
+    assert signature in caplog.text
+    # It is kept with the run, and what later rows look like does not matter.
+    assert Seq2Seq.from_state(task.state()).measured.bleu_tokenizer == "zh"
+    older = {name: value for name, value in task.state().items() if name != "bleu_tokenizer"}
+    assert Seq2Seq.from_state(older).measured.bleu_tokenizer == "13a"
+    chosen = Seq2Seq.options(name="seq2seq", bleu_tokenizer="char")
+    assert Seq2Seq.from_splits(splits, chosen).measured.bleu_tokenizer == "char"
+    silent = Seq2Seq.options(name="seq2seq", text_metrics=["chrf"])
+    assert Seq2Seq.from_splits(splits, silent).measured_by == {}
 
 
 def test_metrics_of_sampled_texts_are_refused() -> None:

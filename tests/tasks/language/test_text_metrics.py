@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pytest
 
 from peftlab.tasks.language.text_metrics import ROUGE, TextMetrics
+from peftlab.tasks.language.words import Words
 
 sacrebleu = pytest.importorskip("sacrebleu")
 
@@ -35,6 +37,10 @@ CASES: dict[str, tuple[list[str], list[list[str]]]] = {
         ["Vem vill ha en bit tårta?", "我喜欢吃苹果", "Vår skola ligger på kullen 🙂"],
         [["Vem vill ha en tårtbit?"], ["我很喜欢吃苹果"], ["Skolan ligger på kullen 🙂"]],
     ),
+    "lines": (
+        ["the cat sat\non the mat\n\na dog ran", "one line"],
+        [["a dog ran\nthe cat sat on a mat"], ["another line\nand one more"]],
+    ),
     "marks and line breaks": (
         ["He said: “no!”\nThen 3,000 left.", "it costs £20-25."],
         [['He said: "no!" Then 3,000 left.'], ["It costs £ 20 - 25 ."]],
@@ -57,7 +63,8 @@ def test_values_equal_those_of_the_libraries(case: str) -> None:
     bleu = sacrebleu.corpus_bleu(predictions, streams(references))
     assert result["bleu"] == bleu.score
     assert result["chrf"] == sacrebleu.corpus_chrf(predictions, streams(references)).score
-    scorer = RougeScorer(list(ROUGE))
+    ascii_only = all(text.isascii() for text in chain(predictions, *references))
+    scorer = RougeScorer(list(ROUGE), tokenizer=None if ascii_only else Words())
     for name in ROUGE:
         rows = [
             scorer.score_multi(known, text)[name].fmeasure
