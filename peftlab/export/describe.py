@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def describe(source: Source, built: Skeleton, plan: Outline, folder: Path) -> No
         done = set(source.quantised(built.model)) if source.quantised else set()
         config["quantization_config"] = eight_bit_config(n for n in kept if n not in done).to_dict()
     write_json(folder / "config.json", config)
-    _generation(base, folder, source.stops, config.get("eos_token_id"))
+    _generation(base, folder, source, config.get("eos_token_id"))
     origin = source.tokenizer or base
     for pattern in _TOKENIZER:
         for file in sorted(origin.glob(pattern)):
@@ -61,10 +60,10 @@ def describe(source: Source, built: Skeleton, plan: Outline, folder: Path) -> No
     (folder / "README.md").write_text(_card(source, plan), encoding="utf-8")
 
 
-def _generation(base: Path, folder: Path, stops: Sequence[int], end: Any) -> None:
-    """The base's generation settings, with the stop tokens that were learnt."""
+def _generation(base: Path, folder: Path, source: Source, end: Any) -> None:
+    """The base's generation settings, with the stop tokens that were learnt, and other settings."""
     name = "generation_config.json"
-    if not stops:
+    if not source.stops and not source.generation:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
         return
@@ -73,7 +72,9 @@ def _generation(base: Path, folder: Path, stops: Sequence[int], end: Any) -> Non
         settings = read_json(base / name)
     known = settings.get("eos_token_id", end)
     ids = known if isinstance(known, list) else [] if known is None else [known]
-    settings["eos_token_id"] = list(dict.fromkeys([*ids, *stops]))
+    if source.stops:
+        settings["eos_token_id"] = list(dict.fromkeys([*ids, *source.stops]))
+    settings |= source.generation
     write_json(folder / name, settings)
 
 

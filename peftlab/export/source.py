@@ -20,8 +20,9 @@ class Source:
     `quantised` returns the linear layers that were in 8 bits, given the model on meta, and
     `requantise` writes them in 8 bits again; `through` is a dtype that weights were rounded to
     before quantisation; `tokenizer` is a folder with one; `stops` are ids at which the model learnt
-    to stop, beside those of its base. `replay` is called with the model as it was trained, in fp32,
-    and raises where it differs. `compared` is how the form of its base was chosen.
+    to stop, beside those of its base, and `generation` its other settings of generation. `replay`
+    is called with the model as it was trained, in fp32, and raises where it differs. `compared` is
+    how the form of its base was chosen.
     """
 
     changes: Changes
@@ -34,6 +35,7 @@ class Source:
     through: torch.dtype | None = None
     tokenizer: Path | None = None
     stops: tuple[int, ...] = ()
+    generation: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     compared: Mapping[str, Any] = field(default_factory=dict)
     replay: Callable[[torch.nn.Module], None] | None = None

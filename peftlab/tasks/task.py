@@ -236,6 +236,11 @@ class Task(ABC):
         """Tokens at which generation stops, besides the tokenizer's end token."""
         return ()
 
+    @property
+    def generation_defaults(self) -> Mapping[str, Any]:
+        """Settings of generation that the trained model needs beside its base's, by name."""
+        return {}
+
     def input_row(
         self, text: str, earlier: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
     ) -> dict[str, Any]:

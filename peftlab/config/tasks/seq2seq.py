@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,12 @@ class Seq2SeqOptions(TaskOptions):
     )
     prefix: str = Field(
         "", description='Put before every source, in training and in prediction: "summarize: ".'
+    )
+    src_lang: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="The sources' language, for mBART, NLLB, M2M100: en_XX, eng_Latn, en."
+    )
+    tgt_lang: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="The targets' language, which generation is made to begin with."
     )
     max_target_length: Count = Field(
         128, description="Tokens that a target may have; data.max_length is for sources."

@@ -103,6 +103,7 @@ def source_of(run: OpenedRun, base: str | None = None) -> Source:
         config={**head.config, **_padding(run)},
         tokenizer=run.folder / "tokenizer",
         stops=run.task.stops,
+        generation=run.task.generation_defaults,
         provenance={
             "method": run.config.method.name,
             "task": run.config.task.name,

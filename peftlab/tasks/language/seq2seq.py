@@ -16,6 +16,7 @@ from peftlab.model.head_spec import HeadSpec
 from peftlab.tasks.collate import pad_id_of
 from peftlab.tasks.encoding import check_rows
 from peftlab.tasks.language.generation import generate, generation_config
+from peftlab.tasks.language.languages import Languages, set_languages
 from peftlab.tasks.language.loss.chunked_loss import CausalLoss, LossMode
 from peftlab.tasks.language.loss.hidden_states import targets
 from peftlab.tasks.language.preview import shown_pair
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 class Seq2Seq(Task):
     """Cross-entropy on the target's tokens, end token included; evaluation generates texts.
 
-    `start` is the decoder's start token, known once the task is attached to a model. `loss` and
+    `start` is the decoder's start token and `forced` the token of the target's language that each
+    target begins with, known once the task is attached to a model. `loss` and
     `generation` are shared settings (`with_settings`) and not part of `state`, nor is `signature`,
     sacreBLEU's own.
     """
@@ -56,6 +58,9 @@ class Seq2Seq(Task):
     max_target_length: int
     measured: TextMetrics
     start: int | None = None
+    src_lang: str | None = None
+    tgt_lang: str | None = None
+    forced: int | None = None
     loss: LossMode = "auto"
     generation: Mapping[str, Any] | None = None
     signature: str | None = field(repr=False, compare=False, default=None)
@@ -77,14 +82,20 @@ class Seq2Seq(Task):
     @classmethod
     def from_splits(cls, splits: Splits, options: Seq2SeqOptions) -> Self:
         measured, signature = text_metrics(splits.train, options)
-        return cls(options.prefix, options.max_target_length, measured, signature=signature)
+        return cls(
+            options.prefix, options.max_target_length, measured,
+            src_lang=options.src_lang, tgt_lang=options.tgt_lang, signature=signature,
+        )  # fmt: skip
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         measured = TextMetrics(
             tuple(state["text_metrics"]), state.get("bleu_tokenizer", "13a"), state["rouge_stemmer"]
         )
-        return cls(state["prefix"], state["max_target_length"], measured, state["start"])
+        return cls(
+            state["prefix"], state["max_target_length"], measured, state["start"],
+            state.get("src_lang"), state.get("tgt_lang"), state.get("forced"),
+        )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         return {
@@ -94,6 +105,10 @@ class Seq2Seq(Task):
             "bleu_tokenizer": self.measured.bleu_tokenizer,
             "rouge_stemmer": self.measured.rouge_stemmer,
             "start": self.start,
+            # Absent in records of earlier versions, which know no languages.
+            **({"src_lang": self.src_lang} if self.src_lang else {}),
+            **({"tgt_lang": self.tgt_lang} if self.tgt_lang else {}),
+            **({} if self.forced is None else {"forced": self.forced}),
         }
 
     @property
@@ -101,8 +116,8 @@ class Seq2Seq(Task):
         return {} if self.signature is None else {"bleu": self.signature}
 
     def as_from_splits(self) -> Self:
-        """Without the start token, which belongs to the model."""
-        return replace(self, start=None)
+        """Without the start token and the forced one, which belong to the model."""
+        return replace(self, start=None, forced=None)
 
     def without_texts(self) -> Self:
         return replace(self, measured=replace(self.measured, chosen=()))
@@ -121,8 +136,15 @@ class Seq2Seq(Task):
         return replace(self, loss=loss, generation=generation)
 
     def attach(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None) -> Self:
-        """With the model's start token. Raises `CheckFailed` without a start or an end token."""
+        """With the model's start token, and the tokenizer's languages set.
+
+        Raises `CheckFailed` without a start or an end token, `ConfigError` for languages that the
+        tokenizer does not have, or that nothing names.
+        """
         end_token(tokenizer)
+        languages = self._set_languages(tokenizer)
+        if languages is not None:
+            self = replace(self, src_lang=languages.source, tgt_lang=languages.target)
         if model is None:
             return self
         check_room(model, self.max_target_length, "task.max_target_length")
@@ -130,7 +152,19 @@ class Seq2Seq(Task):
             # The start token takes a position, and the last token of a target takes none.
             limit = int(self.generation["max_new_tokens"])
             check_room(model, limit, "eval.generation.max_new_tokens")
-        return replace(self, start=start_token(model))
+        if languages is None:
+            return replace(self, start=start_token(model))
+        start = start_token(model) if languages.start is None else languages.start
+        return replace(self, start=start, forced=languages.forced)
+
+    def _set_languages(self, tokenizer: PreTrainedTokenizerBase) -> Languages | None:
+        return set_languages(tokenizer, self.src_lang, self.tgt_lang)
+
+    @property
+    def generation_defaults(self) -> Mapping[str, Any]:
+        if self.tgt_lang is None:
+            return {}
+        return {"decoder_start_token_id": self.start, "forced_bos_token_id": self.forced}
 
     def _encode(
         self,
@@ -142,6 +176,7 @@ class Seq2Seq(Task):
         encoded = encode_seq2seq(
             rows, tokenizer,
             prefix=self.prefix, max_length=max_length, target_limit=self.max_target_length,
+            languages=self._set_languages(tokenizer),
         )  # fmt: skip
         if self.generation is not None and self.measured.chosen:
             warn_of_short_texts(encoded, int(self.generation["max_new_tokens"]))
@@ -190,6 +225,8 @@ class Seq2Seq(Task):
     ) -> list[dict[str, Any]]:
         config = generation_config(model, tokenizer, settings)
         config.decoder_start_token_id = self.start
+        if self.forced is not None:
+            config.forced_bos_token_id = self.forced
         return generate(model, tokenizer, sources, config)
 
     def metrics(self, scores: RowScores) -> dict[str, float]:
@@ -222,6 +259,7 @@ class Seq2Seq(Task):
         check_rows(rows, ("prompt",))
         limit = int((predictor.generation or {}).get("max_new_tokens", 1))
         check_room(predictor.model, limit, "eval.generation.max_new_tokens")
+        self._set_languages(predictor.tokenizer)
         sources, lengths = source_ids(
             predictor.tokenizer, [self.prefix + row["prompt"] for row in rows], predictor.max_length
         )

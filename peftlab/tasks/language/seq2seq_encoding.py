@@ -19,6 +19,7 @@ from torch import nn
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.tasks.collate import PaddingCollator
 from peftlab.tasks.encoding import IGNORED, Gathered, batches_of, token_statistics
+from peftlab.tasks.language.languages import Languages
 from peftlab.tasks.language.loss.hidden_states import base_model
 from peftlab.tasks.task import Batch, Encoded
 
@@ -72,10 +73,21 @@ def warn_of_short_texts(encoded: Encoded, most: int) -> None:
 
 
 def target_ids(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    limit: int,
+    languages: Languages | None = None,
 ) -> tuple[list[list[int]], list[int]]:
-    """Ids of each target with its end token, cut to `limit`, and the uncut lengths."""
+    """Ids of each target with its end token, cut to `limit`, and the uncut lengths.
+
+    With `languages`, as generation writes it: the forced token, the text, the end token.
+    """
     end = end_token(tokenizer)
+    if languages is not None:
+        first = [] if languages.forced is None else [languages.forced]
+        texts_alone = _ids(tokenizer, None, text_target=list(texts), add_special_tokens=False)
+        whole = [[*first, *ids, end] for ids in texts_alone]
+        return [ids[:limit] for ids in whole], [len(ids) for ids in whole]
     whole = [
         ids if ids[-1:] == [end] else [*ids, end]
         for ids in _ids(tokenizer, None, text_target=list(texts))
@@ -106,6 +118,7 @@ def encode_seq2seq(
     prefix: str,
     max_length: int,
     target_limit: int,
+    languages: Languages | None = None,
 ) -> Encoded:
     """Rows of `input_ids`, `labels` and `references`, all correct texts of a row."""
     gathered = Gathered()
@@ -115,7 +128,7 @@ def encode_seq2seq(
         sources, source_lengths = source_ids(
             tokenizer, [prefix + text for text in batch["prompt"]], max_length
         )
-        labels, target_lengths = target_ids(tokenizer, batch["completion"], target_limit)
+        labels, target_lengths = target_ids(tokenizer, batch["completion"], target_limit, languages)
         known = batch.get("references") or [[text] for text in batch["completion"]]
         counted = sum(map(len, labels))
         gathered.add(
