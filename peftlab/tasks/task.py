@@ -212,8 +212,7 @@ class Task(ABC):
     def untuned(self, splits: Splits) -> RowScores | None:
         """Scores of a trivial predictor (majority class) on `splits.held_out`.
 
-        None where there are no such rows, or where the base model itself is the baseline.
-        """
+        None where there are no such rows, or the base model itself is the baseline."""
         return None
 
     @property
@@ -255,7 +254,8 @@ class Task(ABC):
         """One of `predict`'s answers for people: a line, or the generated text."""
         if isinstance(text := answer.get("text"), str):
             return text
-        return ", ".join(f"{key} {_shown(value)}" for key, value in answer.items())
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in answer.items()}
+        return ", ".join(f"{key} {value}" for key, value in shown.items())
 
     def preview(self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """An encoded row for people: `tokens` (their number), `text` (decoded) and labels.
@@ -299,7 +299,3 @@ class Task(ABC):
         self, rows: Sequence[Mapping[str, Any]], predictor: Predictor
     ) -> list[dict[str, Any]]:
         """`predict` of this task, in evaluation mode and without gradient."""
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
