@@ -114,9 +114,8 @@ class Task(ABC):
     def with_settings(self, *, loss: Any, generation: Mapping[str, Any] | None) -> Self:
         """The same task with shared settings, which are not part of `state`.
 
-        `loss` is `train.loss` and `generation` is `eval.generation`; a task whose
-        `TaskOptions.reads` lacks the key gets auto and None. A task that generates in evaluation
-        stores `generation` here and uses it in `score`.
+        They are `train.loss` and `eval.generation`; auto and None for a task that does not read
+        them. A task that generates in evaluation stores `generation` and uses it in `score`.
         """
         return self
 
