@@ -54,7 +54,7 @@ class Row:
     @property
     def trained(self) -> int:
         """The number of predicted tokens."""
-        return sum(label != IGNORED for label in self.labels)
+        return len(self.labels) - self.labels.count(IGNORED)
 
 
 def encode_pairs(

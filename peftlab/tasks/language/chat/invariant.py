@@ -25,20 +25,17 @@ def broken(
     labels: Sequence[int],
 ) -> str | None:
     """What does not hold of a row with these labels [T] (an appended end token aside), or None."""
-    covered = [False] * len(tokens.ids)
+    due = [IGNORED] * len(tokens.ids)
     for number, turn in enumerate(spans.turns):
         last = number + 1 == len(spans.turns)
         reason = (
             _lacks(shown, turn)
             or _holds_others(renderer, shown, turn)
             or _unended(renderer, shown, turn, opened=last and spans.open)
-            or _uncovered(shown, turn, tokens, labels, covered)
+            or _uncovered(shown, turn, tokens, labels, due)
         )
         if reason is not None:
             return f"with the chat template, {reason} turn {turn.message + 1}"
-    due = [
-        token if trained else IGNORED for token, trained in zip(tokens.ids, covered, strict=True)
-    ]
     if list(labels[: len(due)]) != due[: len(labels)]:
         return "with the chat template, a token outside of the answers would be trained"
     return None
@@ -107,24 +104,25 @@ def _unended(renderer: Renderer, shown: Shown, turn: Turn, *, opened: bool) -> s
 
 
 def _uncovered(
-    shown: Shown, turn: Turn, tokens: Tokens, labels: Sequence[int], covered: list[bool]
+    shown: Shown, turn: Turn, tokens: Tokens, labels: Sequence[int], due: list[int]
 ) -> str | None:
-    """The tokens of the span are trained, and reach neither into its prompt nor beyond its end."""
-    # Offsets never go back, so those that touch the span lie between these two.
-    low = bisect_left(tokens.offsets, turn.start, key=lambda token: token[1])
-    high = bisect_right(tokens.offsets, turn.end, key=lambda token: token[0])
-    inside = [
-        at
-        for at, (start, end) in enumerate(tokens.offsets[low:high], start=low)
-        if end > turn.start and start < turn.end and end > start
-    ]
-    if not inside:
+    """The tokens of the span are trained, and reach neither into its prompt nor beyond its end.
+
+    Their ids are written into `due`, which are labels.
+    """
+    # Places never go back, so the tokens that touch the span lie between these two.
+    low = bisect_right(tokens.ends, turn.start)
+    high = bisect_left(tokens.starts, turn.end)
+    stands = [tokens.starts[at] < tokens.ends[at] for at in range(low, high)]
+    if True not in stands:
         return "no token stands for"
-    for at in range(inside[0], inside[-1] + 1):
-        covered[at] = labels[at] != IGNORED or at == 0
-        if at and labels[at] != tokens.ids[at]:
-            return "a token is not trained of"
-    start, end = tokens.offsets[inside[0]][0], tokens.offsets[inside[-1]][1]
+    first = low + stands.index(True)
+    last = high - 1 - stands[::-1].index(True)
+    begin = max(first, 1)  # Nothing comes before the first token, so it is never predicted.
+    due[begin : last + 1] = tokens.ids[begin : last + 1]
+    if labels[begin : last + 1] != due[begin : last + 1]:
+        return "a token is not trained of"
+    start, end = tokens.starts[first], tokens.ends[last]
     if shown.text[start : turn.start].strip() or shown.text[turn.end : end].strip():
         return "a token lies across the border of"
     return None

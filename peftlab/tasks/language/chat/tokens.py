@@ -11,25 +11,27 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import le
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Offsets = list[tuple[int, int]]
+Places = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Ids [T], and the first and last character (excluded) of each token."""
+    """Ids [T], and the first and last character (excluded) of each token, which never go back."""
 
     ids: list[int]
-    offsets: Offsets
+    starts: Places
+    ends: Places
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """The first token that reaches beyond `start`, and the first that begins at `end`."""
-        first = bisect_right(self.offsets, start, key=lambda token: token[1])
-        return first, max(first, bisect_left(self.offsets, end, key=lambda token: token[0]))
+        first = bisect_right(self.ends, start)
+        return first, max(first, bisect_left(self.starts, end))
 
 
 def tokenise(
@@ -61,7 +63,7 @@ def tokenise(
     cuts: list[list[int]] = [[] for _ in texts]
     for (row, at, begin), head in zip(heads, alone, strict=True):
         first, last = whole[row].span(begin, at)
-        reaches = last > 0 and whole[row].offsets[last - 1][1] == at
+        reaches = last > 0 and whole[row].ends[last - 1] == at
         if not reaches or whole[row].ids[first:last] != head.ids:
             cuts[row].append(at)
     return _with_pieces(tokenizer, texts, whole, cuts, points)
@@ -94,10 +96,15 @@ def _with_pieces(
     ]
     inside = [[at - start for at in points[row] if start < at < end] for row, start, end in pieces]
     anew = _encode(tokenizer, [texts[row][start:end] for row, start, end in pieces], inside)
-    results = [Tokens([], []) if at else tokens for tokens, at in zip(whole, cuts, strict=True)]
+    results = list(whole)
+    joined: dict[int, Tokens] = {}
     for (row, start, _), piece in zip(pieces, anew, strict=True):
-        results[row].ids.extend(piece.ids)
-        results[row].offsets.extend((start + a, start + b) for a, b in piece.offsets)
+        before = joined.get(row, Tokens([], [], []))
+        joined[row] = results[row] = Tokens(
+            [*before.ids, *piece.ids],
+            [*before.starts, *(start + place for place in piece.starts)],
+            [*before.ends, *(start + place for place in piece.ends)],
+        )
     return results
 
 
@@ -116,22 +123,28 @@ def _encode(
         return_offsets_mapping=True, verbose=False,
     )  # fmt: skip
     return [
-        Tokens(list(ids), _rising(offsets))
+        Tokens(list(ids), *_rising(offsets))
         for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     ]
 
 
-def _rising(offsets: Sequence[tuple[int, int]]) -> Offsets:
-    """Offsets that never go back: tokens without characters stand where the last one ended."""
-    if all(pair[0] <= after[0] and pair[1] <= after[1] for pair, after in pairwise(offsets)):
-        return list(offsets)
-    risen: Offsets = []
+def _rising(offsets: Sequence[tuple[int, int]]) -> tuple[Places, Places]:
+    """Starts and ends that never go back: tokens without characters stand where the last ended."""
+    if not offsets:
+        return (), ()
+    starts, ends = zip(*offsets, strict=True)
+    # Of all rows of a data set, every token is looked at: no loop of Python's here.
+    if all(map(le, starts, starts[1:])) and all(map(le, ends, ends[1:])):
+        return starts, ends
+    firsts: list[int] = []
+    lasts: list[int] = []
     first = last = 0
     for start, end in offsets:
         first = max(first, start)
         last = max(last, first, end)
-        risen.append((first, last))
-    return risen
+        firsts.append(first)
+        lasts.append(last)
+    return firsts, lasts
 
 
 def _by_prefixes(tokenizer: PreTrainedTokenizerBase, text: str, points: Sequence[int]) -> Tokens:
@@ -140,13 +153,20 @@ def _by_prefixes(tokenizer: PreTrainedTokenizerBase, text: str, points: Sequence
     It belongs to the first point up to which the text alone gives it.
     """
     ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-    offsets: Offsets = []
+    starts: list[int] = []
+    ends: list[int] = []
+
+    def reach(count: int, start: int, end: int) -> None:
+        more = count - len(starts)
+        starts.extend([start] * more)
+        ends.extend([end] * more)
+
     start = 0
     for point in sorted({at for at in points if 0 < at < len(text)}):
         part = tokenizer(text[:point], add_special_tokens=False, verbose=False)["input_ids"]
         pairs = enumerate(zip(part, ids, strict=False))
         same = next((i for i, (a, b) in pairs if a != b), min(len(part), len(ids)))
-        offsets += [(start, point)] * (same - len(offsets))
+        reach(same, start, point)
         start = point
-    offsets += [(start, len(text))] * (len(ids) - len(offsets))
-    return Tokens(ids, offsets)
+    reach(len(ids), start, len(text))
+    return Tokens(ids, starts, ends)
