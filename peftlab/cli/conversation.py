@@ -76,13 +76,14 @@ def rows_to_answer(inputs: Sequence[str], file: str | None) -> list[Row]:
 
 
 def _from_file(path: Path) -> list[Row]:
-    from peftlab.data.reading.raw_splits import open_files
+    from peftlab.data.reading.data_file import data_file
+    from peftlab.data.reading.readers import open_path
     from peftlab.data.reading.text_files import read_txt
 
     try:
         if path.suffix.lower() in LINES_OF_TEXT:
-            return [record["text"] for _, record in read_txt(path)]
-        opened = open_files([path])
+            return [record["text"] for _, record in read_txt(data_file(path))]
+        opened = open_path(path)
         return [record for _, record in opened.rows(opened.columns)]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None

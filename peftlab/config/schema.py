@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field, model_validator
 
 from peftlab.config.checks import problem_at, refuse_ratio
 from peftlab.config.methods.options import METHODS, MethodOptions
+from peftlab.config.reader import ReaderConfig
 from peftlab.config.regularization import RegularizationConfig
 from peftlab.config.section import (
     AutoCount,
@@ -72,6 +73,9 @@ class DataConfig(Section):
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="Role to column: text, text_pair, label; prompt, ..."
+    )
+    reader: ReaderConfig = Field(
+        default_factory=ReaderConfig, description="How files are read that do not say it."
     )
     splits: SplitsConfig = Field(
         default_factory=SplitsConfig, description="Which rows train, choose, and test."

@@ -16,6 +16,7 @@ from peftlab.data.labels.values import LabelKind
 from peftlab.data.opening import choose_splits, open_source
 from peftlab.data.reading.raw_splits import RawSplit
 from peftlab.data.rows import CheckedSplit, check_rows
+from peftlab.data.source import Source
 from peftlab.data.splits import Splits
 from peftlab.data.splitting import Indices, sample, split_fraction
 from peftlab.errors import ConfigError, DataError
@@ -29,12 +30,11 @@ DEFAULT_VALIDATION_FRACTION = 0.1
 
 
 def load_splits(
-    source: str,
+    source: str | Source,
     *,
     formats: Sequence[str],
     roles: Sequence[str],
     label_kind: LabelKind = "one",
-    subset: str | None = None,
     columns: Mapping[str, str] | None = None,
     train: str = "train",
     validation: str | float = "auto",
@@ -46,9 +46,10 @@ def load_splits(
 ) -> Splits:
     """Load and check a local file, a folder of split files, or a hub data set.
 
-    `formats` are tried in this order; `roles` are the column roles that the task reads;
-    `label_kind` is the kind of a row's label. `validation` is a split's name, a fraction of train
-    (0: none), or "auto": the split if it exists, else a tenth of train.
+    A `source` that is text is its place; `columns` are then those that the source would name.
+    `formats` are tried in this order where the source leaves its own open; `roles` are the column
+    roles that the task reads; `label_kind` is the kind of a row's label. `validation` is a split's
+    name, a fraction of train (0: none), or "auto": the split if it exists, else a tenth of train.
     With `streaming`, rows are read one by one and stored in files; samples are the first rows, and
     later rows are never read.
     Raises `DataError` naming file, row or column, `ConfigError` for contradictory settings.
@@ -58,8 +59,10 @@ def load_splits(
             f"data.splits.validation={validation} is not a fraction of train; give a number "
             "between 0 and 1, or a split's name."
         )
-    raw, declared, label_origin = open_source(source, subset, streaming=streaming)
-    chosen = choose_splits(raw, source, train, validation, test)
+    if isinstance(source, str):
+        source = Source(source, columns=columns or {})
+    raw, declared, label_origin = open_source(source, streaming=streaming)
+    chosen = choose_splits(raw, source.place, train, validation, test)
     opened = {split: raw[name]() for split, name in chosen.items()}
     limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
     fraction = DEFAULT_VALIDATION_FRACTION if isinstance(validation, str) else validation
@@ -71,7 +74,8 @@ def load_splits(
         opened = {split: part.head(first_rows[split]) for split, part in opened.items()}
     train_part = opened["train"]
     layout = choose_layout(
-        train_part.columns, columns or {}, formats, train_part.where, roles=roles,
+        train_part.columns, source.columns,
+        formats if source.format == "auto" else (source.format,), train_part.where, roles=roles,
         first=partial(_first_row, train_part),
     )  # fmt: skip
     kind: LabelKind = "many" if layout.format.labels == "tags" else label_kind
@@ -128,7 +132,7 @@ def load_splits(
     if label_names is not None and kind == "one":
         _check_train(built["train"], names["train"])
     return Splits(
-        built["train"], built.get("validation"), built.get("test"), source, names, mapping,
+        built["train"], built.get("validation"), built.get("test"), source.place, names, mapping,
         label_names, layout.format.name, kind,
     )  # fmt: skip
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from peftlab.config.reader import ReaderConfig
 from peftlab.data.labels.labels_file import LABELS_FILE, read_labels_file
+from peftlab.data.reading.data_file import DataFile, data_file
 from peftlab.data.reading.discover import (
     check_one_format,
     find_split_files,
@@ -15,25 +17,35 @@ from peftlab.data.reading.discover import (
     pick_split,
 )
 from peftlab.data.reading.hub import load_hub_splits
-from peftlab.data.reading.raw_splits import RawSplit, open_files
+from peftlab.data.reading.raw_splits import RawSplit, join
+from peftlab.data.reading.readers import open_one, open_splits
+from peftlab.data.source import Source
 from peftlab.errors import ConfigError
 
 
 def open_source(
-    source: str, subset: str | None, *, streaming: bool
+    source: Source, *, streaming: bool
 ) -> tuple[Mapping[str, Opener], tuple[str, ...] | None, str]:
     """Every split unopened, declared label names, and their origin."""
-    if not is_local(source):
-        loaded = load_hub_splits(source, subset, streaming=streaming)
-        return {name: Opener(name, (), part) for name, part in loaded.items()}, None, ""
-    if subset is not None:
+    if not is_local(source.place):
+        loaded = load_hub_splits(source.place, source.subset, streaming=streaming)
+        opened = {name: Opener(name, (), source.reader, part) for name, part in loaded.items()}
+        return opened, None, ""
+    if source.subset is not None:
         raise ConfigError(
-            f"data.subset={subset!r} chooses within a hub data set, but {source!r} is local."
+            f"data.subset={source.subset!r} chooses within a hub data set, but "
+            f"{source.place!r} is local."
         )
-    files = find_split_files(source)
-    folder = Path(source).expanduser()
+    files = find_split_files(source.place)
+    folder = Path(source.place).expanduser()
     folder = folder if folder.is_dir() else folder.parent
-    openers = {name: Opener(name, tuple(paths)) for name, paths in files.items()}
+    openers = {name: Opener(name, tuple(part), source.reader) for name, part in files.items()}
+    if [len(part) for part in files.values()] == [1]:
+        # One file alone may hold several splits.
+        (only,) = openers.values()
+        inside = open_splits(only.files[0], source.reader)
+        if len(inside) > 1:
+            openers = {n: Opener(n, (), source.reader, part) for n, part in inside.items()}
     return openers, read_labels_file(folder), str(folder / LABELS_FILE)
 
 
@@ -42,14 +54,15 @@ class Opener:
     """Opens a split when it is chosen, so that unused files cannot fail."""
 
     split: str
-    paths: tuple[Path, ...]
+    files: tuple[DataFile, ...]
+    options: ReaderConfig
     opened: RawSplit | None = None
 
     def __call__(self) -> RawSplit:
         if self.opened is not None:
             return self.opened
-        check_one_format(self.split, self.paths)
-        return open_files(self.paths)
+        check_one_format(self.split, self.files)
+        return join([open_one(data_file(f.path, f.member), self.options) for f in self.files])
 
 
 def choose_splits(

@@ -64,14 +64,13 @@ class Prepared:
 def check(config: RunConfig) -> Checked:
     """Read and check the data. Raises `DataError`, `ConfigError`."""
     from peftlab.data.loading import load_splits
+    from peftlab.data.source import Source
     from peftlab.tasks.registry import task_class
 
     data = config.data
     splits = load_splits(
-        data.source,
-        subset=data.subset,
-        columns=data.columns,
-        formats=config.task.formats if data.format == "auto" else (data.format,),
+        Source(data.source, data.subset, data.format, data.columns, data.reader),
+        formats=config.task.formats,
         roles=config.task.roles,
         label_kind=config.task.label_kind,
         train=data.splits.train,

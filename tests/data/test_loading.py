@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from peftlab.data.labels.names import label_histogram
 from peftlab.data.loading import load_splits
+from peftlab.data.source import Source
 from peftlab.data.splits import Splits
 
 CLASSIFY: dict[str, Any] = {
@@ -228,7 +229,7 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    splits = load_splits("somebody/reviews", subset="en", **CLASSIFY)
+    splits = load_splits(Source("somebody/reviews", subset="en"), **CLASSIFY)
     assert loads == [("somebody/reviews", "en", True)]
     assert not datasets.are_progress_bars_disabled()
     assert splits.train.to_list()[1] == {"text": "b", "label": "good"}

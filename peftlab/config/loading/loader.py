@@ -98,6 +98,7 @@ def _tidy(source: Source) -> None:
             values[tagged] = {"name": values[tagged]}
     for path in (
         *((name,) for name in RunConfig.model_fields),
+        ("data", "reader"),
         ("data", "splits"),
         ("eval", "generation"),
     ):

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from peftlab.data.labels.labels_file import LABELS_FILE
-from peftlab.data.reading.raw_splits import EXTENSIONS
+from peftlab.data.reading.data_file import DataFile, data_file, is_archive, members
+from peftlab.data.reading.readers import extensions
 from peftlab.errors import DataError
 
 USUAL_NAMES = {
@@ -24,61 +25,71 @@ def is_local(source: str) -> bool:
     path = Path(source).expanduser()
     if path.exists():
         return True
-    return path.suffix.lower() in EXTENSIONS or not _HUB_ID.match(source)
+    return DataFile(path).suffix in (*extensions(), ".zip") or not _HUB_ID.match(source)
 
 
-def find_split_files(source: str) -> dict[str, list[Path]]:
-    """Split name to its file, or to its shards in order. A single file is the split `train`."""
+def find_split_files(source: str) -> dict[str, list[DataFile]]:
+    """Split name to its file, or to its shards in order. A single file is the split `train`.
+
+    Raises `DataError`.
+    """
     path = Path(source).expanduser()
     if not path.exists():
         raise DataError(
             f"data.source {source!r}: no such file or folder"
             + (f" (looked at {path.absolute()})." if not path.is_absolute() else ".")
         )
+    if is_archive(path):
+        return _by_split(source, members(path), single=True)
     if path.is_file():
-        return {"train": [path]}
+        return {"train": [data_file(path)]}
     if not path.is_dir():
         raise DataError(f"data.source {source!r} is neither a file nor a folder.")
-    return _files_of_folder(path)
-
-
-def _files_of_folder(folder: Path) -> dict[str, list[Path]]:
     # iterdir, not glob: the folder's own name may contain [ ] or *.
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    data_files = [p for p in files if p.suffix.lower() in EXTENSIONS and p.name != LABELS_FILE]
+    files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+    return _by_split(source, [DataFile(file) for file in files], single=False)
+
+
+def _by_split(source: str, files: Sequence[DataFile], *, single: bool) -> dict[str, list[DataFile]]:
+    """The data files of a folder, or of an archive, whose `single` file may have any name."""
+    known = extensions()
+    data_files = [f for f in files if f.suffix in known and f.name != LABELS_FILE]
     if not data_files:
-        content = f"it holds {', '.join(p.name for p in files[:8])}" if files else "it is empty"
+        content = f"it holds {', '.join(f.name for f in files[:8])}" if files else "it is empty"
         raise DataError(
-            f"data.source {str(folder)!r} has no data files: {content}. Expected "
-            f"train, validation and test files ending in {', '.join(EXTENSIONS)}."
+            f"data.source {source!r} has no data files: {content}. Expected "
+            f"train, validation and test files ending in {', '.join(known)}."
         )
-    splits: dict[str, list[Path]] = {}
-    for path in data_files:
-        shard = _SHARD.match(path.stem)
-        splits.setdefault(shard["split"] if shard else path.stem, []).append(path)
+    if single and len(data_files) == 1:
+        return {"train": data_files}
+    splits: dict[str, list[DataFile]] = {}
+    for file in data_files:
+        shard = _SHARD.match(file.stem)
+        splits.setdefault(shard["split"] if shard else file.stem, []).append(file)
     return splits
 
 
-def check_one_format(split: str, paths: Sequence[Path]) -> None:
+def check_one_format(split: str, files: Sequence[DataFile]) -> None:
     """Refuse a split that exists twice, in several formats, or with missing shards."""
-    names = ", ".join(path.name for path in paths)
-    suffixes = {path.suffix.lower() for path in paths}
+    names = ", ".join(file.name for file in files)
+    suffixes = {file.suffix for file in files}
     if len(suffixes) > 1:
         raise DataError(
-            f"{paths[0].parent}: split {split!r} exists in several formats ({names}); keep one."
+            f"{files[0].path.parent}: split {split!r} exists in several formats "
+            f"({names}); keep one."
         )
-    shards = [_SHARD.match(path.stem) for path in paths]
+    shards = [_SHARD.match(file.stem) for file in files]
     numbers = {(int(m["index"]), int(m["total"])) for m in shards if m}
     if any(m is None for m in shards):
-        if len(paths) > 1:
+        if len(files) > 1:
             raise DataError(
-                f"{paths[0].parent}: split {split!r} has several files ({names}); keep one."
+                f"{files[0].path.parent}: split {split!r} has several files ({names}); keep one."
             )
         return
-    total = len(paths)
+    total = len(files)
     if numbers != {(index, total) for index in range(total)}:
         raise DataError(
-            f"{paths[0].parent}: the shards of split {split!r} are incomplete ({names})."
+            f"{files[0].path.parent}: the shards of split {split!r} are incomplete ({names})."
         )
 
 

@@ -5,28 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
-from peftlab.data.reading.text_files import (
-    Numbered,
-    read_csv,
-    read_json,
-    read_jsonl,
-    read_tsv,
-    read_txt,
-)
 from peftlab.errors import DataError
 
-TEXT_READERS: Mapping[str, Callable[[Path], Numbered]] = {
-    ".json": read_json,
-    ".jsonl": read_jsonl,
-    ".ndjson": read_jsonl,
-    ".csv": read_csv,
-    ".tsv": read_tsv,
-    ".txt": read_txt,
-}
-EXTENSIONS = (*TEXT_READERS, ".parquet")
+Record = dict[str, Any]
+Numbered = Iterator[tuple[int, Record]]
 
 _PEEKED_ROWS = 100
 
@@ -58,94 +42,50 @@ class RawSplit:
         return f"{self.where}:{number}" if self.counts_lines else f"{self.where}, row {number}"
 
 
-def open_files(paths: Sequence[Path]) -> RawSplit:
-    """A split from one file, or from the shards of one."""
-    parts = [_open_file(path) for path in paths]
+def join(parts: Sequence[RawSplit]) -> RawSplit:
+    """One split of the shards of one, in their order."""
+    first = parts[0]
     if len(parts) == 1:
-        return parts[0]
+        return first
 
     def rows(columns: Sequence[str]) -> Numbered:
         numbered = chain.from_iterable(part.rows(columns) for part in parts)
         return enumerate((row for _, row in numbered), start=1)
 
-    first = parts[0]
     return RawSplit(f"{first.where} and {len(parts) - 1} more shards", first.columns, rows,
                     all_text=first.all_text, own_keys=first.own_keys,
                     class_names=first.class_names)  # fmt: skip
 
 
-def _open_file(path: Path) -> RawSplit:
-    suffix = path.suffix.lower()
-    if suffix not in EXTENSIONS:
-        raise DataError(
-            f"{path}: peftlab does not read {suffix or 'files without an extension'!r}; "
-            f"it reads {', '.join(EXTENSIONS)}."
-        )
-    try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty (0 bytes).")
-        return _open_parquet(path) if suffix == ".parquet" else _open_text(path, suffix)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+def from_records(
+    where: str,
+    read: Callable[[], Numbered],
+    *,
+    counts_lines: bool,
+    all_text: bool = False,
+    nothing: str = "only blank lines or an empty list",
+) -> RawSplit:
+    """A split of records that each pass reads anew; its columns are those of the first hundred.
 
-
-def _open_text(path: Path, suffix: str) -> RawSplit:
-    reader = TEXT_READERS[suffix]
+    `nothing`: what a file without rows holds, for the `DataError` that is raised then.
+    """
     columns: dict[str, None] = {}
-    for _, record in islice(reader(path), _PEEKED_ROWS):
+    for _, record in islice(read(), _PEEKED_ROWS):
         columns.update(dict.fromkeys(map(str, record)))
     if not columns:
-        what = (
-            "only a header" if suffix in (".csv", ".tsv") else "only blank lines or an empty list"
-        )
-        raise DataError(f"{path} has no rows ({what}).")
-    counts_lines = suffix != ".json" or _is_json_lines(path)
-    return RawSplit(str(path), tuple(columns), lambda _: reader(path), counts_lines,
-                    all_text=suffix in (".csv", ".tsv", ".txt"), own_keys=True)  # fmt: skip
+        raise DataError(f"{where} has no rows ({nothing}).")
+    return RawSplit(where, tuple(columns), lambda _: read(), counts_lines,
+                    all_text=all_text, own_keys=True)  # fmt: skip
 
 
-def _is_json_lines(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return not start.startswith(b"[") and b'"paragraphs"' not in start
-
-
-def _open_parquet(path: Path) -> RawSplit:
-    import pyarrow
-    from datasets import Features
-    from pyarrow import parquet
-
-    try:
-        # An explicit handle: pyarrow's keeps the file open as long as its error exists.
-        with path.open("rb") as file, parquet.ParquetFile(file) as opened:
-            schema = opened.schema_arrow
-            count = opened.metadata.num_rows
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is not a readable parquet file: {_first_line(error)}.") from None
-    if count == 0:
-        raise DataError(f"{path} has no rows.")
-    try:
-        features: Mapping[str, Any] = Features.from_arrow_schema(schema)
-    except (ValueError, TypeError, KeyError):
-        features = {}
-
-    def rows(columns: Sequence[str]) -> Numbered:
-        wanted = [name for name in dict.fromkeys(columns) if name in schema.names]
-        try:
-            with path.open("rb") as file, parquet.ParquetFile(file) as opened:
-                yield from enumerate(_records(opened.iter_batches(1000, columns=wanted)), start=1)
-        except pyarrow.ArrowException as error:
-            raise DataError(f"{path} cannot be read: {_first_line(error)}.") from None
-
-    return RawSplit(str(path), tuple(schema.names), rows, class_names=class_names(features))
-
-
-def _records(batches: Iterator[Any]) -> Iterator[dict[str, Any]]:
+def records(batches: Iterator[Any]) -> Iterator[dict[str, Any]]:
+    """The rows of Arrow batches."""
     for batch in batches:
         yield from batch.to_pylist()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a library says, in one line of at most 200 characters and without its full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
@@ -167,7 +107,7 @@ def from_stream(rows: Any, where: str) -> RawSplit:
     try:
         first = next(iter(rows), None)
     except Exception as error:  # the library and its HTTP client raise many types
-        raise DataError(f"{where} cannot be read: {_first_line(error)}.") from None
+        raise DataError(f"{where} cannot be read: {first_line(error)}.") from None
     if first is None:
         raise DataError(f"{where} has no rows.")
 
@@ -178,7 +118,7 @@ def from_stream(rows: Any, where: str) -> RawSplit:
         except DataError:
             raise
         except Exception as error:
-            raise DataError(f"{where} cannot be read further: {_first_line(error)}.") from None
+            raise DataError(f"{where} cannot be read further: {first_line(error)}.") from None
 
     return RawSplit(where, tuple(first), iterate, class_names=class_names(rows.features or {}))
 
@@ -191,7 +131,7 @@ def from_dataset(rows: Any, where: str) -> RawSplit:
     def iterate(columns: Sequence[str]) -> Numbered:
         wanted = [name for name in dict.fromkeys(columns) if name in rows.column_names]
         tables = rows.select_columns(wanted).with_format("arrow").iter(batch_size=1000)
-        return enumerate(_records(tables), start=1)
+        return enumerate(records(tables), start=1)
 
     return RawSplit(where, tuple(rows.column_names), iterate,
                     class_names=class_names(rows.features))  # fmt: skip
