@@ -43,7 +43,8 @@ def open_source(
     if [len(part) for part in files.values()] == [1]:
         # One file alone may hold several splits.
         (only,) = openers.values()
-        inside = open_splits(only.files[0], source.reader)
+        file = data_file(only.files[0].path, only.files[0].member)
+        inside = open_splits(file, source.reader)
         if len(inside) > 1:
             openers = {n: Opener(n, (), source.reader, part) for n, part in inside.items()}
     return openers, read_labels_file(folder), str(folder / LABELS_FILE)

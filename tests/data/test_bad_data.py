@@ -45,7 +45,7 @@ FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "deep nesting": ("train.jsonl", "[" * 100_000 + "\n", ["train.jsonl:1"]),
     "huge number": ("train.jsonl", '{"text": "a", "label": ' + "9" * 5000 + "}\n", ["l:1"]),
     "binary": ("train.jsonl", b'{"text"\x00\x01\xff\xfe\n', ["train.jsonl:1", "binary"]),
-    "gzip under another name": ("train.csv", b"\x1f\x8b\x08\x00abc", ["train.csv", "cannot be read"]),
+    "no gzip inside": ("train.csv", b"\x1f\x8b\x08\x00abc", ["train.csv", "is cut short"]),
     "parquet under another name": ("train.json", b"PAR1abcd", ["train.json", "not a readable"]),
     "no parquet inside": ("train.parquet", "text,label\n", ["train.parquet", "not a readable"]),
     "utf-16": ("train.jsonl", GOOD.encode("utf-16"), ["train.jsonl", "UTF-16", "iconv"]),
