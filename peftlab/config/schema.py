@@ -71,8 +71,17 @@ class DataConfig(Section):
     format: Literal["auto"] | FormatName = Field(
         "auto", description="What the rows are: text-label, squad, messages, ...; auto: detected."
     )
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="Role to column: text, text_pair, label; prompt, ..."
+    columns: dict[str, str | Names] = Field(
+        default_factory=dict,
+        description="Role to column: text, text_pair, label; prompt, ...; label: [a, b], one each.",
+    )
+    label_names: Annotated[Names | None, ReadBy("data.label_names")] = Field(
+        None, description="Names of the labels 0, 1, ... in order; as labels.json beside the data."
+    )
+    label_separator: Annotated[
+        Annotated[str, Field(min_length=1)] | None, ReadBy("data.label_separator")
+    ] = Field(
+        "auto", description="Stands between labels in a cell; auto: as cells show; null: nothing."
     )
     reader: ReaderConfig = Field(
         default_factory=ReaderConfig, description="How files are read that do not say it."
@@ -99,6 +108,24 @@ class DataConfig(Section):
         None, description="Keep so many validation and test rows each."
     )
     seed: Seed = Field(42, description="Seed of splitting and sampling; apart from train.seed.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_as_names(cls, data: Any) -> Any:
+        names = data.get("label_names") if isinstance(data, dict) else None
+        if isinstance(names, list):
+            written = [
+                str(n) if isinstance(n, int) and not isinstance(n, bool) else n for n in names
+            ]
+            return {**data, "label_names": written}
+        return data
+
+    @model_validator(mode="after")
+    def _each_name_once(self) -> Self:
+        names = self.label_names or []
+        if (twice := next((n for n in names if names.count(n) > 1), None)) is not None:
+            raise problem_at("label_names", f"names {twice!r} twice")
+        return self
 
 
 class TrainConfig(Section):

@@ -12,6 +12,9 @@ from peftlab.data.column_file import columns_on_disk
 from peftlab.data.columns import choose_layout, columns_of_split
 from peftlab.data.formats.cells import Kind, arrow_type
 from peftlab.data.labels.names import name_labels
+from peftlab.data.labels.sources import named_labels, with_label_columns
+from peftlab.data.labels.spelling.request import LabelRequest
+from peftlab.data.labels.summary import summary
 from peftlab.data.labels.values import LabelKind
 from peftlab.data.opening import choose_splits, open_source
 from peftlab.data.reading.raw_splits import RawSplit
@@ -35,7 +38,9 @@ def load_splits(
     formats: Sequence[str],
     roles: Sequence[str],
     label_kind: LabelKind = "one",
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | Sequence[str]] | None = None,
+    label_names: Sequence[str] | None = None,
+    label_separator: str | None = "auto",
     train: str = "train",
     validation: str | float = "auto",
     test: str | None = "auto",
@@ -48,8 +53,11 @@ def load_splits(
 
     A `source` that is text is its place; `columns` are then those that the source would name.
     `formats` are tried in this order where the source leaves its own open; `roles` are the column
-    roles that the task reads; `label_kind` is the kind of a row's label. `validation` is a split's
-    name, a fraction of train (0: none), or "auto": the split if it exists, else a tenth of train.
+    roles that the task reads. `label_kind` is the kind of a row's label, `label_names` are the
+    names of 0, 1, ..., and `label_separator` stands between labels in a cell (auto: as the cells
+    show; None: never). `columns` may name several columns for label, one a label.
+    `validation` is a split's name, a fraction of train (0: none), or "auto": the split if it
+    exists, else a tenth of train.
     With `streaming`, rows are read one by one and stored in files; samples are the first rows, and
     later rows are never read.
     Raises `DataError` naming file, row or column, `ConfigError` for contradictory settings.
@@ -61,7 +69,7 @@ def load_splits(
         )
     if isinstance(source, str):
         source = Source(source, columns=columns or {})
-    raw, declared, label_origin = open_source(source, streaming=streaming)
+    raw, in_file, file = open_source(source, streaming=streaming)
     chosen = choose_splits(raw, source.place, train, validation, test)
     opened = {split: raw[name]() for split, name in chosen.items()}
     limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
@@ -72,13 +80,18 @@ def load_splits(
         wanted = None if max_train_samples is None else ceil(max_train_samples / (1 - taken))
         first_rows = limits | {"train": wanted}
         opened = {split: part.head(first_rows[split]) for split, part in opened.items()}
+    opened, explicit = with_label_columns(opened, source.columns, label_kind)
     train_part = opened["train"]
     layout = choose_layout(
-        train_part.columns, source.columns,
+        train_part.columns, explicit,
         formats if source.format == "auto" else (source.format,), train_part.where, roles=roles,
         first=partial(_first_row, train_part),
     )  # fmt: skip
-    kind: LabelKind = "many" if layout.format.labels == "tags" else label_kind
+    request = LabelRequest(
+        label_kind, label_separator, none_is_class=layout.format.name == "relation",
+        tags=layout.format.labels == "tags",
+    )  # fmt: skip
+    request, layout = named_labels(opened, layout, request, label_names, in_file, file)
     mapping = dict(layout.columns)
     checked: dict[str, CheckedSplit] = {}
     for split, part in opened.items():
@@ -86,7 +99,8 @@ def load_splits(
         mapping |= {role: column for role, column in own.items() if role not in mapping}
         with columns_on_disk(streaming):
             rows = check_rows(
-                part, layout, own, label_kind=kind,
+                part, layout, own, request=request,
+                label_form=None if split == "train" else checked["train"].form,
                 may_lack_labels=split == "test" and test == "auto",
             )  # fmt: skip
         if rows is None:
@@ -95,15 +109,14 @@ def load_splits(
             checked[split] = rows
     if checked["train"].count < 2:
         raise DataError(f"{opened['train'].where} has one row; training needs at least two.")
-    label_names, labels = None, dict[str, Any]()
-    kind = _one_kind(checked)
-    if kind == "number":
+    names_in_order, labels = None, dict[str, Any]()
+    form = checked["train"].form
+    kind: LabelKind = label_kind if form is None else form.kind
+    if form is not None and kind == "number":
         labels = {split: rows.labels for split, rows in checked.items()}
-    elif layout.format.labels in mapping:
-        declared_here = opened["train"].class_names.get(mapping[str(layout.format.labels)])
-        if declared_here is not None:
-            declared, label_origin = declared_here, "the ClassLabel column"
-        label_names, labels = name_labels(checked, declared, label_origin)
+    elif form is not None:
+        label_column = mapping[str(layout.format.labels)]
+        names_in_order, labels = name_labels(checked, request, label_column)
     keep: dict[str, Indices | None] = dict.fromkeys(checked)
     names = {split: rows.raw.where for split, rows in checked.items()}
     if "validation" not in checked and fraction > 0:
@@ -129,25 +142,21 @@ def load_splits(
         )
         for stream, (split, rows) in enumerate(checked.items(), start=1)
     }
-    if label_names is not None and kind == "one":
+    if names_in_order is not None and kind == "one":
         _check_train(built["train"], names["train"])
+    understood = ""
+    if form is not None:
+        column = mapping[str(layout.format.labels)]
+        understood = summary(built["train"], form, names_in_order, column)
+        logger.info("%s", understood)
     return Splits(
         built["train"], built.get("validation"), built.get("test"), source.place, names, mapping,
-        label_names, layout.format.name, kind,
+        names_in_order, layout.format.name, kind, understood,
     )  # fmt: skip
 
 
 def _first_row(part: RawSplit, columns: Sequence[str]) -> Mapping[str, Any]:
     return next((record for _, record in part.rows(columns)), {})
-
-
-def _one_kind(checked: Mapping[str, CheckedSplit]) -> LabelKind:
-    """The common kind of labels. Raises `DataError` where only some splits have lists."""
-    kinds = {rows.kind for rows in checked.values()}
-    if len(kinds) > 1:
-        described = ", ".join(f"{rows.raw.where}: {rows.kind}" for rows in checked.values())
-        raise DataError(f"labels are lists in one split and not in another ({described}).")
-    return kinds.pop()
 
 
 def _build(

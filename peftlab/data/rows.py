@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from peftlab.data.column_file import Columns, new_columns
 from peftlab.data.columns import Layout
 from peftlab.data.formats.cells import Cells, arrow_type, stored
+from peftlab.data.labels.spelling.form import LabelForm
+from peftlab.data.labels.spelling.request import LabelRequest
 from peftlab.data.labels.values import LabelKind, LabelValues
 from peftlab.data.reading.raw_splits import RawSplit
 from peftlab.errors import DataError
@@ -25,7 +27,8 @@ _NAMED_ROWS = 3
 class CheckedSplit:
     """A split of valid values: Arrow columns, and raw labels.
 
-    `labels` is None without labels; `kind` is theirs; `tags`: each is a list with one per token.
+    `labels` is None without labels; `kind` is theirs, `form` how they are spelt; `tags`: each is a
+    list with one per token, None where a token has none.
     """
 
     raw: RawSplit
@@ -35,6 +38,7 @@ class CheckedSplit:
     tags: bool
     numbers: array[int]
     count: int
+    form: LabelForm | None = None
 
     def location(self, index: int) -> str:
         return self.raw.location(self.numbers[index])
@@ -73,10 +77,13 @@ def check_rows(
     layout: Layout,
     columns: Mapping[str, str],
     *,
-    label_kind: LabelKind = "one",
+    request: LabelRequest = LabelRequest(),  # noqa: B008  (it is frozen)
+    label_form: LabelForm | None = None,
     may_lack_labels: bool = False,
 ) -> CheckedSplit | None:
     """Read a split once. None where no row has a label and `may_lack_labels` allows that.
+
+    `label_form` is the training rows'; None for these themselves.
 
     Raises one `DataError` that lists every kind of problem with its first rows: null and empty
     values, numbers and nested values instead of text, violations of the format, labels of several
@@ -86,7 +93,9 @@ def check_rows(
     role = form.labels if form.labels in columns else None
     kinds = dict(form.gives)
     gathered_columns = new_columns()
-    labels = LabelValues(raw, columns[role], label_kind) if role is not None else None
+    labels = None
+    if role is not None:
+        labels = LabelValues(raw, columns[role], request, label_form)
     numbers = array("q")
     for batch in _batches(raw, columns):
         gathered: dict[str, list[Any]] = {}
@@ -96,7 +105,7 @@ def check_rows(
             cells = Cells(values, columns, from_text=raw.all_text, own_keys=raw.own_keys)
             row = form.read(cells)
             if labels is not None and role is not None:
-                labels.add(cells.parsed(role) if labels.listed else values[role])
+                labels.add(values[role])
             for what in cells.problems:
                 problems.add(what, number)
             if not cells.problems:
@@ -119,6 +128,7 @@ def check_rows(
         role == "tags",
         numbers,
         len(numbers),
+        None if labels is None else labels.form,
     )
 
 

@@ -31,6 +31,8 @@ class Splits:
     label_names: tuple[str, ...] | None
     format: str
     label_kind: LabelKind = "one"
+    understood: str = ""
+    """What the labels were taken for, in one line; empty without labels."""
 
     @property
     def held_out(self) -> datasets.Dataset | None:

@@ -25,6 +25,7 @@ class Plan:
     output: str
     data: dict[str, TokenStatistics]
     labels: dict[str, int]
+    understood: str
     coverage: Coverage
     trained_parameters: int
     total_parameters: int
@@ -46,6 +47,7 @@ class Plan:
             "output": self.output,
             "data": {split: asdict(statistics) for split, statistics in self.data.items()},
             "labels": self.labels,
+            "understood": self.understood,
             "coverage": self.coverage.to_json(),
             "trained_parameters": self.trained_parameters,
             "total_parameters": self.total_parameters,
@@ -84,6 +86,7 @@ def plan(config: RunConfig) -> Plan:
         output=str(final),
         data=preparation.statistics_of(encoded),
         labels=label_counts(checked),
+        understood=checked.splits.understood,
         coverage=prepared.applied.coverage,
         trained_parameters=sum(parameters[name].numel() for name in prepared.applied.trainable),
         total_parameters=sum(p.numel() for p in parameters.values()),
@@ -139,5 +142,6 @@ def preview(config: RunConfig, rows: int = 3) -> dict[str, Any]:
             split: asdict(lengths) for split, lengths in preparation.statistics_of(encoded).items()
         },
         "labels": label_counts(checked),
+        "understood": checked.splits.understood,
         "samples": samples,
     }

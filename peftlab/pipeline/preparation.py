@@ -70,6 +70,8 @@ def check(config: RunConfig) -> Checked:
     data = config.data
     splits = load_splits(
         Source(data.source, data.subset, data.format, data.columns, data.reader),
+        label_names=data.label_names if "data.label_names" in config.task.reads else None,
+        label_separator=data.label_separator,
         formats=config.task.formats,
         roles=config.task.roles,
         label_kind=config.task.label_kind,

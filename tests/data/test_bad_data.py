@@ -217,7 +217,7 @@ def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
 
 
 def test_parquet_with_nulls_and_floats(tmp_path: Path) -> None:
-    table = pa.table({"text": ["a", None, "c"], "label": pa.array([0.0, 1.0, None])})
+    table = pa.table({"text": ["a", None, "c"], "label": pa.array([0.0, 1.5, None])})
     parquet.write_table(table, tmp_path / "train.parquet")
     refused(str(tmp_path), "train.parquet, row 2", "'text'", "decimal point", "row 3")
 

@@ -109,7 +109,8 @@ def test_changed_file_is_read_anew(tmp_path: Path) -> None:
     ("labels", "names", "first"),
     [
         (["10", "9", "-1", "10"], ("-1", "9", "10"), "10"),
-        (["b", "B", "a", " b "], ("B", "a", "b"), "b"),
+        (["b", "C", "a", " b "], ("C", "a", "b"), "b"),
+        (["label_10", "label_2", "label_2"], ("label_2", "label_10"), "label_10"),
         (["01", "1", "1", "1"], ("01", "1"), "01"),
     ],
 )

@@ -25,7 +25,7 @@ FormatName = Literal[
     "text",
 ]
 LabelKind = Literal["one", "many", "number", "auto"]
-"""What a row's label is: one class, a list of classes, a number; auto: one, or many where lists."""
+"""What a row's label is: one class, a list of classes, a number; auto: as the rows show."""
 
 
 _HERE = "peftlab.config.tasks"

@@ -40,4 +40,5 @@ class RelationExtractionOptions(TaskOptions):
         "f1_macro": True, "f1_micro": True, "accuracy": True, "loss": False,
     }  # fmt: skip
     best_metric: ClassVar[str] = "f1_macro"
+    reads: ClassVar[frozenset[str]] = frozenset({"data.label_names"})
     predict_example: ClassVar[str] = '"<e1>Ada</e1> was born in <e2>London</e2>."'

@@ -20,7 +20,7 @@ class TextClassificationOptions(TaskOptions):
         description="Labels, or a number, for a text or a pair."
     )
     problem: Literal["auto", "single_label", "multi_label", "regression"] = Field(
-        "auto", description="What a row's label is; auto: one, or many where rows have lists."
+        "auto", description="What a row's label is; auto: as the training rows show, or a question."
     )
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = Field(
         None, description="Weigh the loss: balanced, by frequency in train; or {label: weight}."
@@ -38,7 +38,9 @@ class TextClassificationOptions(TaskOptions):
     }  # fmt: skip
     best_metric: ClassVar[str] = "f1_macro"
     features: ClassVar[Literal["row", "token"] | None] = "row"
-    reads: ClassVar[frozenset[str]] = frozenset({"method.pooling"})
+    reads: ClassVar[frozenset[str]] = frozenset(
+        {"method.pooling", "data.label_names", "data.label_separator"}
+    )
 
     @property
     def label_kind(self) -> LabelKind:

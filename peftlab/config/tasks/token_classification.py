@@ -35,5 +35,6 @@ class TokenClassificationOptions(TaskOptions):
         "loss": False,
     }  # fmt: skip
     best_metric: ClassVar[str] = "f1"
+    reads: ClassVar[frozenset[str]] = frozenset({"data.label_names"})
     peft_type: ClassVar[str] = "TOKEN_CLS"
     predict_example: ClassVar[str] = '"Ada Lovelace lived in London"'

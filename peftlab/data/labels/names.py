@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from peftlab.data.labels.spelling.request import LabelRequest
+from peftlab.data.labels.tags import standard_tags
+from peftlab.data.labels.variants import refuse_variants
 from peftlab.data.rows import CheckedSplit
-from peftlab.errors import DataError
+from peftlab.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     import datasets
@@ -18,77 +22,149 @@ if TYPE_CHECKING:
 logger = logging.getLogger("peftlab")
 
 _NAMED = 8
+_NUMBER = re.compile(r"(\d+)", re.ASCII)
+_POSITION = re.compile(r"-?\d+", re.ASCII)
 
 
-Labels = list[str] | list[list[str]]
-"""The label or the list of labels of each row, as names."""
+Labels = list[str] | list[list[str | None]]
+"""The label or the list of labels of each row, as names; None for a token without a tag."""
 
 
 def name_labels(
-    splits: Mapping[str, CheckedSplit], declared: tuple[str, ...] | None, origin: str
+    splits: Mapping[str, CheckedSplit], request: LabelRequest, column: str
 ) -> tuple[tuple[str, ...], dict[str, Labels]]:
     """Label names in order, and each split's labels as names, in lists where rows have lists.
 
-    Integers index the declared names. Without declared names, integers sort as numbers, booleans
-    as false, true, and text by code point. Raises `DataError` for labels outside the declared names
-    and for labels that the training rows lack. Tags of tokens count from every split, as rare ones
-    often occur in one split only.
+    Integers index the declared names. Without declared names, numbers in names sort as numbers and
+    text by code point. Raises `DataError` for labels outside the declared names, for labels that
+    the training rows lack, and for names that differ only in case or the like. Tags of tokens count
+    from every split, as rare ones often occur in one split only.
     """
+    train = splits["train"]
+    form = train.form
+    declared, origin = request.declared, request.origin
+    if form is not None and form.names is not None:
+        declared, origin = form.names, origin or "the training rows"
     if declared is None:
         named = {split: _named(rows, _plain_name) for split, rows in splits.items()}
-        if any(rows.tags for rows in splits.values()):
-            names = _ordered({name for labels in named.values() for name in _flat(labels)})
+        every = dict.fromkeys(name for labels in named.values() for name in _flat(labels))
+        refuse_variants(every, train.raw.where, column)
+        if train.tags:
+            names = ordered(every)
             _warn_unseen(named, names)
         else:
-            names = _ordered(set(_flat(named["train"])))
+            names = ordered(set(_flat(named["train"])))
             _refuse_unseen(named, names, splits)
     else:
-        declarer = partial(_declared_name, declared=declared, origin=origin)
+        declarer = partial(
+            _declared_name, names=_Declared.of(request, declared, splits), origin=origin
+        )
         named = {split: _named(rows, declarer) for split, rows in splits.items()}
         names = declared
         _warn_unseen(named, names)
-    _refuse_one_each(named["train"], splits["train"])
+    _refuse_one_each(named["train"], train)
+    if train.tags and (renamed := standard_tags(names, train.raw.where)):
+        names = tuple(renamed.get(name, name) for name in names)
+        named = {
+            split: [[name and renamed.get(name, name) for name in label] for label in labels]
+            for split, labels in named.items()
+        }
     return names, named
 
 
 def _named(rows: CheckedSplit, name: Callable[[Any, CheckedSplit, int], str]) -> Labels:
     assert rows.labels is not None
     if rows.kind == "many":
-        return [[name(v, rows, index) for v in label] for index, label in enumerate(rows.labels)]
+        return [
+            [None if v is None else name(v, rows, index) for v in label]
+            for index, label in enumerate(rows.labels)
+        ]
     return [name(label, rows, index) for index, label in enumerate(rows.labels)]
 
 
 def _flat(labels: Labels) -> Iterator[str]:
     for label in labels:
-        yield from (label,) if isinstance(label, str) else label
+        for name in (label,) if isinstance(label, str) else label:
+            if name is not None:
+                yield name
 
 
 def _plain_name(label: Any, rows: CheckedSplit, index: int) -> str:
     return str(label).lower() if isinstance(label, bool) else str(label)
 
 
+class _Declared:
+    """Declared names, and whether values are their positions."""
+
+    def __init__(self, names: tuple[str, ...], by_position: bool) -> None:
+        self.names = names
+        self.known = frozenset(names)
+        self.by_position = by_position
+
+    @classmethod
+    def of(
+        cls, request: LabelRequest, names: tuple[str, ...], splits: Mapping[str, CheckedSplit]
+    ) -> _Declared:
+        """Integers and texts of digits are positions, unless all of them are names.
+
+        Raises `DataError` where they can be either, and differ.
+        """
+        if request.encoded:
+            return cls(names, True)
+        written = {
+            str(value)
+            for rows in splits.values()
+            for label in rows.labels or ()
+            for value in (label if isinstance(label, list) else (label,))
+            if isinstance(value, int | str) and not isinstance(value, bool)
+        }
+        if not written or not all(re.fullmatch(r"-?\d+", value, re.ASCII) for value in written):
+            return cls(names, False)
+        if not written <= set(names):
+            return cls(names, True)
+        within = all(0 <= int(value) < len(names) for value in written)
+        if within and any(names[int(value)] != value for value in written):
+            raise DataError(
+                f"{request.origin} names {_listed(names)}, and the labels are numbers that may be "
+                "names or positions in that list, which differ; write the names in the order 0, "
+                "1, ..., or use names that are no numbers."
+            )
+        return cls(names, False)
+
+
 def _declared_name(
-    label: Any, rows: CheckedSplit, index: int, *, declared: tuple[str, ...], origin: str
+    label: Any, rows: CheckedSplit, index: int, *, names: _Declared, origin: str
 ) -> str:
-    if isinstance(label, str):
-        if label not in declared:
+    text = _plain_name(label, rows, index)
+    if not (names.by_position and _POSITION.fullmatch(text)):
+        if text not in names.known:
+            hint = did_you_mean(text, names.names, cutoff=0.8) if len(names.names) < 1000 else ""
             raise DataError(
                 f"{rows.location(index)}: label {label!r} is not among the labels of {origin} "
-                f"({_listed(declared)})."
+                f"({_listed(names.names)}){hint or '.'}"
             )
-        return label
-    if 0 <= int(label) < len(declared):
-        return declared[int(label)]
+        return text
+    if 0 <= int(label) < len(names.names):
+        return names.names[int(label)]
     raise DataError(
         f"{rows.location(index)}: label {label} is out of range; {origin} names "
-        f"{len(declared)} labels, 0 to {len(declared) - 1}."
+        f"{len(names.names)} labels, 0 to {len(names.names) - 1}."
     )
 
 
-def _ordered(names: set[str]) -> tuple[str, ...]:
-    if all(name.removeprefix("-").isdecimal() for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
+def ordered(names: Iterator[str] | Sequence[str] | set[str] | dict[str, None]) -> tuple[str, ...]:
+    """Names in order: whole numbers as numbers, and so are the numbers in names of one pattern."""
+    every = list(names)
+    if all(name.removeprefix("-").isdecimal() for name in every):
+        return tuple(sorted(every, key=lambda name: (int(name), name)))
+    return tuple(sorted(every, key=lambda name: (_pieces(name), name)))
+
+
+def _pieces(name: str) -> list[tuple[int, int, str]]:
+    return [
+        (0, int(piece), "") if at % 2 else (1, 0, piece)
+        for at, piece in enumerate(_NUMBER.split(name))
+    ]
 
 
 def _refuse_unseen(
@@ -106,7 +182,7 @@ def _refuse_unseen(
             )
 
 
-def _has(label: str | Sequence[str], name: str) -> bool:
+def _has(label: str | Sequence[str | None], name: str) -> bool:
     return name == label if isinstance(label, str) else name in label
 
 

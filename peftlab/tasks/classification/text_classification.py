@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from peftlab.config.tasks.text_classification import TextClassificationOptions
-from peftlab.errors import DataError
+from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec
 from peftlab.tasks.class_weights import class_weights, positive_weights
 from peftlab.tasks.classification.label_problems import PROBLEMS, LabelProblem, SingleLabel
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from peftlab.data.splits import Splits
+
+
+_PROBLEM_OF = {"one": "single_label", "many": "multi_label", "number": "regression"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,13 @@ class TextClassification(Task):
     def from_splits(cls, splits: Splits, options: TextClassificationOptions) -> Self:
         pairs = "text_pair" in splits.columns
         several = splits.label_kind == "many"
-        kind = options.problem
-        if kind == "auto":
-            kind = "multi_label" if several else "single_label"
+        kind = _PROBLEM_OF[splits.label_kind] if options.problem == "auto" else options.problem
         if kind == "regression":
+            if options.class_weights is not None:
+                raise ConfigError(
+                    "task.class_weights weighs classes, but the labels are numbers "
+                    f"({splits.understood}); leave it out, or set task.problem=single_label."
+                )
             return cls(PROBLEMS[kind](), pairs)
         names, setting = splits.label_names, options.class_weights
         if names is None or len(names) < (1 if several else 2):

@@ -40,7 +40,8 @@ def encoded_rows(
 ) -> EncodedTags:
     """Ids and labels of the rows' windows, with `row`, `words` and `unread`.
 
-    Without `tags` each label is 0. `lengths` has one entry a window: the whole row's length.
+    Without `tags` each label is 0; a word with the label `IGNORED` is read, and neither trained nor
+    scored. `lengths` has one entry a window: the whole row's length.
     """
     frame = frame_of(tokenizer, pair=False)
     room = max_length - frame.size
@@ -58,8 +59,16 @@ def encoded_rows(
         count = len(words.words)
         labels = [0] * count if tags is None else tags[number]
         tagged = tagged_pieces(of_piece, count, which)
-        word_at = {piece: word for word, piece in enumerate(tagged) if piece is not None}
-        unread = [[w, labels[w]] for w, piece in enumerate(tagged) if piece is None]
+        word_at = {
+            piece: word
+            for word, piece in enumerate(tagged)
+            if piece is not None and labels[word] != IGNORED
+        }
+        unread = [
+            [w, labels[w]]
+            for w, piece in enumerate(tagged)
+            if piece is None and labels[w] != IGNORED
+        ]
         spans = windows(len(ids), room, shared)
         owner = owners(len(ids), spans)
         if not ids and frame.size == 0:  # the model needs at least one token

@@ -15,6 +15,9 @@ from peftlab.errors import DataError
 OUTSIDE = "O"
 _PREFIXED = re.compile(r"[BIESLU]-.+", re.DOTALL)
 _BIOES = {"L": "E", "U": "S"}
+_BARE = frozenset("BIESLU")
+_ANY = "span"
+"""The type of spans whose tags name none."""
 
 Span = tuple[str, int, int]
 """Type, first word, last word."""
@@ -26,6 +29,8 @@ def has_spans(tags: Sequence[str], scheme: str, origin: str) -> bool:
     Raises `DataError` where tags mark spans by option or by their prefixes, and one has no prefix.
     """
     named = [tag for tag in tags if tag != OUTSIDE]
+    if scheme != "plain" and _bare(named):
+        return True
     odd = [tag for tag in named if not _PREFIXED.fullmatch(tag)]
     if scheme == "plain" or (scheme == "auto" and len(odd) == len(named)):
         return False
@@ -49,14 +54,22 @@ def spans_of(tags: Sequence[str], *, prefixed: bool) -> list[Span]:
         return [(tag, at, at) for at, tag in enumerate(tags) if tag != OUTSIDE]
     from seqeval.metrics.sequence_labeling import get_entities
 
-    as_bioes = [_BIOES.get(tag[0], tag[0]) + tag[1:] if tag != OUTSIDE else tag for tag in tags]
+    as_bioes = [
+        _BIOES.get(tag[0], tag[0]) + (tag[1:] or f"-{_ANY}") if tag != OUTSIDE else tag
+        for tag in tags
+    ]
     return [(kind, first, last) for kind, first, last in get_entities(as_bioes)]
 
 
 def span_types(tags: Sequence[str], *, prefixed: bool) -> tuple[str, ...]:
     """The types that spans of such tags may have, sorted."""
     named = (tag for tag in tags if tag != OUTSIDE)
-    return tuple(sorted({tag.partition("-")[2] if prefixed else tag for tag in named}))
+    return tuple(sorted({tag.partition("-")[2] or _ANY if prefixed else tag for tag in named}))
+
+
+def _bare(tags: Sequence[str]) -> bool:
+    """Whether tags are the letters of a scheme alone: B and I of spans without types."""
+    return "B" in tags and len(tags) > 1 and set(tags) <= _BARE
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from peftlab.model.head_spec import HeadSpec, label_config
 from peftlab.tasks.class_weights import class_weights
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
 from peftlab.tasks.encoding import Gathered, as_rows, batches_of
+from peftlab.tasks.positions import positions
 from peftlab.tasks.predictor import Predictor
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.tagging.tag_rows import TagRows, encoded_rows
@@ -62,7 +63,8 @@ class TokenClassification(Task):
         if options.class_weights is not None:
             index_of = {tag: index for index, tag in enumerate(tags)}
             counts = np.bincount(
-                [index_of[tag] for row in splits.train["tags"] for tag in row], minlength=len(tags)
+                [index_of[tag] for row in splits.train["tags"] for tag in row if tag is not None],
+                minlength=len(tags),
             )
             weights = class_weights(options.class_weights, tags, counts)
         return cls(tags, prefixed, options.label_piece, options.stride, weights)
@@ -98,7 +100,7 @@ class TokenClassification(Task):
         gathered = Gathered()
         done = 0
         for batch in batches_of(rows):
-            tags = [[self._index(tag) for tag in row] for row in batch["tags"]]
+            tags = [self._indices(row) for row in batch["tags"]]
             encoded = encoded_rows(
                 [Words.joined(words) for words in batch["tokens"]], tags, tokenizer,
                 max_length=max_length, stride=self.stride, which=self.label_piece, first_row=done,
@@ -112,12 +114,14 @@ class TokenClassification(Task):
             raise DataError("the tokenizer produces no token for any word: every label is masked.")
         return gathered.encoded()
 
-    def _index(self, tag: str) -> int:
-        try:
-            return self.tags.index(tag)
-        except ValueError:
+    def _indices(self, row: Sequence[str | None]) -> list[int]:
+        """The tags' indices, `IGNORED` for a word without a tag."""
+        index_of = positions(self.tags)
+        unknown = next((tag for tag in row if tag is not None and tag not in index_of), None)
+        if unknown is not None:
             known = ", ".join(self.tags[:20])
-            raise DataError(f"tag {tag!r} is unknown; the task has {known}.") from None
+            raise DataError(f"tag {unknown!r} is unknown; the task has {known}.")
+        return [IGNORED if tag is None else index_of[tag] for tag in row]
 
     @property
     def _outside(self) -> int:
@@ -190,10 +194,10 @@ class TokenClassification(Task):
         held_out = splits.held_out
         if held_out is None:
             return None
-        seen = [self._index(tag) for row in splits.train["tags"] for tag in row]
+        seen = [i for row in splits.train["tags"] for i in self._indices(row) if i != IGNORED]
         counts = np.bincount(seen, minlength=len(self.tags))
         shares = np.maximum(counts, 1) / np.maximum(counts, 1).sum()
-        rows = [[self._index(tag) for tag in row] for row in held_out["tags"]]
+        rows = [[i for i in self._indices(row) if i != IGNORED] for row in held_out["tags"]]
         likeliest = int(counts.argmax())
         losses = np.asarray([float(-np.log(shares[row]).sum()) for row in rows])
         constant = [[likeliest] * len(row) for row in rows]

@@ -244,11 +244,11 @@ def _rows(labels: list[float]) -> Any:
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="label 'd' is unknown"):
         MultiLabel(NAMES).target(["a", "d"])
-    rows = [{"text": "x", "label": 0.5}, {"text": "y", "label": 1.5}]
+    rows = [{"text": "x", "label": 0.5}, {"text": "y", "label": "big"}]
     with pytest.raises(DataError, match=r"decimal point .*set task\.problem=regression"):
         splits_of(tmp_path, *rows)
     with pytest.raises(DataError, match=r"train.jsonl:1.*holds lists, not one label a row"):
-        splits_of(tmp_path, {"text": "x", "label": ["a"]}, problem="single_label")
+        splits_of(tmp_path, {"text": "x", "label": ["a", "b"]}, problem="single_label")
     mapping = {"model": {"name": "m"}, "data": {"source": "d"}, "method": "head"}
     task = {"name": "text-classification", "problem": "regression", "class_weights": "balanced"}
     with pytest.raises(ConfigError, match=r"task\.class_weights weighs classes"):

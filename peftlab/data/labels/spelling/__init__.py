@@ -1,0 +1,1 @@
+"""How cells spell labels: lists, places, separators, numbers, words for none."""
