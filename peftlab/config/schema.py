@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AliasChoices, Field, model_validator
 
 from peftlab.config.checks import problem_at, refuse_ratio
+from peftlab.config.label_names import LabelNames
 from peftlab.config.methods.options import METHODS, MethodOptions
 from peftlab.config.reader import ReaderConfig
 from peftlab.config.regularization import RegularizationConfig
@@ -75,7 +76,7 @@ class DataConfig(Section):
         default_factory=dict,
         description="Role to column: text, text_pair, label; prompt, ...; label: [a, b], one each.",
     )
-    label_names: Annotated[Names | None, ReadBy("data.label_names")] = Field(
+    label_names: Annotated[LabelNames | None, ReadBy("data.label_names")] = Field(
         None, description="Names of the labels 0, 1, ... in order; as labels.json beside the data."
     )
     label_separator: Annotated[
@@ -108,24 +109,6 @@ class DataConfig(Section):
         None, description="Keep so many validation and test rows each."
     )
     seed: Seed = Field(42, description="Seed of splitting and sampling; apart from train.seed.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _numbers_as_names(cls, data: Any) -> Any:
-        names = data.get("label_names") if isinstance(data, dict) else None
-        if isinstance(names, list):
-            written = [
-                str(n) if isinstance(n, int) and not isinstance(n, bool) else n for n in names
-            ]
-            return {**data, "label_names": written}
-        return data
-
-    @model_validator(mode="after")
-    def _each_name_once(self) -> Self:
-        names = self.label_names or []
-        if (twice := next((n for n in names if names.count(n) > 1), None)) is not None:
-            raise problem_at("label_names", f"names {twice!r} twice")
-        return self
 
 
 class TrainConfig(Section):
