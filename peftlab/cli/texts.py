@@ -27,6 +27,7 @@ def show_plan(screen: Screen, plan: Mapping[str, Any]) -> None:
         f"data {config['data']['source']}, into {plan['output']}"
     )
     _splits(screen, plan["data"])
+    _dropped(screen, plan["dropped"])
     _labels(screen, plan["labels"])
     screen.heading("Trained parameters")
     rows = plan["coverage"]["rows"]
@@ -62,6 +63,7 @@ def show_data(screen: Screen, preview: Mapping[str, Any]) -> None:
             if key not in ("tokens", "text"):
                 screen.line(f"{key}: {shown(value)}")
     _splits(screen, preview["splits"])
+    _dropped(screen, preview["dropped"])
     _labels(screen, preview["labels"])
 
 
@@ -77,6 +79,18 @@ def _splits(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:
         ["split", *heads],
         [[split, *(values[name] for name in heads)] for split, values in splits.items()],
     )
+
+
+def _dropped(screen: Screen, dropped: Mapping[str, Mapping[str, int]]) -> None:
+    """The rows that are left out, by split and cause."""
+    rows: list[list[str | int | float | None]] = [
+        [split, count, cause]
+        for split, causes in dropped.items()
+        for cause, count in causes.items()
+    ]
+    if rows:
+        screen.heading("Rows left out (data.on_bad_rows=drop)")
+        screen.table(["split", "rows", "cause"], rows)
 
 
 def _labels(screen: Screen, labels: Mapping[str, int]) -> None:

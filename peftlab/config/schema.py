@@ -96,6 +96,10 @@ class DataConfig(Section):
     truncation: Literal["warn", "error", "silent"] = Field(
         "warn", description="What to do about longer rows."
     )
+    on_bad_rows: Literal["error", "drop"] = Field(
+        "error",
+        description="Rows that cannot be used: stop, or leave them out, counted and listed.",
+    )
     packing: Annotated[bool, ReadBy("data.packing")] = Field(
         False, description="Join rows into sequences of max_length tokens; see task.packing."
     )

@@ -8,6 +8,9 @@ from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from peftlab.data.bad_rows import BadRows, Dropped, Policy, log_dropped
 from peftlab.data.column_file import columns_on_disk
 from peftlab.data.columns import choose_layout, columns_of_split
 from peftlab.data.formats.cells import Kind, arrow_type
@@ -20,7 +23,7 @@ from peftlab.data.opening import choose_splits, open_source
 from peftlab.data.reading.raw_splits import RawSplit
 from peftlab.data.rows import CheckedSplit, check_rows
 from peftlab.data.source import Source
-from peftlab.data.splits import Splits
+from peftlab.data.splits import Origin, Splits
 from peftlab.data.splitting import Indices, sample, split_fraction
 from peftlab.errors import ConfigError, DataError
 
@@ -48,6 +51,7 @@ def load_splits(
     max_eval_samples: int | None = None,
     seed: int = 42,
     streaming: bool = False,
+    on_bad_rows: Policy = "error",
 ) -> Splits:
     """Load and check a local file, a folder of split files, or a hub data set.
 
@@ -60,6 +64,7 @@ def load_splits(
     exists, else a tenth of train.
     With `streaming`, rows are read one by one and stored in files; samples are the first rows, and
     later rows are never read.
+    `on_bad_rows`: drop leaves rows out that cannot be used, and records them in `Splits.dropped`.
     Raises `DataError` naming file, row or column, `ConfigError` for contradictory settings.
     """
     if isinstance(validation, int | float) and not 0 <= validation < 1:
@@ -94,6 +99,7 @@ def load_splits(
     request, layout = named_labels(opened, layout, request, label_names, in_file, file)
     mapping = dict(layout.columns)
     checked: dict[str, CheckedSplit] = {}
+    dropped = Dropped() if on_bad_rows == "drop" else None
     for split, part in opened.items():
         own = columns_of_split(layout, part.columns, part.where)
         mapping |= {role: column for role, column in own.items() if role not in mapping}
@@ -102,6 +108,7 @@ def load_splits(
                 part, layout, own, request=request,
                 label_form=None if split == "train" else checked["train"].form,
                 may_lack_labels=split == "test" and test == "auto",
+                drop=None if dropped is None else partial(dropped.add, split),
             )  # fmt: skip
         if rows is None:
             logger.warning("%s: no row has a label; there will be no test split", part.where)
@@ -116,7 +123,7 @@ def load_splits(
         labels = {split: rows.labels for split, rows in checked.items()}
     elif form is not None:
         label_column = mapping[str(layout.format.labels)]
-        names_in_order, labels = name_labels(checked, request, label_column)
+        names_in_order, labels = _name_labels(checked, request, label_column, dropped)
     keep: dict[str, Indices | None] = dict.fromkeys(checked)
     names = {split: rows.raw.where for split, rows in checked.items()}
     if "validation" not in checked and fraction > 0:
@@ -129,19 +136,16 @@ def load_splits(
         )
         if "train" in labels:
             labels["validation"] = labels["train"]
-    built = {
-        split: _build(
-            rows,
-            layout.format.labels,
-            labels.get(split),
-            keep[split],
-            limits[split],
-            seed,
-            stream,
-            streaming,
-        )
-        for stream, (split, rows) in enumerate(checked.items(), start=1)
-    }
+    for split, rows in checked.items():
+        mine = [] if dropped is None else [row for row in dropped.rows if row.split == split]
+        log_dropped(split, mine, rows.count + len(mine))
+    built: dict[str, datasets.Dataset] = {}
+    origins: dict[str, Origin] = {}
+    for stream, (split, rows) in enumerate(checked.items(), start=1):
+        kept = _kept(rows.count, keep[split], limits[split], seed, stream)
+        built[split] = _build(rows, layout.format.labels, labels.get(split), kept, streaming)
+        numbers = np.asarray(rows.numbers, dtype=np.int64)
+        origins[split] = Origin(rows.raw.location, numbers if kept is None else numbers[kept])
     if names_in_order is not None and kind == "one":
         _check_train(built["train"], names["train"])
     understood = ""
@@ -151,22 +155,47 @@ def load_splits(
         logger.info("%s", understood)
     return Splits(
         built["train"], built.get("validation"), built.get("test"), source.place, names, mapping,
-        names_in_order, layout.format.name, kind, understood,
+        names_in_order, layout.format.name, kind, understood, origins,
+        () if dropped is None else tuple(dropped.rows),
     )  # fmt: skip
+
+
+def _name_labels(
+    checked: dict[str, CheckedSplit], request: LabelRequest, column: str, dropped: Dropped | None
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """`name_labels`, of the rows that have a name where others are `dropped`."""
+    while True:
+        try:
+            return name_labels(checked, request, column)
+        except BadRows as bad:
+            split = str(bad.split)
+            rows = checked[split]
+            if dropped is None or len(bad.reasons) == rows.count:
+                raise bad.located(rows.location, rows.count) from None
+            for index, why in sorted(bad.reasons.items()):
+                dropped.add(split, rows.location(index), why, rows.row(index))
+            checked[split] = rows.without(bad.reasons)
 
 
 def _first_row(part: RawSplit, columns: Sequence[str]) -> Mapping[str, Any]:
     return next((record for _, record in part.rows(columns)), {})
 
 
+def _kept(
+    count: int, keep: Indices | None, limit: int | None, seed: int, stream: int
+) -> Indices | None:
+    """The rows of `keep`, or all of `count`, that are drawn; None: all."""
+    drawn = sample(count if keep is None else len(keep), limit, seed, stream)
+    if drawn is None:
+        return keep
+    return drawn if keep is None else keep[drawn]
+
+
 def _build(
     rows: CheckedSplit,
     role: str | None,
     labels: list[Any] | None,
-    keep: Indices | None,
-    limit: int | None,
-    seed: int,
-    stream: int,
+    kept: Indices | None,
     on_disk: bool,
 ) -> datasets.Dataset:
     import datasets
@@ -176,10 +205,6 @@ def _build(
     if labels is not None and role is not None:
         kinds: dict[LabelKind, Kind] = {"one": "text", "many": "texts", "number": "number"}
         columns[role] = pa.array(labels, arrow_type(kinds[rows.kind]))
-    drawn = sample(rows.count if keep is None else len(keep), limit, seed, stream)
-    if keep is not None and drawn is not None:
-        drawn = keep[drawn]
-    kept = keep if drawn is None else drawn
     whole = datasets.Dataset.from_dict(columns)
     if kept is None:
         return whole

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from peftlab.data.bad_rows import LEAVE_OUT, Causes
 from peftlab.data.column_file import Columns, new_columns
 from peftlab.data.columns import Layout
 from peftlab.data.formats.cells import Cells, arrow_type, stored
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
     import pyarrow
 
 _BATCH = 1000
-_NAMED_ROWS = 3
+
+Drop = Callable[[str, str, Any], None]
+"""Takes the place, the cause and the values of a row that is left out."""
 
 
 @dataclass(slots=True)
@@ -43,33 +48,50 @@ class CheckedSplit:
     def location(self, index: int) -> str:
         return self.raw.location(self.numbers[index])
 
+    def without(self, bad: Iterable[int]) -> CheckedSplit:
+        """The split without the rows of these indices."""
+        import pyarrow as pa
+
+        kept = np.ones(self.count, dtype=bool)
+        kept[list(bad)] = False
+        mask = pa.array(kept)
+        labels = self.labels
+        if labels is not None:
+            labels = [label for label, keep in zip(labels, kept, strict=True) if keep]
+        return replace(
+            self,
+            columns={name: column.filter(mask) for name, column in self.columns.items()},
+            labels=labels,
+            numbers=array("q", np.asarray(self.numbers)[kept].tolist()),
+            count=int(kept.sum()),
+        )
+
+    def row(self, index: int) -> dict[str, Any]:
+        """One row's values by column; `label` is raw."""
+        row = {name: column[index].as_py() for name, column in self.columns.items()}
+        return row if self.labels is None else {**row, "label": self.labels[index]}
+
 
 @dataclass(slots=True)
 class Problems:
     """Kinds of problems with their rows: the first few by name, the others by count."""
 
     raw: RawSplit
-    by_kind: dict[str, tuple[list[str], int]] = field(default_factory=dict)
+    causes: Causes = field(default_factory=Causes)
+    by_kind: dict[str, Any] = field(default_factory=dict)
+    """The first message of each cause."""
+    by_row: dict[int, str] = field(default_factory=dict)
+    """The first problem of each row, by number."""
 
     def add(self, what: str, number: int) -> None:
-        places, count = self.by_kind.get(what, ([], 0))
-        if count < _NAMED_ROWS:
-            places.append(self.raw.location(number))
-        self.by_kind[what] = (places, count + 1)
+        cause = self.causes.add(what, lambda: self.raw.location(number))
+        self.by_kind.setdefault(cause, what)
+        self.by_row.setdefault(number, what)
 
-    def raise_any(self) -> None:
-        if not self.by_kind:
-            return
-        lines = []
-        for what, (places, count) in list(self.by_kind.items())[:_MOST_KINDS]:
-            more = f" and {count - len(places)} more" if count > len(places) else ""
-            lines.append(f"{', '.join(places)}{more}: {what}")
-        if len(self.by_kind) > _MOST_KINDS:
-            lines.append(f"... and {len(self.by_kind) - _MOST_KINDS} other problems.")
-        raise DataError("\n".join(lines))
-
-
-_MOST_KINDS = 8
+    def raise_any(self, rows: int) -> None:
+        if self.causes:
+            hint = [LEAVE_OUT] if len(self.by_row) < rows else []
+            raise DataError("\n".join([*self.causes.lines(), *hint]))
 
 
 def check_rows(
@@ -80,56 +102,152 @@ def check_rows(
     request: LabelRequest = LabelRequest(),  # noqa: B008  (it is frozen)
     label_form: LabelForm | None = None,
     may_lack_labels: bool = False,
+    drop: Drop | None = None,
 ) -> CheckedSplit | None:
     """Read a split once. None where no row has a label and `may_lack_labels` allows that.
 
     `label_form` is the training rows'; None for these themselves.
-
-    Raises one `DataError` that lists every kind of problem with its first rows: null and empty
-    values, numbers and nested values instead of text, violations of the format, labels of several
-    types or with fractions.
+    `drop` is called with place, cause and values of each row that is left out; without it, one
+    `DataError` lists every kind of problem with its first rows: null and empty values, numbers and
+    nested values instead of text, violations of the format, labels with fractions. Raises
+    `DataError` for labels of several types, and where no row would be left, or none of a class.
     """
-    form, problems = layout.format, Problems(raw)
-    role = form.labels if form.labels in columns else None
-    kinds = dict(form.gives)
-    gathered_columns = new_columns()
+    role = layout.format.labels if layout.format.labels in columns else None
     labels = None
     if role is not None:
         labels = LabelValues(raw, columns[role], request, label_form)
-    numbers = array("q")
+    read = _read(raw, layout, columns, labels, drop)
+    if drop is not None and not read.numbers:
+        raise DataError("\n".join(["every row is bad, and none would be left:",
+                                   *read.problems.causes.lines()]))  # fmt: skip
+    if labels is not None and may_lack_labels and labels.all_missing():
+        return None
+    checked = CheckedSplit(
+        raw, {}, None, "one", role == "tags", read.numbers, len(read.numbers)
+    )  # fmt: skip
+    if drop is None:
+        if labels is not None:
+            labels.check(read.numbers, read.problems)
+        read.problems.raise_any(len(read.numbers))
+        checked.columns = read.columns.finish()
+    else:
+        checked.columns = read.columns.finish()
+        if labels is not None:
+            checked, labels = _with_good_labels(checked, labels, drop)
+    if labels is None:
+        return checked
+    checked.labels, checked.kind, checked.form = labels.values, labels.kind, labels.form
+    if checked.kind != "number" and not checked.tags:
+        _check_classes(checked, read.lost)
+    return checked
+
+
+@dataclass(slots=True)
+class _Read:
+    """One pass over a split: the rows whose cells are good, or with `drop` None all numbers.
+
+    `lost` are the labels of rows that were left out.
+    """
+
+    problems: Problems
+    columns: Columns
+    numbers: array[int]
+    lost: set[str]
+
+
+def _read(
+    raw: RawSplit,
+    layout: Layout,
+    columns: Mapping[str, str],
+    labels: LabelValues | None,
+    drop: Drop | None,
+) -> _Read:
+    form = layout.format
+    kinds = dict(form.gives)
+    read = _Read(Problems(raw), new_columns(), array("q"), set())
     for batch in _batches(raw, columns):
         gathered: dict[str, list[Any]] = {}
+        good = 0
         for number, record in batch:
-            numbers.append(number)
             values = {name: record.get(column) for name, column in columns.items()}
             cells = Cells(values, columns, from_text=raw.all_text, own_keys=raw.own_keys)
             row = form.read(cells)
-            if labels is not None and role is not None:
-                labels.add(values[role])
+            label = None
+            if labels is not None:
+                label = values[str(form.labels)]
             for what in cells.problems:
-                problems.add(what, number)
+                read.problems.add(what, number)
+            if cells.problems and drop is not None:
+                drop(raw.location(number), "; ".join(cells.problems), values)
+                read.lost |= _names(label)
+                continue
+            read.numbers.append(number)
+            if labels is not None:
+                labels.add(label)
             if not cells.problems:
+                good += 1
                 for name, value in row.items():
                     gathered.setdefault(name, []).append(value)
-        if not problems.by_kind:
-            _add(gathered_columns, gathered, kinds, len(batch), raw)
-    if labels is not None:
-        if may_lack_labels and labels.all_missing():
-            return None
-        labels.check(numbers, problems)
-    problems.raise_any()
-    if not numbers:
+        if gathered and (drop is not None or not read.problems.causes):
+            _add(read.columns, gathered, kinds, good, raw)
+    if not read.numbers and not read.problems.causes:
         raise DataError(f"{raw.where} has no rows.")
-    return CheckedSplit(
-        raw,
-        gathered_columns.finish(),
-        None if labels is None else labels.values,
-        "one" if labels is None else labels.kind,
-        role == "tags",
-        numbers,
-        len(numbers),
-        None if labels is None else labels.form,
-    )
+    return read
+
+
+def _with_good_labels(
+    checked: CheckedSplit, labels: LabelValues, drop: Drop
+) -> tuple[CheckedSplit, LabelValues]:
+    """The split and its labels without rows whose label cannot be used."""
+    given = list(labels.values)
+    problems = Problems(checked.raw)
+    labels.check(checked.numbers, problems)
+    if not problems.causes:
+        return checked, labels
+    bad = [at for at, number in enumerate(checked.numbers) if number in problems.by_row]
+    if len(bad) == checked.count:
+        raise DataError("\n".join(["no row has a label that can be used:",
+                                   *problems.causes.lines()]))  # fmt: skip
+    for at in bad:
+        number = checked.numbers[at]
+        row = {**checked.row(at), "label": given[at]}
+        drop(checked.raw.location(number), problems.by_row[number], row)
+    left_out = set(bad)
+    # Read again, in the form that was found: good labels of several types are still refused.
+    again = LabelValues(labels.raw, labels.column, labels.request, labels.form)
+    for at, label in enumerate(given):
+        if at not in left_out:
+            again.add(label)
+    checked = checked.without(bad)
+    rest = Problems(checked.raw)
+    again.check(checked.numbers, rest)
+    rest.raise_any(len(rest.by_row))
+    return checked, again
+
+
+def _names(label: Any) -> set[str]:
+    """The classes that a raw label names."""
+    if isinstance(label, list):
+        return {name for item in label for name in _names(item)}
+    if isinstance(label, str | int):
+        name = str(label).strip()
+        return {name} if name else set()
+    return set()
+
+
+def _check_classes(checked: CheckedSplit, lost: set[str]) -> None:
+    """Raise `DataError` where rows that were left out are all that a class had."""
+    for label in checked.labels or ():
+        if not lost:
+            return
+        lost = lost - _names(label)
+    if lost:
+        names = ", ".join(f"{name!r:.40}" for name in sorted(lost)[:5])
+        raise DataError(
+            f"{checked.raw.where}: every row with the label {names} is bad, and "
+            "data.on_bad_rows=drop would leave none of it; correct such a row, or take them all "
+            "out of the file."
+        )
 
 
 def _add(

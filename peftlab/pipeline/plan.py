@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftlab import run_folder
 from peftlab.config import resolved_mapping
+from peftlab.data.bad_rows import counts_of
 from peftlab.pipeline import amounts, preparation
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Plan:
     config: dict[str, Any]
     output: str
     data: dict[str, TokenStatistics]
+    dropped: dict[str, dict[str, int]]
     labels: dict[str, int]
     understood: str
     coverage: Coverage
@@ -46,6 +48,7 @@ class Plan:
             "config": self.config,
             "output": self.output,
             "data": {split: asdict(statistics) for split, statistics in self.data.items()},
+            "dropped": self.dropped,
             "labels": self.labels,
             "understood": self.understood,
             "coverage": self.coverage.to_json(),
@@ -85,8 +88,9 @@ def plan(config: RunConfig) -> Plan:
         config=resolved_mapping(config),
         output=str(final),
         data=preparation.statistics_of(encoded),
-        labels=label_counts(checked),
         understood=checked.splits.understood,
+        dropped=counts_of(prepared.checked.splits.dropped),
+        labels=label_counts(prepared.checked),
         coverage=prepared.applied.coverage,
         trained_parameters=sum(parameters[name].numel() for name in prepared.applied.trainable),
         total_parameters=sum(p.numel() for p in parameters.values()),
@@ -132,7 +136,9 @@ def preview(config: RunConfig, rows: int = 3) -> dict[str, Any]:
     checked = replace(checked, task=checked.task.attach(tokenizer, None))
     limit = read_checkpoint_config(name, **settings).max_length_limit
     max_length = amounts.chosen_length(config, limit)
-    encoded = preparation.encode(checked, tokenizer, max_length, ("train", "validation", "test"))
+    checked, encoded = preparation.encode(
+        checked, tokenizer, max_length, ("train", "validation", "test")
+    )
     shown = encoded["train"].rows.select(range(min(rows, len(encoded["train"].rows))))
     samples = [checked.task.preview(row, tokenizer) for row in shown]
     return {
@@ -141,6 +147,7 @@ def preview(config: RunConfig, rows: int = 3) -> dict[str, Any]:
         "splits": {
             split: asdict(lengths) for split, lengths in preparation.statistics_of(encoded).items()
         },
+        "dropped": counts_of(checked.splits.dropped),
         "labels": label_counts(checked),
         "understood": checked.splits.understood,
         "samples": samples,

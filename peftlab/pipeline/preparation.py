@@ -82,6 +82,7 @@ def check(config: RunConfig) -> Checked:
         max_eval_samples=data.max_eval_samples,
         seed=data.seed,
         streaming=data.streaming,
+        on_bad_rows=data.on_bad_rows,
     )
     task = task_class(config.task.name).from_splits(splits, config.task)
     _check_metrics(config, task)
@@ -150,23 +151,26 @@ def base_arguments(config: RunConfig) -> dict[str, Any]:
 
 
 def encode(
-    checked: Checked, tokenizer: Any, max_length: int, splits: Sequence[str]
-) -> dict[str, Encoded]:
-    """Encode those of the named splits that exist, and apply `data.truncation`."""
-    from peftlab.data.column_file import columns_on_disk
+    checked: Checked, tokenizer: Any, max_length: int, names: Sequence[str]
+) -> tuple[Checked, dict[str, Encoded]]:
+    """Encode those of the named splits that exist, and apply `data.truncation`.
+
+    Rows that cannot be encoded are left out of the returned splits where `data.on_bad_rows` is
+    drop.
+    """
+    from peftlab.pipeline.encoding import encode_split
     from peftlab.tasks.encoding import check_truncation
 
-    data = checked.config.data
+    data, splits = checked.config.data, checked.splits
+    packing = data.packing if "data.packing" in checked.config.task.reads else False
     encoded: dict[str, Encoded] = {}
-    for name in splits:
-        rows = getattr(checked.splits, name)
-        if rows is None:
+    for name in names:
+        if getattr(splits, name) is None:
             continue
-        packing = data.packing if "data.packing" in checked.config.task.reads else False
-        with columns_on_disk(data.streaming):
-            encoded[name] = checked.task.encode(
-                rows, tokenizer, max_length=max_length, packing=packing
-            )
+        splits, encoded[name] = encode_split(
+            checked.task, splits, name, tokenizer, max_length=max_length, packing=packing,
+            on_disk=data.streaming, on_bad_rows=data.on_bad_rows,
+        )  # fmt: skip
         split = encoded[name]
         check_truncation(
             split.statistics, split=name, max_length=max_length, policy=data.truncation
@@ -176,7 +180,7 @@ def encode(
                 split.targets, split=targets_of(name), max_length=split.target_limit,
                 policy=data.truncation, key="task.max_target_length",
             )  # fmt: skip
-    return encoded
+    return replace(checked, splits=splits), encoded
 
 
 def statistics_of(encoded: Mapping[str, Encoded]) -> dict[str, TokenStatistics]:
@@ -225,7 +229,9 @@ def prepare(checked: Checked, *, weights: bool = True, checkpoint: Path | None =
         loaded.model, config.method, task=config.task.name, tokens=checked.task.trained_tokens
     )
     max_length = chosen_length(config, loaded.max_length_limit)
-    encoded = encode(checked, loaded.tokenizer, max_length, ("train", "validation", "test"))
+    checked, encoded = encode(
+        checked, loaded.tokenizer, max_length, ("train", "validation", "test")
+    )
     collator = checked.task.collator(loaded.tokenizer)
     method = method_of(config.method)
     if weights:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftlab import run_folder
+from peftlab.data.bad_rows import counts_of
 from peftlab.files import write_json
 from peftlab.pipeline.measures import best_metric, evaluation_batch, with_interval
 
@@ -131,6 +132,7 @@ def _record(prepared: Prepared) -> dict[str, Any]:
         "method": checked.config.method.model_dump(mode="json"),
         "data_format": checked.splits.format,
         "columns": dict(checked.splits.columns),
+        "dropped": counts_of(checked.splits.dropped),
         "max_length": prepared.max_length,
         "coverage": prepared.applied.coverage.to_json(),
         "fusion": None if prepared.fusion is None else prepared.fusion.to_json(),

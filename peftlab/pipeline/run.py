@@ -45,14 +45,13 @@ class Run(OpenedRun):
                 f"{self.config.data.source} has changed since the run was trained: the run has "
                 f"{self.task.state()}, the data {checked.task.state()}."
             )
-        encoded = preparation.encode(
-            checked, ready.tokenizer, int(self.record["max_length"]), (split,)
-        )[split]
+        length = int(self.record["max_length"])
+        _, encoded = preparation.encode(checked, ready.tokenizer, length, (split,))
         with by_choices_of(self.folder):
             evaluation = evaluate(
                 ready.model,
                 self.task,
-                encoded.rows,
+                encoded[split].rows,
                 self.task.collator(ready.tokenizer),
                 batch_size=evaluation_batch(self.config),
                 compute_dtype=ready.compute,

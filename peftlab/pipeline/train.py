@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftlab import run_folder
 from peftlab.config import parse_bytes
+from peftlab.data.bad_rows import write_dropped
 from peftlab.pipeline import amounts, preparation
 from peftlab.pipeline.fingerprints import begin_on_base
 from peftlab.pipeline.fusing import decide_verdicts, recorded_choices
@@ -57,6 +58,7 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
         # Only now: staging may remove an earlier unfinished run, and this one has been validated.
         with run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging:
             write_config(prepared, staging)
+            write_dropped(prepared.checked.splits.dropped, staging.folder)
             begin_on_base(config, prepared.loaded, prepared.applied.model, staging)
             if prepared.applied.start is not None:
                 prepared.applied.start.save(staging.folder)

@@ -43,7 +43,7 @@ def evaluate_untuned(config: RunConfig) -> dict[str, Any]:
     fuse_for(loaded.model, loaded, config)
     model = loaded.model.to(training_device())
     max_length = amounts.chosen_length(config, loaded.max_length_limit)
-    encoded = preparation.encode(checked, loaded.tokenizer, max_length, (split,))
+    _, encoded = preparation.encode(checked, loaded.tokenizer, max_length, (split,))
     evaluation = evaluate(
         model,
         checked.task,

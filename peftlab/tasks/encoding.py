@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from peftlab.data.bad_rows import BadRows
 from peftlab.data.column_file import new_columns
 from peftlab.errors import DataError
 from peftlab.tasks.task import IGNORED, Encoded, TokenStatistics
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "IGNORED",
     "Gathered",
+    "RefusedRows",
     "as_rows",
     "batches_of",
     "check_rows",
@@ -79,6 +82,26 @@ def check_rows(rows: Sequence[Mapping[str, Any]], needed: Sequence[str]) -> None
                 raise DataError(
                     f"row {number} to predict has no {role!r}; each row needs {', '.join(needed)}."
                 )
+
+
+class RefusedRows:
+    """Rows that cannot be encoded, gathered over the batches of a split."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[int, str] = {}
+
+    @contextmanager
+    def batch(self, done: int) -> Iterator[None]:
+        """Collects the `BadRows` of a batch that `done` rows came before."""
+        try:
+            yield
+        except BadRows as bad:
+            self._reasons |= {done + index: why for index, why in bad.reasons.items()}
+
+    def raise_any(self) -> None:
+        """Raise `BadRows` where any batch had some."""
+        if self._reasons:
+            raise BadRows(self._reasons)
 
 
 class Gathered:

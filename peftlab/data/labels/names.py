@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from peftlab.data.bad_rows import BadRows
 from peftlab.data.labels.spelling.request import LabelRequest
 from peftlab.data.labels.tags import standard_tags
 from peftlab.data.labels.variants import refuse_variants
@@ -36,9 +37,9 @@ def name_labels(
     """Label names in order, and each split's labels as names, in lists where rows have lists.
 
     Integers index the declared names. Without declared names, numbers in names sort as numbers and
-    text by code point. Raises `DataError` for labels outside the declared names, for labels that
-    the training rows lack, and for names that differ only in case or the like. Tags of tokens count
-    from every split, as rare ones often occur in one split only.
+    text by code point. Raises `BadRows` for labels outside the declared names and labels that the
+    training rows lack, `DataError` for names that differ only in case or the like. Tags of tokens
+    count from every split, as rare ones often occur in one split only.
     """
     train = splits["train"]
     form = train.form
@@ -46,7 +47,7 @@ def name_labels(
     if form is not None and form.names is not None:
         declared, origin = form.names, origin or "the training rows"
     if declared is None:
-        named = {split: _named(rows, _plain_name) for split, rows in splits.items()}
+        named = {split: _named(rows, _plain_name, split) for split, rows in splits.items()}
         every = dict.fromkeys(name for labels in named.values() for name in _flat(labels))
         refuse_variants(every, train.raw.where, column)
         if train.tags:
@@ -54,12 +55,12 @@ def name_labels(
             _warn_unseen(named, names)
         else:
             names = ordered(set(_flat(named["train"])))
-            _refuse_unseen(named, names, splits)
+            _refuse_unseen(named, names)
     else:
         declarer = partial(
             _declared_name, names=_Declared.of(request, declared, splits), origin=origin
         )
-        named = {split: _named(rows, declarer) for split, rows in splits.items()}
+        named = {split: _named(rows, declarer, split) for split, rows in splits.items()}
         names = declared
         _warn_unseen(named, names)
     _refuse_one_each(named["train"], train)
@@ -72,21 +73,33 @@ def name_labels(
     return names, named
 
 
-def _named(rows: CheckedSplit, name: Callable[[Any, CheckedSplit, int], str]) -> Labels:
+def _named(rows: CheckedSplit, name: Callable[[Any, CheckedSplit, int], str], split: str) -> Labels:
+    """The labels by name. Raises `BadRows` for those without one."""
     assert rows.labels is not None
-    if rows.kind == "many":
-        return [
-            [None if v is None else name(v, rows, index) for v in label]
-            for index, label in enumerate(rows.labels)
-        ]
-    return [name(label, rows, index) for index, label in enumerate(rows.labels)]
+    named: list[Any] = []
+    bad: dict[int, str] = {}
+    for index, label in enumerate(rows.labels):
+        try:
+            if rows.kind == "many":
+                named.append([None if v is None else name(v, rows, index) for v in label])
+            else:
+                named.append(name(label, rows, index))
+        except DataError as error:
+            bad[index] = str(error)
+    if bad:
+        raise BadRows(bad, split)
+    return named
 
 
 def _flat(labels: Labels) -> Iterator[str]:
     for label in labels:
-        for name in (label,) if isinstance(label, str) else label:
-            if name is not None:
-                yield name
+        yield from _of(label)
+
+
+def _of(label: str | Sequence[str | None]) -> Iterator[str]:
+    for name in (label,) if isinstance(label, str) else label:
+        if name is not None:
+            yield name
 
 
 def _plain_name(label: Any, rows: CheckedSplit, index: int) -> str:
@@ -140,15 +153,15 @@ def _declared_name(
         if text not in names.known:
             hint = did_you_mean(text, names.names, cutoff=0.8) if len(names.names) < 1000 else ""
             raise DataError(
-                f"{rows.location(index)}: label {label!r} is not among the labels of {origin} "
+                f"label {label!r} is not among the labels of {origin} "
                 f"({_listed(names.names)}){hint or '.'}"
             )
         return text
     if 0 <= int(label) < len(names.names):
         return names.names[int(label)]
     raise DataError(
-        f"{rows.location(index)}: label {label} is out of range; {origin} names "
-        f"{len(names.names)} labels, 0 to {len(names.names) - 1}."
+        f"label {label} is out of range; {origin} names {len(names.names)} labels, 0 to "
+        f"{len(names.names) - 1}."
     )
 
 
@@ -167,23 +180,17 @@ def _pieces(name: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def _refuse_unseen(
-    named: Mapping[str, Labels], names: Sequence[str], splits: Mapping[str, CheckedSplit]
-) -> None:
+def _refuse_unseen(named: Mapping[str, Labels], names: Sequence[str]) -> None:
     known = set(names)
     for split, labels in named.items():
         unseen = [label for label in dict.fromkeys(_flat(labels)) if label not in known]
         if unseen:
-            row = next(i for i, label in enumerate(labels) if _has(label, unseen[0]))
-            first = splits[split].location(row)
-            raise DataError(
-                f"{split} has labels that no training row has: {_listed(unseen)} (first at "
-                f"{first}); train has {_listed(names)}. Add such rows to train, or leave these out."
+            what = (
+                f"{split} has labels that no training row has: {_listed(unseen)}; train has "
+                f"{_listed(names)}. Add such rows to train, or leave these out."
             )
-
-
-def _has(label: str | Sequence[str | None], name: str) -> bool:
-    return name == label if isinstance(label, str) else name in label
+            bad = (index for index, label in enumerate(labels) if not known.issuperset(_of(label)))
+            raise BadRows(dict.fromkeys(bad, what), split)
 
 
 def _warn_unseen(named: Mapping[str, Labels], names: Sequence[str]) -> None:

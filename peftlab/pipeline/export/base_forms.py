@@ -97,6 +97,7 @@ def _sample(run: OpenedRun) -> list[Any]:
     ready = run.loaded
     checked = replace(preparation.check(run.config), task=run.task)
     split = "validation" if checked.splits.validation is not None else "train"
-    encoded = preparation.encode(checked, ready.tokenizer, int(run.record["max_length"]), (split,))
+    length = int(run.record["max_length"])
+    _, encoded = preparation.encode(checked, ready.tokenizer, length, (split,))
     rows = encoded[split].rows
     return [rows[i] for i in range(min(16, len(rows)))]

@@ -19,7 +19,7 @@ from peftlab.tasks.answering import squad_metrics
 from peftlab.tasks.answering.answer_spans import Ranked, best_spans, objects, ranked_questions
 from peftlab.tasks.answering.question_windows import encoded_questions
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
-from peftlab.tasks.encoding import Gathered, as_rows, batches_of, check_rows
+from peftlab.tasks.encoding import Gathered, RefusedRows, as_rows, batches_of, check_rows
 from peftlab.tasks.predictor import Predictor
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
@@ -97,29 +97,43 @@ class QuestionAnswering(Task):
         packing: bool,
     ) -> Encoded:
         """One row per window; a question's first window has its `context` and `answers` (JSON)."""
-        gathered = Gathered()
+        gathered, refused = Gathered(), RefusedRows()
         done = 0
         for batch in batches_of(rows):
-            windows = encoded_questions(
-                batch["question"], batch["context"], batch["answers"], tokenizer,
-                max_length=max_length, stride=self.stride, first_row=done,
-            )  # fmt: skip
-            columns = dict(windows.columns)
-            first = np.diff([done - 1, *columns["row"]]).tolist()
-            at = [row - done for row in columns["row"]]
-            columns["context"] = [
-                batch["context"][i] if new else "" for i, new in zip(at, first, strict=True)
-            ]
-            columns["answers"] = [
-                json.dumps(batch["answers"][i]["text"]) if new else ""
-                for i, new in zip(at, first, strict=True)
-            ]
-            gathered.add(
-                columns, whole_lengths=windows.lengths, truncated=windows.cut,
-                trained=len(windows.lengths),
-            )  # fmt: skip
-            done += len(batch["question"])
+            count = len(batch["question"])
+            with refused.batch(done):
+                self._add(gathered, batch, tokenizer, max_length, done)
+            done += count
+        refused.raise_any()
         return gathered.encoded()
+
+    def _add(
+        self,
+        gathered: Gathered,
+        batch: Mapping[str, Any],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        done: int,
+    ) -> None:
+        """Add the windows of a batch that `done` rows came before. Raises `BadRows`."""
+        windows = encoded_questions(
+            batch["question"], batch["context"], batch["answers"], tokenizer,
+            max_length=max_length, stride=self.stride, first_row=done,
+        )  # fmt: skip
+        columns = dict(windows.columns)
+        first = np.diff([done - 1, *columns["row"]]).tolist()
+        at = [row - done for row in columns["row"]]
+        columns["context"] = [
+            batch["context"][i] if new else "" for i, new in zip(at, first, strict=True)
+        ]
+        columns["answers"] = [
+            json.dumps(batch["answers"][i]["text"]) if new else ""
+            for i, new in zip(at, first, strict=True)
+        ]
+        gathered.add(
+            columns, whole_lengths=windows.lengths, truncated=windows.cut,
+            trained=len(windows.lengths),
+        )  # fmt: skip
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Batch]], Batch]:
         return PaddingCollator(pad_id_of(tokenizer))

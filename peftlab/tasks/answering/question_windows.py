@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from peftlab.errors import CheckFailed, ConfigError, DataError
+from peftlab.data.bad_rows import BadRows
+from peftlab.errors import CheckFailed, ConfigError
 from peftlab.tasks.encoding import token_ids
 from peftlab.tasks.windows import Frame, frame_of, owners, pieces, shared_tokens, windows
 
@@ -96,10 +97,15 @@ def encoded_questions(
     # Many rows share a context; tokenise it once.
     unique = list(dict.fromkeys(contexts))
     read = dict(zip(unique, pieces(tokenizer, unique), strict=True))
+    if bad := [at for at, context in enumerate(contexts) if not read[context][0]]:
+        raise BadRows(
+            {
+                at: f"the tokenizer produces no token for the context {contexts[at]!r:.60}."
+                for at in bad
+            }
+        )
     for number, (question, context) in enumerate(zip(question_ids, contexts, strict=True)):
         ids, characters = read[context]
-        if not ids:
-            raise DataError(f"the tokenizer produces no token for the context {context!r:.60}.")
         cut += len(question) > room // 2
         question = question[: room // 2]
         space = room - len(question)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from peftlab.config.tasks.relation_extraction import RelationExtractionOptions
+from peftlab.data.bad_rows import BadRows
 from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec, label_config
 from peftlab.model.pooling import is_decoder
@@ -119,20 +120,21 @@ class RelationExtraction(TextClassification):
         inputs: Mapping[str, Sequence[Any]],
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
-        done: int,
     ) -> tuple[dict[str, list[Any]], list[int]]:
         rows = as_rows(inputs)
         frame = frame_of(tokenizer, pair=False)
         columns: dict[str, list[Any]] = {}
         lengths = []
         tokenised = pieces(tokenizer, [row["text"] for row in rows])
-        for number, (row, (ids, places)) in enumerate(zip(rows, tokenised, strict=True), done + 1):
+        bad: dict[int, str] = {}
+        for index, (row, (ids, places)) in enumerate(zip(rows, tokenised, strict=True)):
             try:
                 marked, starts = self._marked.around(
                     ids, places, entities_of(row), max_length - frame.size
                 )
             except DataError as problem:
-                raise DataError(f"row {number}, {row['text']!r:.60}: {problem}.") from None
+                bad[index] = f"{row['text']!r:.60}: {problem}."
+                continue
             encoded: dict[str, Any] = dict(frame.around(marked))
             if self.representation == "entity_start":
                 shift = len(frame.before)
@@ -140,6 +142,8 @@ class RelationExtraction(TextClassification):
             for name, value in encoded.items():
                 columns.setdefault(name, []).append(value)
             lengths.append(len(ids) + len(self._marked.ids) + frame.size)
+        if bad:
+            raise BadRows(bad)
         return columns, lengths
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:

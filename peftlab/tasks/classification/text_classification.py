@@ -17,7 +17,7 @@ from peftlab.tasks.class_weights import class_weights, positive_weights
 from peftlab.tasks.classification.label_problems import PROBLEMS, LabelProblem, SingleLabel
 from peftlab.tasks.classification.whole_texts import tokenise
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
-from peftlab.tasks.encoding import Gathered, as_rows, batches_of, check_rows
+from peftlab.tasks.encoding import Gathered, RefusedRows, as_rows, batches_of, check_rows
 from peftlab.tasks.predictor import Predictor
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
@@ -100,19 +100,21 @@ class TextClassification(Task):
         max_length: int,
         packing: bool,
     ) -> Encoded:
-        gathered = Gathered()
+        gathered, refused = Gathered(), RefusedRows()
         done = 0
         for batch in batches_of(rows):
-            columns, lengths = self._columns(batch, tokenizer, max_length, done)
-            done += len(lengths)
-            if "label" in batch:
-                columns["labels"] = [self.problem.target(label) for label in batch["label"]]
-            gathered.add(
-                columns,
-                whole_lengths=lengths,
-                truncated=sum(length > max_length for length in lengths),
-                trained=len(lengths),
-            )
+            with refused.batch(done):
+                columns, lengths = self._columns(batch, tokenizer, max_length)
+                if "label" in batch:
+                    columns["labels"] = [self.problem.target(label) for label in batch["label"]]
+                gathered.add(
+                    columns,
+                    whole_lengths=lengths,
+                    truncated=sum(length > max_length for length in lengths),
+                    trained=len(lengths),
+                )
+            done += len(batch["text"])
+        refused.raise_any()
         return gathered.encoded()
 
     def _columns(
@@ -120,9 +122,8 @@ class TextClassification(Task):
         inputs: Mapping[str, Sequence[Any]],
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
-        done: int,
     ) -> tuple[dict[str, list[Any]], list[int]]:
-        """Encoded columns of a batch, and each row's uncut length; `done` rows came before it."""
+        """Encoded columns of a batch, and each row's uncut length. Raises `BadRows`."""
         pairs = inputs["text_pair"] if self.pairs else None
         return tokenise(tokenizer, inputs["text"], pairs, max_length)
 
@@ -203,10 +204,12 @@ class TextClassification(Task):
     ) -> Iterator[torch.Tensor]:
         """Logits [labels] of each row, on the CPU; `roles` are the columns to encode."""
         collate = self.collator(predictor.tokenizer)
-        done = 0
+        done, refused = 0, RefusedRows()
         for part in predictor.parts(rows):
             inputs = {role: [row[role] for row in part] for role in roles}
-            columns, _ = self._columns(inputs, predictor.tokenizer, predictor.max_length, done)
+            with refused.batch(done):
+                columns, _ = self._columns(inputs, predictor.tokenizer, predictor.max_length)
+            refused.raise_any()
             done += len(part)
             batch = predictor.batch(as_rows(columns), collate)
             yield from self.logits(predictor.model, batch).cpu()

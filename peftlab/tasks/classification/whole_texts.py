@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftlab.errors import DataError
+from peftlab.data.bad_rows import BadRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,7 +17,10 @@ def tokenise(
     pairs: Sequence[str] | None,
     max_length: int,
 ) -> tuple[dict[str, Any], list[int]]:
-    """Columns of ids cut to `max_length`, and each row's uncut length."""
+    """Columns of ids cut to `max_length`, and each row's uncut length.
+
+    Raises `BadRows` for texts without a token.
+    """
 
     def call(indices: Sequence[int], **options: Any) -> dict[str, list[list[int]]]:
         first = [texts[index] for index in indices]
@@ -51,8 +54,13 @@ def tokenise(
     redo([index for index in long if index not in plain], **cut)
     redo([index for index in long if index in plain], **cut, split_special_tokens=True)
     if min(map(len, columns["input_ids"])) == 0:
-        text = next(t for t, ids in zip(texts, columns["input_ids"], strict=True) if not ids)
-        raise DataError(f"the tokenizer produces no token for the text {text!r:.60}.")
+        raise BadRows(
+            {
+                at: f"the tokenizer produces no token for the text {text!r:.60}."
+                for at, (text, ids) in enumerate(zip(texts, columns["input_ids"], strict=True))
+                if not ids
+            }
+        )
     return columns, lengths
 
 

@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from peftlab.data.bad_rows import BadRows
 from peftlab.errors import DataError
 from peftlab.tasks.encoding import IGNORED, Gathered, as_rows, batches_of
 from peftlab.tasks.language.causal_encoding import Row, add_rows, finished
+from peftlab.tasks.language.chat.advice import with_advice
 from peftlab.tasks.language.chat.conversation import Chat, LossOn
 from peftlab.tasks.language.chat.invariant import broken
 from peftlab.tasks.language.chat.layouts import Layouts
@@ -32,37 +34,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("peftlab")
-
-_NAMED_ROWS = 3
-
-
-@dataclass(slots=True)
-class _Refused:
-    """The reasons why rows cannot be rendered, with the first rows of each."""
-
-    rows: Counter[str] = field(default_factory=Counter)
-    first: dict[str, list[int]] = field(default_factory=dict)
-
-    def add(self, reason: str, number: int) -> None:
-        self.rows[reason] += 1
-        if len(self.first.setdefault(reason, [])) < _NAMED_ROWS:
-            self.first[reason].append(number)
-
-    def raise_any(self, advice: str) -> None:
-        if not self.rows:
-            return
-        lines = []
-        for reason, count in self.rows.most_common(_NAMED_ROWS):
-            named = ", ".join(map(str, self.first[reason]))
-            more = f" and {count - len(self.first[reason])} more" if count > _NAMED_ROWS else ""
-            lines.append(f"row {named}{more}: {reason}.")
-        raise DataError("\n".join([*lines, advice]))
-
-
-_ADVICE = (
-    "Leave such rows out, train on the last answers alone (task.loss_on=completion), or give "
-    "another template (task.chat_template=FILE)."
-)
 
 
 @dataclass(slots=True)
@@ -103,26 +74,27 @@ def encode_chats(
     loss_on: LossOn,
     system: str | None,
 ) -> Encoded:
-    """Rows as `Chat.of` reads them. Raises `DataError` for rows that cannot be trained."""
-    gathered, refused, notes = Gathered(), _Refused(), _Notes()
+    """Rows as `Chat.of` reads them. Raises `BadRows` for rows that cannot be trained."""
+    gathered, notes = Gathered(), _Notes()
+    refused: dict[int, str] = {}
     encoder = _Encoder(Layouts(Renderer(tokenizer)), max_length, loss_on, notes)
     dropped = made = conversations = 0
     for batch in batches_of(rows):
         records = as_rows(batch)
         encoded: list[Row] = []
         placed: list[tuple[int, Chat, Shown, Spans]] = []
-        for number, record in enumerate(records, start=conversations + 1):
+        for index, record in enumerate(records, start=conversations):
             try:
                 chat = Chat.of(record, loss_on=loss_on, system=system)
                 for shown, spans in encoder.place(chat):
                     one = chat if loss_on == "all" else shown.chat
-                    placed.append((number, one, shown, spans))
+                    placed.append((index, one, shown, spans))
             except Unrenderable as error:
-                refused.add(str(error), number)
+                refused.setdefault(index, with_advice(str(error)))
         conversations += len(records)
-        for (number, chat, *_), row in zip(placed, encoder.rows(placed), strict=True):
+        for (index, chat, *_), row in zip(placed, encoder.rows(placed), strict=True):
             if isinstance(row, str):
-                refused.add(row, number)
+                refused.setdefault(index, with_advice(row))
             else:
                 encoded += encoder.fitted(chat, row)
         made += len(placed)
@@ -130,7 +102,8 @@ def encode_chats(
         lost = [row.whole_length for row in encoded if not row.ids]
         gathered.leave_out(lost)
         dropped += len(lost)
-    refused.raise_any(_ADVICE)
+    if refused:
+        raise BadRows(refused)
     notes.log()
     if made > conversations:
         gathered.conversations = conversations
