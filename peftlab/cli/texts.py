@@ -27,7 +27,7 @@ def show_plan(screen: Screen, plan: Mapping[str, Any]) -> None:
         f"data {config['data']['source']}, into {plan['output']}"
     )
     _splits(screen, plan["data"])
-    _dropped(screen, plan["dropped"])
+    _dropped(screen, plan.get("dropped", {}))
     _labels(screen, plan["labels"])
     screen.heading("Trained parameters")
     rows = plan["coverage"]["rows"]
@@ -63,7 +63,7 @@ def show_data(screen: Screen, preview: Mapping[str, Any]) -> None:
             if key not in ("tokens", "text"):
                 screen.line(f"{key}: {shown(value)}")
     _splits(screen, preview["splits"])
-    _dropped(screen, preview["dropped"])
+    _dropped(screen, preview.get("dropped", {}))
     _labels(screen, preview["labels"])
 
 
