@@ -1,4 +1,4 @@
-"""Kinds of a tagged section (tasks, methods) by name: those that come along, and other packages'.
+"""Kinds (tasks, methods, formats of rows) by name: those that come along, and other packages'.
 
 Another package adds one by an entry point whose name is the kind's and whose value is the class of
 its options:
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -21,17 +21,25 @@ from peftlab.errors import ConfigError
 
 logger = logging.getLogger("peftlab")
 
-Kind = TypeVar("Kind", bound=Section)
+Kind = TypeVar("Kind")
 
 
 class Registry(Mapping[str, type[Kind]]):
-    """Options classes by name, those of `built_in` ("module:Class") first, in their order.
+    """Classes by name, those of `built_in` ("module:Class") first, in their order.
 
-    Entry points of `group` are read again whenever `sys.path` has changed.
+    Entry points of `group` are read again whenever `sys.path` has changed; `check` raises for a
+    class that is no whole kind of the class `base`.
     """
 
-    def __init__(self, group: str, base: str, built_in: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        group: str,
+        base: str,
+        built_in: Mapping[str, str],
+        check: Callable[[Any, str, Any], None] | None = None,
+    ) -> None:
         self.group = group
+        self._check = check or check_kind
         self._base = base
         self._built_in = dict(built_in)
         self._kinds: dict[str, type[Kind]] = {}
@@ -63,7 +71,7 @@ class Registry(Mapping[str, type[Kind]]):
                 continue
             try:
                 kind = point.load()
-                check_kind(kind, point.name, base)
+                self._check(kind, point.name, base)
             except Exception as broken:  # Another package's fault must not stop every command.
                 logger.warning(
                     "the entry point %s = %s of %s is left out: %s",

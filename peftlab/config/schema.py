@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AliasChoices, Field, model_validator
 
 from peftlab.config.checks import problem_at, refuse_ratio
+from peftlab.config.formats import format_names
 from peftlab.config.label_names import LabelNames
 from peftlab.config.methods.options import METHODS, MethodOptions
 from peftlab.config.reader import ReaderConfig
@@ -19,11 +20,12 @@ from peftlab.config.section import (
     AutoCount,
     Count,
     Names,
+    OneOf,
     ReadBy,
     Section,
     Seed,
 )
-from peftlab.config.tasks.options import FormatName, TaskOptions
+from peftlab.config.tasks.options import TaskOptions
 
 __all__ = [
     "BenchConfig",
@@ -69,7 +71,7 @@ class DataConfig(Section):
         min_length=1, description="Hub id, a file, or a folder of train|validation|test files."
     )
     subset: str | None = Field(None, description="Name of the hub data set's configuration.")
-    format: Literal["auto"] | FormatName = Field(
+    format: Annotated[str, OneOf(lambda: ("auto", *format_names()))] = Field(
         "auto", description="What the rows are: text-label, squad, messages, ...; auto: detected."
     )
     columns: dict[str, str | Names] = Field(

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from peftlab.config.checks import spellings
 from peftlab.config.loading.source import KeyPath
 from peftlab.config.schema import RunConfig, Section
+from peftlab.config.section import OneOf
 from peftlab.config.tagged import TaggedSection
 from peftlab.errors import did_you_mean
 
@@ -210,6 +211,13 @@ def key_meant(path: KeyPath, section: type[Section], tags: frozenset[str]) -> st
     return next(filter(None, hints), "")
 
 
+def choices(part: Any, metadata: tuple[Any, ...]) -> list[str]:
+    """The names that a member of a union allows, where it allows names alone."""
+    if get_origin(part) is Literal:
+        return list(map(str, get_args(part)))
+    return [name for mark in metadata if isinstance(mark, OneOf) for name in mark.names()]
+
+
 def describe(annotation: Any, metadata: tuple[Any, ...] = (), *, every_limit: bool = True) -> str:
     """What a key takes, in words; upper limits that nobody meets only with `every_limit`."""
     *others, last = [
@@ -220,8 +228,8 @@ def describe(annotation: Any, metadata: tuple[Any, ...] = (), *, every_limit: bo
 
 def _describe_one(part: Any, metadata: tuple[Any, ...], every_limit: bool) -> str:
     origin = get_origin(part)
-    if origin is Literal:
-        return ", ".join(map(str, get_args(part)))
+    if names := choices(part, metadata):
+        return ", ".join(names)
     if origin is list:
         return f"a list of {describe(get_args(part)[0])}"
     if origin is dict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from pydantic_core import ErrorDetails
 
@@ -101,10 +101,9 @@ def _explain(path: KeyPath, errors: list[ErrorDetails], values: Mapping[str, Any
     if keys.sections_of(annotation) and not isinstance(given, Mapping):
         return Problem(path, _not_a_section(path, given, annotation))
     choices = [
-        str(choice)
-        for part, _ in keys.parts_of(annotation)
-        if get_origin(part) is Literal
-        for choice in get_args(part)
+        choice
+        for part, own in keys.parts_of(annotation)
+        for choice in keys.choices(part, (*own, *metadata))
     ]
     too_large = "less_than_equal" in kinds
     allowed = keys.describe(annotation, metadata, every_limit=too_large)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from peftlab.config.tasks.options import FormatName, TaskOptions
+from peftlab.config.tasks.options import TaskOptions
 
 
 class CausalLMOptions(TaskOptions):
@@ -35,13 +35,6 @@ class CausalLMOptions(TaskOptions):
     )
 
     implementation: ClassVar[str] = "peftlab.tasks.language.causal_lm:CausalLM"
-    formats: ClassVar[tuple[FormatName, ...]] = (
-        "messages", "sharegpt", "alpaca", "prompt-completion", "text",
-    )  # fmt: skip
-    roles: ClassVar[tuple[str, ...]] = (
-        "text", "prompt", "completion", "messages", "conversations", "instruction", "input",
-        "output", "history", "system", "tools", "chat_template_kwargs",
-    )  # fmt: skip
     example_roles: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     metrics: ClassVar[Mapping[str, bool]] = {
         "perplexity": False, "token_accuracy": True, "loss": False,

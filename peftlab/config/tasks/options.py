@@ -7,23 +7,12 @@ as class variables, what of the shared configuration the task reads.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
+from peftlab.config.formats import formats_of, roles_of
 from peftlab.config.registry import Registry
 from peftlab.config.tagged import TaggedSection
 
-FormatName = Literal[
-    "text-label",
-    "pair",
-    "tokens-tags",
-    "squad",
-    "relation",
-    "alpaca",
-    "sharegpt",
-    "messages",
-    "prompt-completion",
-    "text",
-]
 LabelKind = Literal["one", "many", "number", "auto"]
 """What a row's label is: one class, a list of classes, a number; auto: as the rows show."""
 
@@ -45,6 +34,20 @@ TASKS: Registry[TaskOptions] = Registry(
 """Every task's options by name; other packages add theirs by the entry points of that group."""
 
 
+class _FormatsThatServe:
+    """The formats that say they serve the task."""
+
+    def __get__(self, options: Any, owner: type[TaskOptions]) -> tuple[str, ...]:
+        return () if owner.stands_for_all() else formats_of(owner.tag())
+
+
+class _RolesOfFormats:
+    """The roles of the task's formats that it reads."""
+
+    def __get__(self, options: Any, owner: type[TaskOptions]) -> tuple[str, ...]:
+        return () if owner.stands_for_all() else roles_of(owner.tag(), owner.formats)
+
+
 class TaskOptions(TaggedSection):
     """Base of the tasks' options: a task's own keys, and what others ask of it."""
 
@@ -52,9 +55,12 @@ class TaskOptions(TaggedSection):
 
     implementation: ClassVar[str]
     """"module:Class" of the `peftlab.tasks.task.Task` that does it."""
-    formats: ClassVar[tuple[FormatName, ...]]
-    """Formats of rows that the task takes; `data.format: auto` tries them in this order."""
-    roles: ClassVar[tuple[str, ...]]
+    formats: ClassVar[tuple[str, ...]] = cast("tuple[str, ...]", _FormatsThatServe())
+    """Formats of rows that the task takes; `data.format: auto` tries them in this order.
+
+    Formats say which tasks they serve; a task of another package may name formats here instead.
+    """
+    roles: ClassVar[tuple[str, ...]] = cast("tuple[str, ...]", _RolesOfFormats())
     """Column roles that `data.columns` may name: those of the formats that the task reads."""
     example_roles: ClassVar[tuple[str, ...]]
     """The roles of its plainest rows, for the template."""

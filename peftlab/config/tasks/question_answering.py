@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from peftlab.config.section import AutoCount, Count
-from peftlab.config.tasks.options import FormatName, TaskOptions
+from peftlab.config.tasks.options import TaskOptions
 
 
 class QuestionAnsweringOptions(TaskOptions):
@@ -24,8 +24,6 @@ class QuestionAnsweringOptions(TaskOptions):
     n_best: Count = Field(20, description="Spans of a context that are kept and compared.")
 
     implementation: ClassVar[str] = "peftlab.tasks.answering.question_answering:QuestionAnswering"
-    formats: ClassVar[tuple[FormatName, ...]] = ("squad",)
-    roles: ClassVar[tuple[str, ...]] = ("question", "context", "answers", "id", "is_impossible")
     example_roles: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
     metrics: ClassVar[Mapping[str, bool]] = {
         "exact": True, "f1": True, "has_answer_exact": True, "has_answer_f1": True,

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from peftlab.config.tasks.options import FormatName, TaskOptions
+from peftlab.config.tasks.options import TaskOptions
 
 
 class RelationExtractionOptions(TaskOptions):
@@ -33,8 +33,6 @@ class RelationExtractionOptions(TaskOptions):
     implementation: ClassVar[str] = (
         "peftlab.tasks.classification.relation_extraction:RelationExtraction"
     )
-    formats: ClassVar[tuple[FormatName, ...]] = ("relation",)
-    roles: ClassVar[tuple[str, ...]] = ("text", "tokens", "head", "tail", "label")
     example_roles: ClassVar[tuple[str, ...]] = ("text", "label")
     metrics: ClassVar[Mapping[str, bool]] = {
         "f1_macro": True, "f1_micro": True, "accuracy": True, "loss": False,

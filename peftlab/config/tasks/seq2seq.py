@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from peftlab.config.checks import problem_at
 from peftlab.config.section import Count
-from peftlab.config.tasks.options import FormatName, TaskOptions
+from peftlab.config.tasks.options import TaskOptions
 
 TextMetric = Literal["chrf", "bleu", "rouge"]
 _ALL: tuple[TextMetric, ...] = ("chrf", "bleu", "rouge")
@@ -44,8 +44,6 @@ class Seq2SeqOptions(TaskOptions):
     )
 
     implementation: ClassVar[str] = "peftlab.tasks.language.seq2seq:Seq2Seq"
-    formats: ClassVar[tuple[FormatName, ...]] = ("prompt-completion",)
-    roles: ClassVar[tuple[str, ...]] = ("prompt", "completion", "references")
     example_roles: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     metrics: ClassVar[Mapping[str, bool]] = {
         "chrf": True, "bleu": True, "rouge1": True, "rouge2": True, "rougeL": True,

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from peftlab.config.checks import problem_at
-from peftlab.config.tasks.options import FormatName, LabelKind, TaskOptions
+from peftlab.config.tasks.options import LabelKind, TaskOptions
 
 _KINDS: Mapping[str, LabelKind] = {
     "auto": "auto", "single_label": "one", "multi_label": "many", "regression": "number",
@@ -29,8 +29,6 @@ class TextClassificationOptions(TaskOptions):
     implementation: ClassVar[str] = (
         "peftlab.tasks.classification.text_classification:TextClassification"
     )
-    formats: ClassVar[tuple[FormatName, ...]] = ("pair", "text-label")
-    roles: ClassVar[tuple[str, ...]] = ("text", "text_pair", "label")
     example_roles: ClassVar[tuple[str, ...]] = ("text", "label")
     metrics: ClassVar[Mapping[str, bool]] = {
         "accuracy": True, "f1_macro": True, "f1_micro": True, "subset_accuracy": True,

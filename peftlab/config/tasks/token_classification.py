@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from peftlab.config.section import AutoCount
-from peftlab.config.tasks.options import FormatName, TaskOptions
+from peftlab.config.tasks.options import TaskOptions
 
 
 class TokenClassificationOptions(TaskOptions):
@@ -27,8 +27,6 @@ class TokenClassificationOptions(TaskOptions):
     )
 
     implementation: ClassVar[str] = "peftlab.tasks.tagging.token_classification:TokenClassification"
-    formats: ClassVar[tuple[FormatName, ...]] = ("tokens-tags",)
-    roles: ClassVar[tuple[str, ...]] = ("tokens", "tags")
     example_roles: ClassVar[tuple[str, ...]] = ("tokens", "tags")
     metrics: ClassVar[Mapping[str, bool]] = {
         "f1": True, "precision": True, "recall": True, "f1_macro": True, "accuracy": True,

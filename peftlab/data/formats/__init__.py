@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from peftlab.data.formats.chat import Alpaca, Messages, ShareGPT
-from peftlab.data.formats.classified import Pair, TextLabel
-from peftlab.data.formats.plain import PromptCompletion, Text
-from peftlab.data.formats.relation import Relation
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+from peftlab.config import formats as registry
 from peftlab.data.formats.row_format import RowFormat
-from peftlab.data.formats.squad import Squad
-from peftlab.data.formats.tokens_tags import TokensTags
 
 __all__ = ["FORMATS", "RowFormat"]
 
-FORMATS: dict[str, RowFormat] = {
-    form.name: form
-    for form in (
-        TextLabel(),
-        Pair(),
-        TokensTags(),
-        Squad(),
-        Relation(),
-        Alpaca(),
-        ShareGPT(),
-        Messages(),
-        PromptCompletion(),
-        Text(),
-    )
-}
+
+class _Formats(Mapping[str, RowFormat]):
+    """A format by its name, out of the registry of `peftlab.config.formats`."""
+
+    def __getitem__(self, name: str) -> RowFormat:
+        return cast("type[RowFormat]", registry.FORMATS[name])()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(registry.format_names())
+
+    def __len__(self) -> int:
+        return len(registry.FORMATS)
+
+
+FORMATS: Mapping[str, RowFormat] = _Formats()

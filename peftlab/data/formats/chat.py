@@ -36,6 +36,7 @@ class Messages(RowFormat):
     """
 
     name: ClassVar[str] = "messages"
+    tasks: ClassVar[tuple[str, ...]] = ("causal-lm",)
     roles: ClassVar[Mapping[str, bool]] = {
         "messages": False, "prompt": False, "completion": False, **dict.fromkeys(_BESIDE, False),
     }  # fmt: skip
@@ -98,6 +99,7 @@ class ShareGPT(RowFormat):
     """`conversations`: a list of `{from, value}`, from human, gpt, system, observation, ..."""
 
     name: ClassVar[str] = "sharegpt"
+    tasks: ClassVar[tuple[str, ...]] = ("causal-lm",)
     roles: ClassVar[Mapping[str, bool]] = {"conversations": True, **dict.fromkeys(_BESIDE, False)}
     usual: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "conversations": ("conversations", "conversation", "dialog", "messages"), **_BESIDE,
@@ -124,6 +126,7 @@ class Alpaca(RowFormat):
     """
 
     name: ClassVar[str] = "alpaca"
+    tasks: ClassVar[tuple[str, ...]] = ("causal-lm",)
     roles: ClassVar[Mapping[str, bool]] = {
         "instruction": True, "input": False, "output": True, "history": False,
         **dict.fromkeys(_BESIDE, False),

@@ -30,6 +30,7 @@ _USUAL_PAIRS = (
 
 class TextLabel(RowFormat):
     name: ClassVar[str] = "text-label"
+    tasks: ClassVar[tuple[str, ...]] = ("text-classification",)
     roles: ClassVar[Mapping[str, bool]] = {"text": True, "label": True}
     usual: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": TEXT_NAMES, "label": LABEL_NAMES}
     targets: ClassVar[frozenset[str]] = frozenset({"label"})

@@ -26,11 +26,13 @@ class PromptCompletion(RowFormat):
     """`references`, where rows have them, are all correct completions."""
 
     name: ClassVar[str] = "prompt-completion"
+    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "seq2seq")
     roles: ClassVar[Mapping[str, bool]] = {"prompt": True, "completion": True, "references": False}
     usual: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "prompt": PROMPT_NAMES, "completion": COMPLETION_NAMES, "references": ("references",),
     }  # fmt: skip
     targets: ClassVar[frozenset[str]] = frozenset({"completion", "references"})
+    not_read: ClassVar[Mapping[str, tuple[str, ...]]] = {"references": ("causal-lm",)}
     gives: ClassVar[Mapping[str, Kind]] = {
         "prompt": "text", "completion": "text", "references": "texts",
     }  # fmt: skip
@@ -65,6 +67,7 @@ class PromptCompletion(RowFormat):
 
 class Text(RowFormat):
     name: ClassVar[str] = "text"
+    tasks: ClassVar[tuple[str, ...]] = ("causal-lm",)
     roles: ClassVar[Mapping[str, bool]] = {"text": True}
     usual: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": TEXT_NAMES}
     gives: ClassVar[Mapping[str, Kind]] = {"text": "text"}

@@ -20,6 +20,7 @@ class Relation(RowFormat):
     """
 
     name: ClassVar[str] = "relation"
+    tasks: ClassVar[tuple[str, ...]] = ("relation-extraction",)
     roles: ClassVar[Mapping[str, bool]] = {
         "text": False, "tokens": False, "head": False, "tail": False, "label": True,
     }  # fmt: skip

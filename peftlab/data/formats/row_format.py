@@ -18,8 +18,14 @@ class RowFormat(ABC):
     """
 
     name: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]]
+    """The tasks that it serves."""
     roles: ClassVar[Mapping[str, bool]]
     """Column roles, and whether every row must have each."""
+    not_read: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Roles that some of the tasks do not read, each with those tasks."""
+    before: ClassVar[tuple[str, ...]] = ()
+    """Formats that `auto` tries after this one, for a format of another package."""
     usual: ClassVar[Mapping[str, tuple[str, ...]]]
     """The usual column names of each role, in lower case, the likeliest first."""
     targets: ClassVar[frozenset[str]] = frozenset()

@@ -17,6 +17,7 @@ class Squad(RowFormat):
     """
 
     name: ClassVar[str] = "squad"
+    tasks: ClassVar[tuple[str, ...]] = ("question-answering",)
     roles: ClassVar[Mapping[str, bool]] = {
         "question": True, "context": True, "answers": True, "id": False, "is_impossible": False,
     }  # fmt: skip

@@ -13,6 +13,7 @@ class TokensTags(RowFormat):
     """Tags are names, or numbers whose names are in a ClassLabel or `labels.json`."""
 
     name: ClassVar[str] = "tokens-tags"
+    tasks: ClassVar[tuple[str, ...]] = ("token-classification",)
     roles: ClassVar[Mapping[str, bool]] = {"tokens": True, "tags": True}
     usual: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "tokens": ("tokens", "words", "token", "text"),
