@@ -14,7 +14,8 @@ from peftlab.errors import CheckFailed, ConfigError, DataError
 from peftlab.tasks.encoding import check_rows
 from peftlab.tasks.language.causal_encoding import encode_pairs, encode_text, pack_text, prompt_ids
 from peftlab.tasks.language.chat.conversation import LossOn
-from peftlab.tasks.language.chat.encoding import chat_prompt_ids, encode_chats, turn_end_ids
+from peftlab.tasks.language.chat.encoding import encode_chats
+from peftlab.tasks.language.chat.prompts import chat_prompt_ids, turn_end_ids
 from peftlab.tasks.language.chat.template import (
     check_variables,
     dated,

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from peftlab.data.bad_rows import BadRows
-from peftlab.errors import DataError
-from peftlab.tasks.encoding import IGNORED, Gathered, as_rows, batches_of
+from peftlab.tasks.batches import of_batches
+from peftlab.tasks.encoding import IGNORED, Gathered, as_rows
 from peftlab.tasks.language.causal_encoding import Row, add_rows, finished
 from peftlab.tasks.language.chat.advice import with_advice
 from peftlab.tasks.language.chat.conversation import Chat, LossOn
@@ -34,26 +34,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("peftlab")
-
-
-@dataclass(slots=True)
-class _Notes:
-    """What is said once about all rows."""
-
-    said: Counter[str] = field(default_factory=Counter)
-
-    def add(self, chat: Chat, shown: Shown, spans: Spans) -> None:
-        if spans.bent:
-            self.said["bent"] += 1
-        if not shown.variant.developer:
-            self.said["developer"] += 1
-        if shown.lost:
-            self.said["lost"] += 1
-
-    def log(self) -> None:
-        for name, text in _SAID.items():
-            if self.said[name]:
-                logger.warning("%d rows: %s", self.said[name], text)
 
 
 _SAID = {
@@ -75,41 +55,28 @@ def encode_chats(
     system: str | None,
 ) -> Encoded:
     """Rows as `Chat.of` reads them. Raises `BadRows` for rows that cannot be trained."""
-    gathered, notes = Gathered(), _Notes()
+    encoder = _Encoder(Layouts(Renderer(tokenizer)), max_length, loss_on, system)
+    gathered, said = Gathered(), Counter[str]()
     refused: dict[int, str] = {}
-    encoder = _Encoder(Layouts(Renderer(tokenizer)), max_length, loss_on, notes)
-    dropped = made = conversations = 0
-    for batch in batches_of(rows):
-        records = as_rows(batch)
-        encoded: list[Row] = []
-        placed: list[tuple[int, Chat, Shown, Spans]] = []
-        for index, record in enumerate(records, start=conversations):
-            try:
-                chat = Chat.of(record, loss_on=loss_on, system=system)
-                for shown, spans in encoder.place(chat):
-                    one = chat if loss_on == "all" else shown.chat
-                    placed.append((index, one, shown, spans))
-            except Unrenderable as error:
-                refused.setdefault(index, with_advice(str(error)))
-        conversations += len(records)
-        for (index, chat, *_), row in zip(placed, encoder.rows(placed), strict=True):
-            if isinstance(row, str):
-                refused.setdefault(index, with_advice(row))
-            else:
-                encoded += encoder.fitted(chat, row)
-        made += len(placed)
-        add_rows(gathered, [row for row in encoded if row.ids], max_length)
-        lost = [row.whole_length for row in encoded if not row.ids]
+    dropped = made = 0
+    for part in of_batches(rows, encoder.batch):
+        refused |= part.refused
+        said += part.said
+        made += part.made
+        add_rows(gathered, [row for row in part.rows if row.ids], max_length)
+        lost = [row.whole_length for row in part.rows if not row.ids]
         gathered.leave_out(lost)
         dropped += len(lost)
     if refused:
         raise BadRows(refused)
-    notes.log()
-    if made > conversations:
-        gathered.conversations = conversations
+    for name, text in _SAID.items():
+        if said[name]:
+            logger.warning("%d rows: %s", said[name], text)
+    if made > len(rows):
+        gathered.conversations = len(rows)
         logger.warning(
             "%d conversations give %d rows, one for each trained turn: the chat template shows "
-            "earlier turns otherwise than the last one", conversations, made,
+            "earlier turns otherwise than the last one", len(rows), made,
         )  # fmt: skip
     if dropped:
         logger.warning(
@@ -119,6 +86,19 @@ def encode_chats(
     return finished(gathered, max_length)
 
 
+@dataclass(slots=True)
+class _Part:
+    """The rows of a batch, without ids where no answer fits; why others are refused, by index.
+
+    `made` counts rows before any was dropped, `said` what is to be said once about all rows.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+    said: Counter[str] = field(default_factory=Counter)
+    made: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Encoder:
     """Conversations as rows of ids and labels."""
@@ -126,7 +106,28 @@ class _Encoder:
     layouts: Layouts
     max_length: int
     loss_on: LossOn
-    notes: _Notes
+    system: str | None
+
+    def batch(self, columns: Mapping[str, Sequence[Any]], first: int) -> _Part:
+        """Conversations as columns; `first` is the first one's index among all."""
+        part = _Part()
+        placed: list[tuple[int, Chat, Shown, Spans]] = []
+        for index, record in enumerate(as_rows(columns), start=first):
+            try:
+                chat = Chat.of(record, loss_on=self.loss_on, system=self.system)
+                for shown, spans in self.place(chat):
+                    one = chat if self.loss_on == "all" else shown.chat
+                    placed.append((index, one, shown, spans))
+            except Unrenderable as error:
+                part.refused.setdefault(index, with_advice(str(error)))
+        part.made = len(placed)
+        for (index, chat, shown, spans), row in zip(placed, self.rows(placed), strict=True):
+            part.said.update(_notes(shown, spans))
+            if isinstance(row, str):
+                part.refused.setdefault(index, with_advice(row))
+            else:
+                part.rows += self.fitted(chat, row)
+        return part
 
     def place(self, chat: Chat) -> list[tuple[Shown, Spans]]:
         """The rendered rows of a conversation. Raises `Unrenderable`."""
@@ -139,12 +140,11 @@ class _Encoder:
         tokenizer = self.layouts.renderer.tokenizer
         tokens = tokenise_shown(self.layouts.renderer, [(s, spans) for _, _, s, spans in placed])
         made: list[Row | str] = []
-        for (_, chat, shown, spans), given in zip(placed, tokens, strict=True):
+        for (_, _, shown, spans), given in zip(placed, tokens, strict=True):
             row = _row(given, spans, self.loss_on, tokenizer.eos_token_id)
             reason = None
             if self.loss_on != "all":
                 reason = broken(self.layouts.renderer, shown, spans, given, row.labels)
-            self.notes.add(chat, shown, spans)
             made.append(row if reason is None else reason)
         return made
 
@@ -168,6 +168,12 @@ class _Encoder:
             Row(one.ids[: self.max_length], one.labels[: self.max_length], whole) for one in rows
         ]
         return [one if one.trained else Row([], [], whole) for one in cut]
+
+
+def _notes(shown: Shown, spans: Spans) -> list[str]:
+    """The names in `_SAID` of what holds for a row."""
+    held = {"bent": spans.bent, "developer": not shown.variant.developer, "lost": bool(shown.lost)}
+    return [name for name, holds in held.items() if holds]
 
 
 def tokenise_shown(renderer: Renderer, placed: Sequence[tuple[Shown, Spans]]) -> list[Tokens]:
@@ -196,69 +202,3 @@ def _row(tokens: Tokens, spans: Spans, loss_on: LossOn, eos: int | None) -> Row:
     if end:
         labels[-1] = end[0]
     return Row(ids, labels, len(ids))
-
-
-def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The token with which the template ends assistant turns, if it has one."""
-    messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
-    layouts = Layouts(Renderer(tokenizer))
-    try:
-        ((shown, spans),) = layouts.rows(Chat(messages, (False, True)))
-    except Unrenderable:
-        return ()
-    (turn,) = spans.turns
-    marks = [
-        mark[0]
-        for mark in layouts.renderer.end_marks.finditer(shown.text, turn.start)
-        if mark.end() == turn.end
-    ]
-    if spans.open or not marks:
-        return ()
-    end_id = tokenizer.convert_tokens_to_ids(marks[0])
-    return (end_id,) if isinstance(end_id, int) else ()
-
-
-def chat_prompt_ids(
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Mapping[str, Any]],
-    room: int,
-    *,
-    system: str | None,
-) -> list[list[int]]:
-    """Prompt ids of conversations, as in training, in at most `room` tokens.
-
-    Trailing assistant turns are dropped, as the model generates them. Raises `DataError` for a
-    conversation without another speaker, that the template refuses, or whose last question is
-    longer than `room`.
-    """
-    layouts = Layouts(Renderer(tokenizer))
-    return [
-        _prompt_ids(layouts, row, room, system, number) for number, row in enumerate(rows, start=1)
-    ]
-
-
-def _prompt_ids(
-    layouts: Layouts, row: Mapping[str, Any], room: int, system: str | None, number: int
-) -> list[int]:
-    chat = Chat.of(row, loss_on="all", system=system)
-    count = len(chat.messages)
-    while count and chat.messages[count - 1]["role"] == "assistant":
-        count -= 1
-    if not count or chat.messages[count - 1]["role"] in ("system", "developer"):
-        raise DataError(f"row {number} to predict: the conversation has no turn to answer.")
-    shorter: Chat | None = replace(chat.upto(count), trained=(True,) * count)
-    ids: list[int] = []
-    while shorter is not None:
-        try:
-            placed = layouts.prompt(shorter)
-        except Unrenderable as error:
-            raise DataError(f"row {number} to predict: {error}.") from None
-        (tokens,) = tokenise_shown(layouts.renderer, [placed])
-        ids = tokens.ids
-        if len(ids) <= room:
-            return ids
-        shorter = shorter.shortened()
-    raise DataError(
-        f"row {number} to predict: its last question takes {len(ids)} tokens, but {room} fit; "
-        "shorten it, or lower eval.generation.max_new_tokens."
-    )
