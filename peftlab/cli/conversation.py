@@ -76,13 +76,14 @@ def rows_to_answer(inputs: Sequence[str], file: str | None) -> list[Row]:
 
 
 def _from_file(path: Path) -> list[Row]:
+    from peftlab.config.reader import ReaderConfig
     from peftlab.data.reading.data_file import data_file
     from peftlab.data.reading.readers import open_path
     from peftlab.data.reading.text_files import read_txt
 
     try:
         if path.suffix.lower() in LINES_OF_TEXT:
-            return [record["text"] for _, record in read_txt(data_file(path))]
+            return [record["text"] for _, record in read_txt(data_file(path), ReaderConfig())]
         opened = open_path(path)
         return [record for _, record in opened.rows(opened.columns)]
     except OSError as error:

@@ -14,7 +14,7 @@ from peftlab.config.checks import problem_at, refuse_ratio
 from peftlab.config.formats import format_names
 from peftlab.config.label_names import LabelNames
 from peftlab.config.methods.options import METHODS, MethodOptions
-from peftlab.config.reader import ReaderConfig
+from peftlab.config.reader import Column, ReaderConfig
 from peftlab.config.regularization import RegularizationConfig
 from peftlab.config.section import (
     AutoCount,
@@ -74,7 +74,7 @@ class DataConfig(Section):
     format: Annotated[str, OneOf(lambda: ("auto", *format_names()))] = Field(
         "auto", description="What the rows are: text-label, squad, messages, ...; auto: detected."
     )
-    columns: dict[str, str | Names] = Field(
+    columns: dict[str, Column | Annotated[list[Column], Field(min_length=1)]] = Field(
         default_factory=dict,
         description="Role to column: text, text_pair, label; prompt, ...; label: [a, b], one each.",
     )

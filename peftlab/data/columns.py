@@ -103,7 +103,18 @@ def _nothing_fits(
         f"{where} has no column for {role!r}: none is called {', '.join(form.usual[role])}"
         + describe_available(role, available)
         + f" Name it with data.columns.{role}=..."
+        + _without_header(role, available)
         + (f" Other formats that the task reads: {'; '.join(others)}." if others else "")
+    )
+
+
+def _without_header(role: str, available: Sequence[str]) -> str:
+    """A hint where names look like a row: numbers, or whole sentences."""
+    if not any(name.isdigit() or len(name.split()) > 4 for name in available):
+        return ""
+    return (
+        " If the file has no header, set data.reader.header=false: its columns are then called "
+        f"1, 2, ..., as in data.columns.{role}=1."
     )
 
 

@@ -12,13 +12,12 @@ from peftlab.data.reading.data_file import DataFile, data_file
 from peftlab.data.reading.discover import (
     check_one_format,
     find_split_files,
-    find_usual,
     is_local,
-    pick_split,
 )
 from peftlab.data.reading.hub import load_hub_splits
 from peftlab.data.reading.raw_splits import RawSplit, join
 from peftlab.data.reading.readers import open_one, open_splits
+from peftlab.data.reading.split_names import find_usual, pick_split
 from peftlab.data.source import Source
 from peftlab.errors import ConfigError
 

@@ -48,8 +48,9 @@ FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "no gzip inside": ("train.csv", b"\x1f\x8b\x08\x00abc", ["train.csv", "is cut short"]),
     "parquet under another name": ("train.json", b"PAR1abcd", ["train.json", "not a readable"]),
     "no parquet inside": ("train.parquet", "text,label\n", ["train.parquet", "not a readable"]),
-    "utf-16": ("train.jsonl", GOOD.encode("utf-16"), ["train.jsonl", "UTF-16", "iconv"]),
-    "utf-16 without a mark": ("train.csv", "text,label\n".encode("utf-16-le"), ["UTF-16"]),
+    "utf-16 without a mark": (
+        "train.csv", "text,label\nå,b\n".encode("utf-16-le"), ["UTF-16", "encoding=utf-16-le"],
+    ),
     "latin-1": ("train.jsonl", GOOD.encode() + b'{"text": "caf\xe9"}\n', ["l:11", "0xe9", "1252"]),
     "missing key": ("train.jsonl", lines({"text": "a"}), ["train.jsonl:11", "'label'", "missing"]),
     "null text": ("train.jsonl", lines({"text": None, "label": "no"}), ["l:11", "'text'", "null"]),
@@ -74,18 +75,19 @@ FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
         "train.csv", "text,label\n" + "".join(f"t{i},l{i}\n" for i in range(30)), ["'l0'"],
     ),
     "ragged": ("train.csv", "text,label\na,x\nb,y,z\n", ["train.csv:3", "3 fields", "has 2"]),
-    "open quote": ("train.csv", 'text,label\na,x\n"b,y\nc,x\n', ["train.csv:3", "quote"]),
+    "open quote": ("train.csv", 'text,label\na,x\n"b,y\nc\n', ["train.csv:3", "quote"]),
     "huge field": ("train.csv", 'text,label\n"' + "a" * 10_000_001 + '",x\n', ["n.csv:2", "10,0"]),
     "huge text": (
         "train.jsonl", lines({"text": "a" * 10_000_001, "label": "no"}), ["l:11", "10,000,000"],
     ),
     "doubled header": ("train.csv", "text,text\na,b\n", ["train.csv:1", "'text' twice"]),
-    "nameless column": ("train.csv", "text,\na,b\n", ["train.csv:1", "no name"]),
-    "semicolons": ("train.csv", "text;label\na;x\n", ["train.csv:1", "semicolons"]),
+    "nameless column": ("train.csv", "text,\na,b\n", ["no column for 'label'", "text, 2"]),
+    "tie": ("train.csv", "text;a,b\na;x,y\n", ["comma or semicolon", "data.reader.delimiter"]),
     "no label column": ("train.csv", "text,lable\na,x\nb,y\n", ["'label'", "mean lable?"]),
     "no text column": ("train.jsonl", '{"txt": "a", "label": 1}\n', ["'text'", "mean txt?"]),
     "text alone": ("train.txt", "one\ntwo\n", ["train.txt", "'label'"]),
-    "unknown extension": ("train.xlsx", "abc", ["no data files", "train.xlsx", ".parquet"]),
+    "unknown extension": ("train.docx", "abc", ["no data files", "train.docx", ".parquet"]),
+    "no workbook": ("train.xlsx", "abc", ["train.xlsx", "not a readable workbook"]),
 }  # fmt: skip
 
 
@@ -125,8 +127,8 @@ def test_missing_paths(tmp_path: Path) -> None:
 
 
 def test_unknown_extension_of_one_file(tmp_path: Path) -> None:
-    (tmp_path / "rows.xlsx").write_text("abc")
-    refused(str(tmp_path / "rows.xlsx"), "rows.xlsx", "'.xlsx'", ".jsonl")
+    (tmp_path / "rows.docx").write_text("abc")
+    refused(str(tmp_path / "rows.docx"), "rows.docx", "'.docx'", ".jsonl")
 
 
 def test_folders(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from peftlab.data.reading.text_files import FIELD_LIMIT
+from peftlab.data.reading.separated.fields import FIELD_LIMIT
 from peftlab.errors import DataError
 
 if TYPE_CHECKING:

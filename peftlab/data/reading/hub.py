@@ -19,7 +19,7 @@ def load_hub_splits(
     """
     import datasets
 
-    with _quiet():
+    with quiet():
         try:
             loaded = datasets.load_dataset(
                 name, subset, **({"streaming": True} if streaming else {})
@@ -50,7 +50,7 @@ def _explain(name: str, subset: str | None, error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars while loading; the user's setting is restored."""
     import datasets
 

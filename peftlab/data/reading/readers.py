@@ -55,12 +55,26 @@ _HERE = "peftlab.data.reading"
 READERS: dict[str, Reader] = {
     reader.name: reader
     for reader in (
-        Reader("csv", f"{_HERE}.separated:open_csv", (".csv",)),
-        Reader("tsv", f"{_HERE}.separated:open_tsv", (".tsv",)),
-        Reader("json", f"{_HERE}.json_files:open_json", (".json",)),
-        Reader("jsonl", f"{_HERE}.json_files:open_jsonl", (".jsonl", ".ndjson")),
+        Reader("csv", f"{_HERE}.separated.table:open_csv", (".csv",)),
+        Reader("tsv", f"{_HERE}.separated.table:open_tsv", (".tsv", ".tab")),
+        Reader("json", f"{_HERE}.json_files:open_json", (".json", ".jsonl", ".ndjson")),
         Reader("txt", f"{_HERE}.text_files:open_txt", (".txt",)),
         Reader("parquet", f"{_HERE}.arrow_files:open_parquet", (".parquet",), (b"PAR1",)),
+        Reader(
+            "arrow",
+            f"{_HERE}.arrow_files:open_arrow",
+            (".arrow", ".feather", ".ipc"),
+            (b"ARROW1", b"FEA1", b"\xff\xff\xff\xff"),
+        ),
+        Reader(
+            "workbook",
+            f"{_HERE}.spreadsheets:open_workbook",
+            (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"),
+            (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"),
+        ),
+        Reader(
+            "saved", f"{_HERE}.saved:open_saved", recognises=f"{_HERE}.saved:is_saved", folder=True
+        ),
     )
 }
 """Every reader by the name that `data.reader.format` takes."""

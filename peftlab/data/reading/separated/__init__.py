@@ -1,0 +1,1 @@
+"""Separated values: the separator and the quoting by complete rows, the header, the rows."""
