@@ -5,7 +5,7 @@ RUN/                     the finished run; appears in one rename
   peftlab.json           the record for opening the run: task state, base model, method
   metrics.json           {"train": ..., "validation": ..., "test": ...}
   environment.json       versions and device
-  dropped_rows.jsonl     rows that were left out, where any was (data.on_bad_rows=drop)
+  dropped_rows.jsonl     rows that were left out, where any was
   adapter/ | trained/    the trained part (plain PEFT, or safetensors)
   tokenizer/  plots/  log.csv
 RUN.unfinished/          the same during training, with checkpoints to resume from

@@ -89,7 +89,7 @@ def _dropped(screen: Screen, dropped: Mapping[str, Mapping[str, int]]) -> None:
         for cause, count in causes.items()
     ]
     if rows:
-        screen.heading("Rows left out (data.on_bad_rows=drop)")
+        screen.heading("Rows left out")
         screen.table(["split", "rows", "cause"], rows)
 
 

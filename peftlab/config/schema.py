@@ -102,6 +102,9 @@ class DataConfig(Section):
         "error",
         description="Rows that cannot be used: stop, or leave them out, counted and listed.",
     )
+    duplicates: Literal["warn", "drop", "error"] = Field(
+        "warn", description="Inputs of train that validation or test has too; drop: from train."
+    )
     packing: Annotated[bool, ReadBy("data.packing")] = Field(
         False, description="Join rows into sequences of max_length tokens; see task.packing."
     )

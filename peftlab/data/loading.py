@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from peftlab.data import duplicates as duplicates_of
 from peftlab.data.bad_rows import BadRows, Dropped, Policy, log_dropped
 from peftlab.data.column_file import columns_on_disk
 from peftlab.data.columns import choose_layout, columns_of_split
@@ -52,6 +54,7 @@ def load_splits(
     seed: int = 42,
     streaming: bool = False,
     on_bad_rows: Policy = "error",
+    duplicates: duplicates_of.Policy = "warn",
 ) -> Splits:
     """Load and check a local file, a folder of split files, or a hub data set.
 
@@ -65,6 +68,7 @@ def load_splits(
     With `streaming`, rows are read one by one and stored in files; samples are the first rows, and
     later rows are never read.
     `on_bad_rows`: drop leaves rows out that cannot be used, and records them in `Splits.dropped`.
+    `duplicates`: what to do about inputs that train shares with another split.
     Raises `DataError` naming file, row or column, `ConfigError` for contradictory settings.
     """
     if isinstance(validation, int | float) and not 0 <= validation < 1:
@@ -148,16 +152,18 @@ def load_splits(
         origins[split] = Origin(rows.raw.location, numbers if kept is None else numbers[kept])
     if names_in_order is not None and kind == "one":
         _check_train(built["train"], names["train"])
-    understood = ""
-    if form is not None:
-        column = mapping[str(layout.format.labels)]
-        understood = summary(built["train"], form, names_in_order, column)
-        logger.info("%s", understood)
-    return Splits(
+    splits = Splits(
         built["train"], built.get("validation"), built.get("test"), source.place, names, mapping,
-        names_in_order, layout.format.name, kind, understood, origins,
-        () if dropped is None else tuple(dropped.rows),
+        names_in_order, layout.format.name, kind, origins=origins,
+        dropped=() if dropped is None else tuple(dropped.rows),
     )  # fmt: skip
+    splits = duplicates_of.check_duplicates(splits, layout.format, duplicates)
+    if form is None:
+        return splits
+    column = mapping[str(layout.format.labels)]
+    understood = summary(splits.train, form, names_in_order, column)
+    logger.info("%s", understood)
+    return replace(splits, understood=understood)
 
 
 def _name_labels(

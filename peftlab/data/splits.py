@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,12 @@ from peftlab.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow
+
+Mask = NDArray[np.bool_]
+
+_LARGEST_COPY = 1 << 30
+"""Bytes of a split that is copied to leave rows out; a larger one may be in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +72,31 @@ class Splits:
         rows = self.get(split)
         kept = np.ones(len(rows), dtype=bool)
         kept[list(reasons)] = False
-        left = rows.select(np.flatnonzero(kept))
-        if len(left) == 0:
+        if not kept.any():
             bad = BadRows(reasons).located(lambda at: self.location(split, at), len(rows))
             raise DataError(f"{split}: every row is bad, and none would be left:\n{bad}")
-        self._check_classes(split, rows, left)
+        self._check_classes(split, rows, kept)
+        out = rows[sorted(reasons)]
         dropped = tuple(
-            DroppedRow(split, self.location(split, at), why, rows[at])
-            for at, why in sorted(reasons.items())
+            DroppedRow(
+                split, self.location(split, at), reasons[at], dict(zip(out, row, strict=True))
+            )
+            for at, row in zip(sorted(reasons), zip(*out.values(), strict=True), strict=True)
         )
         origins = dict(self.origins)
         if split in origins:
             origins[split] = replace(origins[split], numbers=origins[split].numbers[kept])
-        return replace(self, **{split: left}, origins=origins, dropped=(*self.dropped, *dropped))
+        left = {split: _select(rows, kept)}
+        return replace(self, **left, origins=origins, dropped=(*self.dropped, *dropped))
 
-    def _check_classes(self, split: str, rows: datasets.Dataset, left: datasets.Dataset) -> None:
-        """Raise `DataError` where a class of `rows` has none `left`."""
+    def _check_classes(self, split: str, rows: datasets.Dataset, kept: Mask) -> None:
+        """Raise `DataError` where a class has no row that is `kept`."""
+        import pyarrow as pa
+
         if self.label_names is None or "label" not in rows.column_names:
             return
-        before, after = (
-            _classes(part.select_columns("label")[:]["label"]) for part in (rows, left)
-        )
-        if lost := sorted(before - after):
+        labels = rows.select_columns("label").with_format("arrow")[:]["label"]
+        if lost := sorted(_classes(labels) - _classes(labels.filter(pa.array(kept)))):
             raise DataError(
                 f"{split}: every row with the label {lost[0]!r:.40} would be left out; correct "
                 "such a row, or take them all out of the source."
@@ -111,5 +120,22 @@ class Splits:
         return chosen
 
 
-def _classes(labels: Sequence[str | Sequence[str]]) -> set[str]:
-    return {name for label in labels for name in ((label,) if isinstance(label, str) else label)}
+def _select(rows: datasets.Dataset, kept: Mask) -> datasets.Dataset:
+    """The rows that are kept: copied, since reading through indices is several times slower."""
+    import datasets
+    import pyarrow as pa
+
+    if rows.data.nbytes > _LARGEST_COPY:
+        return rows.select(np.flatnonzero(kept))
+    columns = rows.with_format("arrow")[:]
+    mask = pa.array(kept)
+    return datasets.Dataset.from_dict({n: columns[n].filter(mask) for n in columns.column_names})
+
+
+def _classes(labels: pyarrow.ChunkedArray) -> set[str]:
+    """The names in a column of labels, or of lists of them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lists = pa.types.is_list(labels.type) or pa.types.is_large_list(labels.type)
+    return set(pc.unique(pc.list_flatten(labels) if lists else labels).to_pylist())

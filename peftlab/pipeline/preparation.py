@@ -83,6 +83,7 @@ def check(config: RunConfig) -> Checked:
         seed=data.seed,
         streaming=data.streaming,
         on_bad_rows=data.on_bad_rows,
+        duplicates=data.duplicates,
     )
     task = task_class(config.task.name).from_splits(splits, config.task)
     _check_metrics(config, task)
