@@ -56,13 +56,18 @@ class ModelConfig(Section):
 
 
 class SplitsConfig(Section):
-    train: str = Field("train", min_length=1, description="Name of the training split.")
+    train: str = Field(
+        "train", min_length=1, description="Name of the training split, or rows: train[:80%]."
+    )
     validation: str | Annotated[float, Field(gt=0, lt=1)] | None = Field(
         "auto",
         description="A split, a fraction of train, null, or auto: the split if there, else 0.1.",
     )
     test: str | None = Field(
         "auto", description="Name of a split, null, or auto: the split if there."
+    )
+    column: str | None = Field(
+        "auto", description="Column with each row's split; auto: split, if it has such names; null."
     )
 
 

@@ -23,7 +23,9 @@ from peftlab.data.labels.summary import summary
 from peftlab.data.labels.values import LabelKind
 from peftlab.data.opening import choose_splits, open_source
 from peftlab.data.reading.raw_splits import RawSplit
+from peftlab.data.reading.views import with_paths
 from peftlab.data.rows import CheckedSplit, check_rows
+from peftlab.data.slices import open_parts
 from peftlab.data.source import Source
 from peftlab.data.splits import Origin, Splits
 from peftlab.data.splitting import Indices, sample, split_fraction
@@ -80,7 +82,8 @@ def load_splits(
         source = Source(source, columns=columns or {})
     raw, in_file, file = open_source(source, streaming=streaming)
     chosen = choose_splits(raw, source.place, train, validation, test)
-    opened = {split: raw[name]() for split, name in chosen.items()}
+    paths = {role: name for role, name in source.columns.items() if isinstance(name, str)}
+    opened = {split: with_paths(part, paths) for split, part in open_parts(raw, chosen).items()}
     limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
     fraction = DEFAULT_VALIDATION_FRACTION if isinstance(validation, str) else validation
     if streaming:

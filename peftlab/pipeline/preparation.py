@@ -69,7 +69,9 @@ def check(config: RunConfig) -> Checked:
 
     data = config.data
     splits = load_splits(
-        Source(data.source, data.subset, data.format, data.columns, data.reader),
+        Source(
+            data.source, data.subset, data.format, data.columns, data.reader, data.splits.column
+        ),
         label_names=data.label_names if "data.label_names" in config.task.reads else None,
         label_separator=data.label_separator,
         formats=config.task.formats,

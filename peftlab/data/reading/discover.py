@@ -8,8 +8,9 @@ from pathlib import Path
 
 from peftlab.data.labels.labels_file import LABELS_FILE
 from peftlab.data.reading.data_file import DataFile, data_file, is_archive, members
+from peftlab.data.reading.hub_folder import choose_config
 from peftlab.data.reading.readers import extensions
-from peftlab.data.reading.split_names import exact_split
+from peftlab.data.reading.split_names import exact_split, splits_in
 from peftlab.errors import ConfigError, DataError
 
 SHARD = re.compile(r"^(?P<split>.+?)-(?P<index>\d{5})-of-(?P<total>\d{5})$")
@@ -40,7 +41,14 @@ def find_split_files(source: str, subset: str | None = None) -> Files:
             + (f" (looked at {path.absolute()})." if not path.is_absolute() else ".")
         )
     if path.is_dir():
+        config = choose_config(path, subset)
+        if config is not None and config.files:
+            return dict(config.files)
+        if config is not None and config.folder is not None:
+            return find_split_files(str(config.folder))
         found, subsets = _in_folder(path)
+        if len(found) == 1 and not splits_in(next(iter(found))):
+            found = {"train": next(iter(found.values()))}
         if subset is None and found:
             return found
         return _of_subset(source, subsets, subset, list(_files(path)))

@@ -58,16 +58,19 @@ def _table(document: Any, where: str, options: ReaderConfig, *, row: bool = Fals
         if isinstance(fields, list):
             index = document["schema"].get("primaryKey") or ()
             return ({k: v for k, v in record.items() if k not in index} for record in data)
-    wrapped = [k for k, v in document.items() if _is_rows(v) and not (row and _are_turns(v))]
+    wrapped = [key for key, value in document.items() if _is_rows(value)]
+    if row and any(_are_turns(document[key]) for key in wrapped):
+        return [document]
     lists = {key: len(value) for key, value in document.items() if isinstance(value, list)}
     if len(wrapped) == 1 and len(lists) == 1:
         _log_unread(where, document, wrapped)
         return list_rows(document[wrapped[0]], where, options)
-    if len(lists) == len(document) > 0 and len(set(lists.values())) == 1:
+    even = len(lists) == len(document) > 0 and len(set(lists.values())) == 1
+    if even and len(wrapped) < len(lists):
         return _by_columns(document)
     if document and all(isinstance(value, dict) and value for value in document.values()):
         return _oriented(document, where)
-    if row:
+    if row and len(wrapped) < 2:
         return [document]
     raise DataError(_no_table(document, where, wrapped, lists))
 

@@ -116,6 +116,14 @@ def find_reader(file: DataFile, options: ReaderConfig) -> Reader:
     return _only([r for r in asked if r.knows(file)], file, others)
 
 
+def is_folder_format(path: Path, options: ReaderConfig) -> bool:
+    """Whether a folder is one data set that a reader opens as a whole."""
+    folder = DataFile(path)
+    if options.format != "auto":
+        return reader_named(options.format).folder
+    return any(r.folder and r.knows(folder) for r in READERS.values())
+
+
 def _only(known: list[Reader], file: DataFile, others: Iterable[Reader]) -> Reader:
     if len(known) > 1:
         names = " and ".join(reader.name for reader in known)
