@@ -119,7 +119,12 @@ COMMANDS: dict[str, Command] = {
             _flag(
                 "--file",
                 metavar="F",
-                help="lines of text, or rows of .jsonl, .json, .csv, .tsv, .parquet by column",
+                help="lines of text, or rows by column, of any file that data.source may be",
+            ),
+            _flag(
+                *_FOLDER,
+                metavar="FILE",
+                help="write the answers to a new file, a row of JSON a line, columns included",
             ),
             _flag(
                 "-i",

@@ -130,21 +130,15 @@ def predict(options: Namespace) -> Answer:
     folder, *inputs = options.arguments
     if options.interactive:
         return _conversation(folder, inputs, options)
-    from peftlab.cli.conversation import rows_to_answer
+    from peftlab.cli.predicting import predict as run
 
-    rows = rows_to_answer(inputs, options.file)
-    from peftlab.pipeline.run import open_run
-
-    run = open_run(folder)
-    answers = run.predict(rows)
-    results = [{"input": row, **answer} for row, answer in zip(rows, answers, strict=True)]
-    lines = [run.task.answer_text(answer) for answer in answers]
-    return Answer(results, lambda screen: texts.show_answers(screen, results, lines))
+    return Answer(*run(folder, inputs, options))
 
 
 def _conversation(folder: str, inputs: list[str], options: Namespace) -> Answer:
-    if inputs or options.file is not None or options.json:
-        other = "--json" if options.json else "--file" if options.file is not None else inputs[0]
+    flags = {"--json": options.json, "--file": options.file, "--output": options.output}
+    if others := [flag for flag, value in flags.items() if value] or inputs:
+        other = others[0]
         raise ConfigError(f"peftlab predict -i reads texts interactively; leave {other} out.")
     from peftlab.cli.conversation import converse
     from peftlab.pipeline.run import open_run

@@ -103,14 +103,15 @@ def shown(value: Any) -> str:
 
 def write_json(value: Any) -> None:
     """Print one JSON document; NaN and infinities become null."""
-    print(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str))
+    print(json.dumps(finite(value), indent=2, ensure_ascii=False, default=str))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A JSON value with null for NaN and infinities."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
+        return {str(key): finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

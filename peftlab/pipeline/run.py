@@ -92,15 +92,22 @@ class Run(OpenedRun):
         """A text, or a row with the data's columns or the format's roles, by the task's roles."""
         from peftlab.data.formats import FORMATS
 
-        by_role = self.task.input_row(row) if isinstance(row, str) else dict(row)
-        by_role |= {
-            role: by_role[name]
-            for role, name in self.record["columns"].items()
-            if role not in by_role and name in by_role
+        given = self.task.input_row(row) if isinstance(row, str) else dict(row)
+        recorded = self.record["columns"]
+        # The columns of the training data come first: another one may have a role's name.
+        columns = {
+            role: name for role, name in recorded.items() if isinstance(name, str) and name in given
         }
         # Runs of versions without named formats have text in every column.
         form = FORMATS.get(self.record.get("data_format", ""))
+        roles = recorded if form is None else form.roles
+        columns |= {role: role for role in roles if role in given and role not in columns}
         try:
+            if form is not None:
+                # Training data may have had no column for a role that need not be there.
+                found = form.find(tuple(given), columns, "the row")
+                columns |= {role: name for role, name in found.items() if not form.roles[role]}
+            by_role = given | {role: given[name] for role, name in columns.items()}
             return by_role if form is None else form.input_row(by_role)
         except DataError as error:
             raise DataError(f"row {number} to predict: {error}") from None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from peftlab.cli.conversation import rows_to_answer
+from peftlab.cli.inputs import inputs_of
 from peftlab.errors import CheckFailed, ConfigError, DataError
 
 Cli = Callable[..., Any]
@@ -163,7 +163,7 @@ def piped(content: bytes) -> io.TextIOWrapper:
 def test_sources_of_predicts_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = tmp_path / "a.txt"
     lines.write_text("x\n\ny\n")
-    assert rows_to_answer([], str(lines)) == ["x", "y"]
+    assert inputs_of([], str(lines)).rows == ["x", "y"]
     rows = [{"text": "x, y", "label": "1"}, {"text": "z", "label": "0"}]
     objects = tmp_path / "a.jsonl"
     objects.write_text("\n".join(map(json.dumps, rows)))
@@ -174,21 +174,21 @@ def test_sources_of_predicts_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     table = pytest.importorskip("pyarrow").Table.from_pylist(rows)
     parquet.write_table(table, tmp_path / "a.parquet")
     for suffix in ("jsonl", "json", "csv", "tsv", "parquet"):
-        assert rows_to_answer([], str(tmp_path / f"a.{suffix}")) == rows
+        assert inputs_of([], str(tmp_path / f"a.{suffix}")).rows == rows
     bare = tmp_path / "lines"
     bare.write_text("x\n")
-    assert rows_to_answer([], str(bare)) == ["x"]
+    assert inputs_of([], str(bare)).rows == ["x"]
     monkeypatch.setattr(sys, "stdin", piped(b"from stdin\n"))
-    assert rows_to_answer([], "-") == ["from stdin"]
+    assert inputs_of([], "-").rows == ["from stdin"]
     monkeypatch.setattr(sys, "stdin", piped(b"a\n\xff\n"))
     with pytest.raises(DataError, match="stdin:2 is not UTF-8"):
-        rows_to_answer([], None)
+        inputs_of([], None)
 
     def refused(content: bytes, name: str, words: str) -> None:
         file = tmp_path / name
         file.write_bytes(content)
         with pytest.raises(DataError, match=words):
-            rows_to_answer([], str(file))
+            inputs_of([], str(file))
 
     refused(b"", "b.txt", "is empty")
     refused(b"a\n\xff\n", "c.txt", r"c\.txt:2 is not UTF-8")
@@ -198,15 +198,15 @@ def test_sources_of_predicts_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     refused(b"text\n", "h.csv", r"h\.csv has no rows")
     refused(b"PAR1", "i.parquet", r"i\.parquet is not a readable parquet file")
     refused(b"x", "g.docx", r"g\.docx: peftlab does not read '\.docx'")
-    with pytest.raises(DataError, match="cannot be read: Is a directory"):
-        rows_to_answer([], str(tmp_path))
+    with pytest.raises(DataError, match="peftlab does not read"):
+        inputs_of([], str(tmp_path))
     with pytest.raises(DataError, match="cannot be read: No such file"):
-        rows_to_answer([], str(tmp_path / "missing.txt"))
+        inputs_of([], str(tmp_path / "missing.txt"))
     with pytest.raises(ConfigError, match="not both"):
-        rows_to_answer(["x"], "a.txt")
+        inputs_of(["x"], "a.txt")
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     with pytest.raises(ConfigError, match="lines on stdin"):
-        rows_to_answer([], None)
+        inputs_of([], None)
 
 
 def test_bench_takes_methods_and_seeds(cli: Cli, calls: Any, config: str, tmp_path: Path) -> None:
