@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftlab.data.bad_rows import BadRows, Policy, log_dropped
 from peftlab.data.column_file import columns_on_disk
+from peftlab.tasks.unknown_tokens import warn_of_unknown
 
 if TYPE_CHECKING:
     from peftlab.data.splits import Splits
@@ -41,4 +42,16 @@ def encode_split(
             splits = splits.without(split, bad.reasons)
             continue
         log_dropped(split, splits.dropped[before:], total)
+        warn_of_unknown(split, encoded.rows, tokenizer, partial(_example, splits, split, encoded))
         return splits, encoded
+
+
+def _example(splits: Splits, split: str, encoded: Encoded, index: int) -> str:
+    """Where a row stands, and its beginning; of packed rows the number alone."""
+    rows = splits.get(split)
+    if "row" in encoded.rows.column_names:  # A window of a row.
+        index = int(encoded.rows[index]["row"])
+    elif len(rows) != len(encoded.rows):
+        return f"encoded row {index + 1}"
+    text = next((value for value in rows[index].values() if isinstance(value, str)), "")
+    return f"{splits.location(split, index)} ({text!r:.60})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -9,6 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftlab.errors import ConfigError, did_you_mean
+
+logger = logging.getLogger("peftlab")
+
+_MOST_ROWS, _TIMES = 0.8, 10
+"""The share of all rows that one class has, and how many times those of another, to warn."""
 
 Setting = Literal["balanced"] | Mapping[str, float] | None
 
@@ -45,6 +51,26 @@ def positive_weights(
         return class_weights(setting, label_names, counts)
     either = (counts > 0) & (counts < rows)
     return tuple(np.where(either, (rows - counts) / np.maximum(counts, 1), 1.0).tolist())
+
+
+def warn_of_imbalance(counts: Mapping[str, int]) -> None:
+    """Warn where one class has most rows, or a class has far fewer than another; with what to do.
+
+    `counts`: training rows by class; classes without rows are told of elsewhere.
+    """
+    present = {name: count for name, count in counts.items() if count}
+    if len(present) < 2:
+        return
+    most, least = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
+    share = present[most] / sum(present.values())
+    if share < _MOST_ROWS and present[most] < _TIMES * present[least]:
+        return
+    logger.warning(
+        "the classes are imbalanced: %r has %d training rows and %r has %d, so that always "
+        "answering %r is right for %.1f %%; task.class_weights=balanced gives every class the same "
+        "weight, and eval.best=f1_macro chooses by all of them alike",
+        most, present[most], least, present[least], most, 100 * share,
+    )  # fmt: skip
 
 
 def _check_names(setting: Mapping[str, float], label_names: Sequence[str]) -> None:

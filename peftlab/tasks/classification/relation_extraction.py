@@ -12,10 +12,11 @@ from torch import nn
 
 from peftlab.config.tasks.relation_extraction import RelationExtractionOptions
 from peftlab.data.bad_rows import BadRows
+from peftlab.data.labels.names import label_histogram
 from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec, label_config
 from peftlab.model.pooling import is_decoder
-from peftlab.tasks.class_weights import class_weights
+from peftlab.tasks.class_weights import class_weights, warn_of_imbalance
 from peftlab.tasks.classification.entity_markers import Markers, Span
 from peftlab.tasks.classification.relation_metrics import RelationLabels, none_of
 from peftlab.tasks.classification.text_classification import TextClassification
@@ -61,6 +62,8 @@ class RelationExtraction(TextClassification):
             index_of = {name: index for index, name in enumerate(names)}
             rows = [index_of[name] for name in splits.train["label"]]
             counts = np.bincount(rows, minlength=len(names))
+        else:
+            warn_of_imbalance(label_histogram(splits.train, names))
         weights = class_weights(options.class_weights, names, counts)
         return cls(
             RelationLabels(names, weights, none), False, none, options.representation,

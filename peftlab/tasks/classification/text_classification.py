@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from peftlab.config.tasks.text_classification import TextClassificationOptions
+from peftlab.data.labels.names import label_histogram
 from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec
-from peftlab.tasks.class_weights import class_weights, positive_weights
+from peftlab.tasks.class_weights import class_weights, positive_weights, warn_of_imbalance
 from peftlab.tasks.classification.label_problems import PROBLEMS, LabelProblem, SingleLabel
 from peftlab.tasks.classification.whole_texts import tokenise
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
@@ -66,6 +67,8 @@ class TextClassification(Task):
             raise DataError(f"{splits.origin}: a classifier needs at least two different labels.")
         problem = PROBLEMS[kind](names)
         if setting is None:
+            if not several:
+                warn_of_imbalance(label_histogram(splits.train, names))
             return cls(problem, pairs)
         rows = splits.train["label"]
         labels = [name for row in rows for name in (dict.fromkeys(row) if several else (row,))]
