@@ -12,6 +12,7 @@ from typing import Any
 from peftlab.cli.screen import Screen, shown
 
 _GIB = 1 << 30
+_MOST_LABELS = 40
 
 
 def show_json(screen: Screen, value: Any) -> None:
@@ -29,6 +30,8 @@ def show_plan(screen: Screen, plan: Mapping[str, Any]) -> None:
     _splits(screen, plan["data"])
     _dropped(screen, plan.get("dropped", {}))
     _labels(screen, plan["labels"])
+    if plan["understood"]:
+        screen.line(plan["understood"])
     screen.heading("Trained parameters")
     rows = plan["coverage"]["rows"]
     if rows:
@@ -65,6 +68,8 @@ def show_data(screen: Screen, preview: Mapping[str, Any]) -> None:
     _splits(screen, preview["splits"])
     _dropped(screen, preview.get("dropped", {}))
     _labels(screen, preview["labels"])
+    if preview["understood"]:
+        screen.line(preview["understood"])
 
 
 def _splits(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:
@@ -98,9 +103,14 @@ def _labels(screen: Screen, labels: Mapping[str, int]) -> None:
         return
     total = sum(labels.values())
     screen.heading("Labels in train")
+    shown = list(labels.items())
+    if len(shown) > _MOST_LABELS:
+        shown = sorted(shown, key=lambda item: -item[1])[:_MOST_LABELS]
+        others = total - sum(count for _, count in shown)
+        shown.append((f"{len(labels) - len(shown):,} others", others))
     screen.table(
         ["label", "rows", "share"],
-        [[name, count, f"{count / max(total, 1):.1%}"] for name, count in labels.items()],
+        [[name, count, f"{count / max(total, 1):.1%}"] for name, count in shown],
     )
 
 

@@ -49,6 +49,9 @@ __all__ = [
 class ModelConfig(Section):
     name: str = Field(min_length=1, description="Hub id or local folder, weights as safetensors.")
     revision: str | None = Field(None, description="Hub branch, tag or commit; it is recorded.")
+    head: Literal["auto", "new"] = Field(
+        "auto", description="auto: the checkpoint's own where its labels are the data's; or new."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: the checkpoint's dtype at rest, bf16 or fp32 maths by device."
     )

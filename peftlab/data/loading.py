@@ -159,6 +159,8 @@ def load_splits(
         built["train"], built.get("validation"), built.get("test"), source.place, names, mapping,
         names_in_order, layout.format.name, kind, origins=origins,
         dropped=() if dropped is None else tuple(dropped.rows),
+        names_declared=request.declared is not None
+        or (form is not None and form.names is not None),
     )  # fmt: skip
     splits = duplicates_of.check_duplicates(splits, layout.format, duplicates)
     if form is None:

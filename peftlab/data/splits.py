@@ -58,6 +58,8 @@ class Splits:
     """What the labels were taken for, in one line; empty without labels."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
     dropped: tuple[DroppedRow, ...] = ()
+    names_declared: bool = False
+    """Whether the order of `label_names` is that of their declaration."""
 
     def location(self, split: str, index: int) -> str:
         """Where a row of a split stands, for messages."""

@@ -44,9 +44,10 @@ def _stratified(order: Indices, codes: NDArray[np.intp], wanted: int) -> Indices
         quota[ranked[:short]] += 1
     ordered_codes = codes[order]
     rank = np.empty(len(order), dtype=np.int64)
-    for code in range(len(sizes)):
-        mine = np.flatnonzero(ordered_codes == code)
-        rank[mine] = np.arange(len(mine))
+    starts = np.cumsum(sizes) - sizes
+    rank[np.argsort(ordered_codes, kind="stable")] = np.arange(len(order)) - np.repeat(
+        starts, sizes
+    )
     return order[rank < quota[ordered_codes]]
 
 

@@ -15,6 +15,7 @@ from peftlab.model import quantized
 from peftlab.model.checkpoint import Checkpoint, read_checkpoint_config, tensor_shapes
 from peftlab.model.head_spec import CAUSAL, LANGUAGE_MODELS, check_architecture
 from peftlab.model.keys import check_keys, expected_fresh
+from peftlab.model.own_labels import own_labels, renew_head
 from peftlab.model.pooling import Pooling, choose_pooling
 from peftlab.model.precision import DType, Precision, choose_precision, training_device
 from peftlab.model.quiet import quiet_loading
@@ -55,6 +56,8 @@ class LoadedModel:
     hidden_size: int
     max_length_limit: int | None
     pooling: Pooling | None = None
+    own_labels: tuple[str, ...] | None = None
+    """The label names of the checkpoint, in the order of its own head; None without such names."""
 
     @property
     def fp32_activations(self) -> bool:
@@ -74,6 +77,7 @@ def load_model(
     load_in_4bit: bool = False,
     pooling: Pooling | None = None,
     fp32_at_rest: bool = False,
+    new_head: bool = False,
 ) -> LoadedModel:
     """Load a local folder or hub id, on the CPU (with 8- or 4-bit layers: on the training device).
 
@@ -82,12 +86,13 @@ def load_model(
     takes those of an 8-bit checkpoint; `load_in_4bit` uses bitsandbytes' NF4.
     `pooling` builds a `PooledClassifier` on the bare base, unless it resolves to `model`. A head
     that the checkpoint lacks is drawn from torch's generator: seed it first.
+    `new_head` draws a new head although the checkpoint has one.
     `fp32_at_rest` widens 16-bit weights as they are loaded where the arithmetic is fp32.
     Raises `CheckFailed` where the checkpoint cannot be used, `ConfigError` for impossible settings.
     """
     request = _Request(
         name, head, revision, dtype, trust_remote_code, load_in_8bit, load_in_4bit, pooling,
-        fp32_at_rest,
+        fp32_at_rest, new_head,
     )  # fmt: skip
     return _build(request, weights=weights)
 
@@ -103,6 +108,7 @@ class _Request:
     load_in_4bit: bool
     pooling: Pooling | None
     fp32_at_rest: bool
+    new_head: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +146,8 @@ def _build(request: _Request, *, weights: bool) -> LoadedModel:
     )
     source = _source(request, checkpoint, precision, pooling)
     model, notes = (_load if weights else _sketch)(source, request)
+    if request.new_head and pooling is None and request.head.auto_class not in LANGUAGE_MODELS:
+        notes = (*notes, *renew_head(model))
     if pooling is not None:
         from peftlab.model.heads import PooledClassifier
 
@@ -159,6 +167,7 @@ def _build(request: _Request, *, weights: bool) -> LoadedModel:
         hidden_size=checkpoint.hidden_size,
         max_length_limit=checkpoint.max_length_limit,
         pooling=pooling,
+        own_labels=own_labels(checkpoint.config),
     )
 
 

@@ -160,9 +160,14 @@ def mark_fresh(model: nn.Module, names: Iterable[str]) -> None:
     setattr(model, _FRESH, tuple(sorted(names)))
 
 
+def fresh_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Sorted names of the parameters that are not in the checkpoint."""
+    return tuple(map(str, getattr(model, _FRESH, ())))
+
+
 def fresh_modules(model: nn.Module) -> tuple[str, ...]:
     """Sorted names of the modules with own parameters that are not in the checkpoint."""
-    names = getattr(model, _FRESH, ())
+    names = fresh_parameters(model)
     return tuple(sorted({str(name).rpartition(".")[0] for name in names}))
 
 

@@ -148,6 +148,7 @@ def base_arguments(config: RunConfig) -> dict[str, Any]:
         "trust_remote_code": config.model.trust_remote_code,
         "load_in_8bit": method.loads_in == 8,
         "load_in_4bit": method.loads_in == 4,
+        "new_head": config.model.head == "new",
         "fp32_at_rest": config.train.kernels == "off" or method.fp32_at_rest,
         "pooling": method.pools_by if "method.pooling" in config.task.reads else None,
     }
@@ -215,7 +216,10 @@ def prepare(checked: Checked, *, weights: bool = True, checkpoint: Path | None =
     from peftlab.model.loading import load_model
     from peftlab.pipeline.fingerprints import check_start
     from peftlab.pipeline.fusing import fuse_for
+    from peftlab.pipeline.own_labels import as_begun, check_head, in_checkpoint_order
 
+    begun = None if checkpoint is None else checkpoint.parent
+    checked = in_checkpoint_order(checked) if begun is None else as_begun(checked, begun)
     config = checked.config
     compared = check_start(config)
     # Seeded before loading, which initialises a new head; the adapter comes right after.
@@ -225,6 +229,8 @@ def prepare(checked: Checked, *, weights: bool = True, checkpoint: Path | None =
     )
     if not compared:  # load_model has downloaded the base.
         check_start(config)
+    if checkpoint is None:  # What is resumed was checked, or is older than this check.
+        check_head(checked, loaded)
     for note in loaded.notes:
         logger.info("%s: %s", config.model.name, note)
     checked = replace(checked, task=checked.task.attach(loaded.tokenizer, loaded.model))

@@ -16,6 +16,7 @@ from peftlab.pipeline.fingerprints import begin_on_base
 from peftlab.pipeline.fusing import decide_verdicts, recorded_choices
 from peftlab.pipeline.measures import best_metric, evaluation_batch
 from peftlab.pipeline.opened import LoadedRun
+from peftlab.pipeline.own_labels import LABELS, write_order
 from peftlab.pipeline.record import Trained, write_run
 from peftlab.pipeline.resumption import write_config
 from peftlab.pipeline.run import Run
@@ -58,6 +59,7 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
         # Only now: staging may remove an earlier unfinished run, and this one has been validated.
         with run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging:
             write_config(prepared, staging)
+            write_order(prepared.checked, staging.folder)
             write_dropped(prepared.checked.splits.dropped, staging.folder)
             begin_on_base(config, prepared.loaded, prepared.applied.model, staging)
             if prepared.applied.start is not None:
@@ -66,6 +68,7 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
                 trained = _train(prepared, staging)
                 decide_verdicts(prepared.fusion)
                 (staging.folder / START).unlink(missing_ok=True)
+                (staging.folder / LABELS).unlink(missing_ok=True)
                 write_run(prepared, trained, memory, staging.folder)
     loaded = LoadedRun(prepared.applied.model, prepared.loaded.tokenizer, prepared.loaded.compute)
     return replace(Run.open(final), trained=loaded)

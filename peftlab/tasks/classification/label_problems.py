@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,15 +13,13 @@ from torch.nn import functional as F
 
 from peftlab.errors import DataError
 from peftlab.model.head_spec import label_config
+from peftlab.tasks.positions import positions
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.statistics.correlation import pearson, r2, ranks
 from peftlab.tasks.task import RowScores
 
 if TYPE_CHECKING:
     import datasets
-
-THRESHOLD = 0.5
-"""The probability from which a multi-label prediction includes a label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,8 @@ class LabelProblem(ABC):
     best_metric: ClassVar[str]
     metric_names: ClassVar[Mapping[str, bool]]
     untuned_name: ClassVar[str] = "majority class"
+    fp32_answers: ClassVar[bool] = False
+    """Whether answers are numbers, which bf16 would round to three digits."""
 
     label_names: tuple[str, ...] = ()
     weights: tuple[float, ...] | None = None
@@ -42,17 +42,26 @@ class LabelProblem(ABC):
 
     def index(self, name: str) -> int:
         """A label's index. Raises `DataError` for an unknown name."""
-        if name not in self.label_names:
+        index = positions(self.label_names).get(name)
+        if index is None:
             known = ", ".join(self.label_names[:20])
             raise DataError(f"label {name!r} is unknown; the task has {known}.")
-        return self.label_names.index(name)
+        return index
 
     def _weights(self, like: torch.Tensor) -> torch.Tensor | None:
         return None if self.weights is None else like.new_tensor(self.weights)
 
     @abstractmethod
     def target(self, label: Any) -> Any:
-        """A checked row's label as the loss reads it."""
+        """A checked row's label as an encoded row has it."""
+
+    def targets(self, labels: Sequence[Any]) -> list[Any]:
+        """`target` of many rows."""
+        return [self.target(label) for label in labels]
+
+    def collated(self, targets: Sequence[Any]) -> Any:
+        """A batch of targets as the loss reads them, or None: as any other column."""
+        return None
 
     @abstractmethod
     def shown(self, target: Any) -> Any:
@@ -93,6 +102,10 @@ class SingleLabel(LabelProblem):
 
     def target(self, label: Any) -> int:
         return self.index(label)
+
+    def targets(self, labels: Sequence[Any]) -> list[Any]:
+        index_of = positions(self.label_names)
+        return [index_of[label] if label in index_of else self.index(label) for label in labels]
 
     def shown(self, target: Any) -> str:
         return str(self.label_names[target])
@@ -141,75 +154,6 @@ class SingleLabel(LabelProblem):
         return {"label": label, "probability": named[label], "probabilities": named}
 
 
-class MultiLabel(LabelProblem):
-    """Any number of labels per row, each with its own sigmoid; the loss is their mean."""
-
-    __slots__ = ()
-    name: ClassVar[str] = "multi_label"
-    best_metric: ClassVar[str] = "f1_micro"
-    metric_names: ClassVar[Mapping[str, bool]] = {
-        "f1_micro": True, "f1_macro": True, "subset_accuracy": True, "loss": False,
-    }  # fmt: skip
-
-    def target(self, label: Any) -> list[float]:
-        present = {self.index(name) for name in label}
-        return [float(index in present) for index in range(len(self.label_names))]
-
-    def shown(self, target: Any) -> list[str]:
-        return [name for name, has in zip(self.label_names, target, strict=True) if has]
-
-    def losses(self, logits: torch.Tensor, labels: torch.Tensor, *, weighted: bool) -> torch.Tensor:
-        weights = self._weights(logits) if weighted else None
-        return F.binary_cross_entropy_with_logits(
-            logits, labels.to(logits.dtype), pos_weight=weights, reduction="none"
-        ).mean(dim=-1)
-
-    def predictions(self, logits: torch.Tensor) -> torch.Tensor:
-        return (logits.sigmoid() >= THRESHOLD).long()
-
-    def metrics(self, scores: RowScores) -> dict[str, float]:
-        """`subset_accuracy` is the share of rows whose labels are all predicted exactly."""
-        from sklearn.metrics import f1_score
-
-        label, prediction = scores["label"].astype(int), scores["prediction"]
-        columns = list(zip(label.T, prediction.T, strict=True))
-        tp, either = (label * prediction).sum(), (label + prediction).sum()
-        return {
-            # Computed here: scikit-learn treats a single label column as a binary problem.
-            "f1_micro": float(2 * tp / max(int(either), 1)),
-            "f1_macro": float(np.mean([f1_score(t, p, zero_division=0) for t, p in columns])),
-            "subset_accuracy": float((label == prediction).all(axis=1).mean()),
-            "loss": float(scores["loss"].mean()),
-        }
-
-    def interval(self, scores: RowScores, metric: str) -> tuple[float, float]:
-        label, prediction = scores["label"].astype(int), scores["prediction"]
-        if metric == "subset_accuracy":
-            right = (label == prediction).all(axis=1)
-            return intervals.share_interval(int(right.sum()), len(right))
-        hits, either = 2 * label * prediction, label + prediction
-        if metric == "f1_micro":
-            return intervals.ratio_interval(hits.sum(axis=1), either.sum(axis=1))
-        return intervals.weighted_interval(
-            len(label), lambda w: (w @ hits / np.maximum(w @ either, 1)).mean(axis=-1)
-        )
-
-    def untuned(self, train: datasets.Dataset, held_out: datasets.Dataset) -> RowScores:
-        """Each label for all rows or for none, by the majority of train."""
-        targets = np.asarray([self.target(label) for label in train["label"]])
-        label = np.asarray([self.target(label) for label in held_out["label"]])
-        # Shares stay half a row away from 0 and 1, so that the loss is finite.
-        shares = np.clip(targets.mean(axis=0), 0.5 / len(targets), 1 - 0.5 / len(targets))
-        losses = -(label * np.log(shares) + (1 - label) * np.log(1 - shares)).mean(axis=1)
-        prediction = np.tile((shares >= THRESHOLD).astype(int), (len(label), 1))
-        return {"label": label, "prediction": prediction, "loss": losses}
-
-    def answer(self, logits: torch.Tensor) -> dict[str, Any]:
-        named = dict(zip(self.label_names, logits.sigmoid().tolist(), strict=True))
-        labels = [name for name, probability in named.items() if probability >= THRESHOLD]
-        return {"labels": labels, "probabilities": named}
-
-
 class Regression(LabelProblem):
     """One number per row, trained with squared error."""
 
@@ -220,6 +164,7 @@ class Regression(LabelProblem):
         "pearson": True, "spearman": True, "r2": True, "mse": False, "loss": False,
     }  # fmt: skip
     untuned_name: ClassVar[str] = "training mean"
+    fp32_answers: ClassVar[bool] = True
 
     def head_config(self) -> dict[str, object]:
         return {"num_labels": 1, "problem_type": "regression"}
@@ -266,8 +211,3 @@ class Regression(LabelProblem):
 
     def answer(self, logits: torch.Tensor) -> dict[str, Any]:
         return {"value": logits.squeeze(-1).item()}
-
-
-PROBLEMS: Mapping[str, type[LabelProblem]] = {
-    problem.name: problem for problem in (SingleLabel, MultiLabel, Regression)
-}

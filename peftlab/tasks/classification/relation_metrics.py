@@ -64,10 +64,12 @@ class RelationLabels(SingleLabel):
         object.__setattr__(self, "relations", relations)
 
     def metrics(self, scores: RowScores) -> dict[str, float]:
-        confusion = self._confusion(scores)[None]
+        counts = intervals.confusion_counts(
+            scores["label"], scores["prediction"], len(self.label_names)
+        )
         return {
-            "f1_macro": float(self._f1_macro(confusion)[0]),
-            "f1_micro": float(self._f1_micro(confusion)[0]),
+            "f1_macro": float(self._f1_macro(*counts)[0]),
+            "f1_micro": float(self._f1_micro(*counts)[0]),
             "accuracy": float((scores["label"] == scores["prediction"]).mean()),
             "loss": float(scores["loss"].mean()),
         }
@@ -76,37 +78,28 @@ class RelationLabels(SingleLabel):
         if metric == "accuracy":
             return super().interval(scores, metric)
         of = self._f1_macro if metric == "f1_macro" else self._f1_micro
-        labels = len(self.label_names)
+        return intervals.confusion_interval(
+            scores["label"], scores["prediction"], of, classes=len(self.label_names)
+        )
 
-        def padded(confusion: NDArray[Any]) -> NDArray[Any]:
-            missing = labels - confusion.shape[1]
-            return of(np.pad(confusion, ((0, 0), (0, missing), (0, missing))))
-
-        return intervals.confusion_interval(scores["label"], scores["prediction"], padded)
-
-    def _confusion(self, scores: RowScores) -> NDArray[Any]:
-        labels = len(self.label_names)
-        cells = scores["label"].astype(int) * labels + scores["prediction"].astype(int)
-        return np.bincount(cells, minlength=labels * labels).reshape(labels, labels)
-
-    def _counts(self, confusion: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _counts(
+        self, hits: NDArray[Any], either: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Correct predictions, and predictions plus rows: [resamples, relations] each."""
         relations = max(self.relations, default=-1) + 1
         of = np.zeros((len(self.label_names), relations))
         for label, relation in enumerate(self.relations):
             if relation >= 0:
                 of[label, relation] = 1
-        right = np.diagonal(confusion, axis1=1, axis2=2) @ of
-        either = (confusion.sum(axis=1) + confusion.sum(axis=2)) @ of
-        return right, either
+        return hits @ of, either @ of
 
-    def _f1_macro(self, confusion: NDArray[Any]) -> NDArray[Any]:
-        right, either = self._counts(confusion)
-        return np.asarray((2 * right / np.maximum(either, 1)).mean(axis=1))
+    def _f1_macro(self, hits: NDArray[Any], either: NDArray[Any]) -> NDArray[Any]:
+        right, both = self._counts(hits, either)
+        return np.asarray((2 * right / np.maximum(both, 1)).mean(axis=1))
 
-    def _f1_micro(self, confusion: NDArray[Any]) -> NDArray[Any]:
-        right, either = self._counts(confusion)
-        return np.asarray(2 * right.sum(axis=1) / np.maximum(either.sum(axis=1), 1))
+    def _f1_micro(self, hits: NDArray[Any], either: NDArray[Any]) -> NDArray[Any]:
+        right, both = self._counts(hits, either)
+        return np.asarray(2 * right.sum(axis=1) / np.maximum(both.sum(axis=1), 1))
 
 
 def _relation(label: str) -> str:

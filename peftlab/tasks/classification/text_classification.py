@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -15,10 +16,13 @@ from peftlab.data.labels.names import label_histogram
 from peftlab.errors import ConfigError, DataError
 from peftlab.model.head_spec import HeadSpec
 from peftlab.tasks.class_weights import class_weights, positive_weights, warn_of_imbalance
-from peftlab.tasks.classification.label_problems import PROBLEMS, LabelProblem, SingleLabel
+from peftlab.tasks.classification.fp32_answers import fp32_answers
+from peftlab.tasks.classification.label_problems import LabelProblem, Regression, SingleLabel
+from peftlab.tasks.classification.multi_label import MultiLabel
 from peftlab.tasks.classification.whole_texts import tokenise
 from peftlab.tasks.collate import PaddingCollator, pad_id_of
 from peftlab.tasks.encoding import Gathered, RefusedRows, as_rows, batches_of, check_rows
+from peftlab.tasks.positions import positions
 from peftlab.tasks.predictor import Predictor
 from peftlab.tasks.statistics import intervals
 from peftlab.tasks.task import Batch, Encoded, RowScores, Task
@@ -30,7 +34,27 @@ if TYPE_CHECKING:
     from peftlab.data.splits import Splits
 
 
+PROBLEMS: Mapping[str, type[LabelProblem]] = {
+    problem.name: problem for problem in (SingleLabel, MultiLabel, Regression)
+}
 _PROBLEM_OF = {"one": "single_label", "many": "multi_label", "number": "regression"}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCollator:
+    """A batch whose `labels` are put together by the problem where it does so."""
+
+    padding: PaddingCollator
+    problem: LabelProblem
+
+    def __call__(self, rows: Sequence[Batch]) -> Batch:
+        if "labels" not in rows[0]:
+            return self.padding(rows)
+        labels = self.problem.collated([row["labels"] for row in rows])
+        if labels is None:
+            return self.padding(rows)
+        inputs = [{k: v for k, v in row.items() if k != "labels"} for row in rows]
+        return self.padding(inputs) | {"labels": labels}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +96,8 @@ class TextClassification(Task):
             return cls(problem, pairs)
         rows = splits.train["label"]
         labels = [name for row in rows for name in (dict.fromkeys(row) if several else (row,))]
-        counts = np.bincount([problem.index(name) for name in labels], minlength=len(names))
+        index_of = positions(names)
+        counts = np.bincount([index_of[name] for name in labels], minlength=len(names))
         weights = (
             positive_weights(setting, names, counts, len(rows))
             if several
@@ -109,7 +134,7 @@ class TextClassification(Task):
             with refused.batch(done):
                 columns, lengths = self._columns(batch, tokenizer, max_length)
                 if "label" in batch:
-                    columns["labels"] = [self.problem.target(label) for label in batch["label"]]
+                    columns["labels"] = self.problem.targets(batch["label"])
                 gathered.add(
                     columns,
                     whole_lengths=lengths,
@@ -131,12 +156,14 @@ class TextClassification(Task):
         return tokenise(tokenizer, inputs["text"], pairs, max_length)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Batch]], Batch]:
-        return PaddingCollator(pad_id_of(tokenizer))
+        return LabelCollator(PaddingCollator(pad_id_of(tokenizer)), self.problem)
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits [rows, labels] in fp32."""
-        logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
-        return logits.float()  # type: ignore[no-any-return]
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        with fp32_answers(model) if self.problem.fp32_answers else nullcontext():
+            logits: torch.Tensor = model(**inputs).logits
+        return logits.float()
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         logits = self.logits(model, batch)
@@ -151,10 +178,11 @@ class TextClassification(Task):
         """`loss` is not weighted by class, so that runs with different weights compare."""
         logits = self.logits(model, batch)
         labels = batch["labels"].to(logits.device)
+        predictions = self.problem.predictions(logits)
         return {
             "loss": self.problem.losses(logits, labels, weighted=False).cpu().double().numpy(),
-            "prediction": self.problem.predictions(logits).cpu().numpy(),
-            "label": labels.cpu().numpy(),
+            "prediction": predictions.cpu().numpy(),
+            "label": labels.to(predictions.dtype).cpu().numpy(),
         }
 
     def metrics(self, scores: RowScores) -> dict[str, float]:

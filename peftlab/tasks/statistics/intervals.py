@@ -47,30 +47,60 @@ def share_interval(hits: int, rows: int) -> tuple[float, float]:
 
 
 def confusion_interval(
-    labels: Array, predictions: Array, metric: Callable[[Array], Array]
+    labels: Array,
+    predictions: Array,
+    metric: Callable[[Array, Array], Array],
+    *,
+    classes: int | None = None,
 ) -> tuple[float, float]:
-    """For a metric of confusion counts; `metric` takes [resamples, classes, classes].
+    """For a metric of hits and margins of the confusion matrix.
 
-    Resampling rows is equivalent to drawing the confusion matrix from a multinomial, at a cost that
-    does not grow with the rows.
+    `metric` takes, for each class, the rows that are right, and the predictions plus the rows:
+    [resamples, classes] each. Resampling rows is equivalent to drawing the confusion matrix from a
+    multinomial, at a cost that grows with its cells that are not empty.
     """
-    classes = int(max(labels.max(), predictions.max())) + 1
-    cells, counts = np.unique(labels * classes + predictions, return_counts=True)
+    classes = int(max(labels.max(), predictions.max())) + 1 if classes is None else classes
+    cells, counts = np.unique(
+        labels.astype(np.int64) * classes + predictions.astype(np.int64), return_counts=True
+    )
+    right, either = _of_cells(cells, classes)
     generator = np.random.default_rng(_SEED)
-    at_once = max(1, _ELEMENTS_AT_ONCE // classes**2)
+    at_once = max(1, _ELEMENTS_AT_ONCE // max(classes, len(cells)))
     values = []
     for start in range(0, RESAMPLES, at_once):
         size = min(at_once, RESAMPLES - start)
-        confusion = np.zeros((size, classes * classes), dtype=np.int64)
-        confusion[:, cells] = generator.multinomial(counts.sum(), counts / counts.sum(), size=size)
-        values.append(metric(confusion.reshape(size, classes, classes)))
+        drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=size)
+        values.append(metric((right @ drawn.T).T, (either @ drawn.T).T))
     return _middle(np.concatenate(values))
 
 
-def f1_macro(confusion: Array) -> Array:
-    """Mean F1 over the classes that occur as label or prediction, as in scikit-learn."""
-    hits = np.diagonal(confusion, axis1=1, axis2=2)
-    either = confusion.sum(axis=1) + confusion.sum(axis=2)
+def confusion_counts(labels: Array, predictions: Array, classes: int) -> tuple[Array, Array]:
+    """The rows that are right, and predictions plus rows, of each class: [1, classes] each."""
+    cells = labels.astype(np.int64) * classes + predictions.astype(np.int64)
+    found, counts = np.unique(cells, return_counts=True)
+    right, either = _of_cells(found, classes)
+    return (right @ counts)[None], (either @ counts)[None]
+
+
+def _of_cells(cells: Array, classes: int) -> tuple[Any, Any]:
+    """Sparse matrices [classes, cells] that sum cells into hits, and into both margins."""
+    from scipy.sparse import csr_matrix
+
+    label, prediction = cells // classes, cells % classes
+    at = np.arange(len(cells))
+    shape = (classes, len(cells))
+    hits = label == prediction
+    right = csr_matrix((np.ones(int(hits.sum()), np.int64), (label[hits], at[hits])), shape)
+    rows = np.concatenate([label, prediction])
+    either = csr_matrix((np.ones(len(rows), np.int64), (rows, np.concatenate([at, at]))), shape)
+    return right, either
+
+
+def f1_macro(hits: Array, either: Array) -> Array:
+    """Mean F1 over the classes that occur as label or prediction, as in scikit-learn.
+
+    `hits` are the rows that are right, `either` predictions plus rows: [resamples, classes] each.
+    """
     f1 = 2 * hits / np.maximum(either, 1)
     return np.asarray(f1.sum(axis=1) / np.maximum((either > 0).sum(axis=1), 1))
 

@@ -20,10 +20,10 @@ from peftlab.errors import ConfigError, DataError
 from peftlab.tasks.class_weights import class_weights, positive_weights
 from peftlab.tasks.classification.label_problems import (
     LabelProblem,
-    MultiLabel,
     Regression,
     SingleLabel,
 )
+from peftlab.tasks.classification.multi_label import MultiLabel
 from peftlab.tasks.classification.text_classification import TextClassification
 from peftlab.tasks.statistics.correlation import pearson, r2, ranks
 
