@@ -216,11 +216,11 @@ def prepare(checked: Checked, *, weights: bool = True, checkpoint: Path | None =
     from peftlab.model.loading import load_model
     from peftlab.pipeline.fingerprints import check_start
     from peftlab.pipeline.fusing import fuse_for
-    from peftlab.pipeline.own_labels import as_begun, check_head, in_checkpoint_order
+    from peftlab.pipeline.own_labels import check_head, in_order
 
-    begun = None if checkpoint is None else checkpoint.parent
-    checked = in_checkpoint_order(checked) if begun is None else as_begun(checked, begun)
     config = checked.config
+    splits, task = in_order(checked.splits, checked.task, config, checkpoint)
+    checked = replace(checked, splits=splits, task=with_settings(task, config))
     compared = check_start(config)
     # Seeded before loading, which initialises a new head; the adapter comes right after.
     set_seed(config.train.seed)
@@ -230,7 +230,7 @@ def prepare(checked: Checked, *, weights: bool = True, checkpoint: Path | None =
     if not compared:  # load_model has downloaded the base.
         check_start(config)
     if checkpoint is None:  # What is resumed was checked, or is older than this check.
-        check_head(checked, loaded)
+        check_head(config.model.name, checked.task, loaded)
     for note in loaded.notes:
         logger.info("%s: %s", config.model.name, note)
     checked = replace(checked, task=checked.task.attach(loaded.tokenizer, loaded.model))

@@ -59,7 +59,7 @@ def train(config: RunConfig, *, resume: str | Path = "never") -> Run:
         # Only now: staging may remove an earlier unfinished run, and this one has been validated.
         with run_folder.stage(final, overwrite=config.output.overwrite, resume=resume) as staging:
             write_config(prepared, staging)
-            write_order(prepared.checked, staging.folder)
+            write_order(prepared.checked.splits, staging.folder)
             write_dropped(prepared.checked.splits.dropped, staging.folder)
             begin_on_base(config, prepared.loaded, prepared.applied.model, staging)
             if prepared.applied.start is not None:

@@ -13,7 +13,7 @@ import pytest
 from peftlab.config import config_from_mapping
 from peftlab.errors import CheckFailed, ConfigError
 from peftlab.pipeline import preparation
-from peftlab.pipeline.own_labels import as_begun, write_order
+from peftlab.pipeline.own_labels import order_of, write_order
 from tests.checkpoints import tiny_config, write_tokenizer
 
 torch = pytest.importorskip("torch")
@@ -157,14 +157,18 @@ def test_a_head_without_names_is_taken_with_a_warning(
 
 def test_what_is_resumed_keeps_its_order(tmp_path: Path) -> None:
     base, _ = fine_tuned(tmp_path / "base", "SequenceClassification", None)
-    checked = preparation.check(configured(base, rows_of("l10", "l9", "l8"), tmp_path))
-    assert checked.splits.label_names == ("l8", "l9", "l10")
+    config = configured(base, rows_of("l10", "l9", "l8"), tmp_path)
+    splits = preparation.check(config).splits
+    assert splits.label_names == ("l8", "l9", "l10")
     # A run of a version that sorted by code point has no file.
-    older = as_begun(checked, tmp_path)
-    assert older.splits.label_names == older.task.problem.label_names == ("l10", "l8", "l9")  # type: ignore[attr-defined]
-    write_order(replace(checked, splits=replace(checked.splits, label_names=("l9", "l10", "l8"))),
-                tmp_path)  # fmt: skip
-    assert as_begun(checked, tmp_path).splits.label_names == ("l9", "l10", "l8")
-    other = replace(checked, splits=replace(checked.splits, label_names=("l8", "l9", "x")))
+    assert order_of(splits, config.model, tmp_path) == ("l10", "l8", "l9")
+    declared = replace(splits, names_declared=True)
+    assert order_of(declared, config.model, tmp_path) == ("l8", "l9", "l10")
+    write_order(replace(splits, label_names=("l9", "l10", "l8")), tmp_path)
+    assert order_of(splits, config.model, tmp_path) == ("l9", "l10", "l8")
+    resumed = preparation.prepare(
+        preparation.check(config), weights=False, checkpoint=tmp_path / "checkpoint-1"
+    ).checked
+    assert resumed.task.head().config["id2label"] == {0: "l9", 1: "l10", 2: "l8"}
     with pytest.raises(ConfigError, match="begun with other labels"):
-        as_begun(other, tmp_path)
+        order_of(replace(splits, label_names=("l8", "l9", "x")), config.model, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -59,7 +60,8 @@ def named_labels(
     """The request with the labels' names, and the layout, whose label column may be their names.
 
     Names are those configured, else a ClassLabel's, else those of `labels.json`, else those of a
-    column beside numbers, such as `label_text`.
+    column beside numbers, such as `label_text`. Raises `ConfigError` for a name that is configured
+    twice.
     """
     role = layout.format.labels
     column = None if role is None else layout.columns.get(role)
@@ -68,6 +70,9 @@ def named_labels(
     classes = opened["train"].class_names.get(column)
     if label_names is not None:
         named = tuple(label_names)
+        twice = next((name for name, count in Counter(named).items() if count > 1), None)
+        if twice is not None:
+            raise ConfigError(f"data.label_names names {twice!r} twice.")
         encoded = classes is not None
         return replace(request, declared=named, origin="data.label_names", encoded=encoded), layout
     if classes is not None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.5
 """The probability from which a prediction includes a label."""
+_AT_ONCE = 256
 _DENSE = 256
 """Labels up to which an encoded row has a number for each; above, the indices of those it has."""
 
@@ -96,14 +97,19 @@ class MultiLabel(LabelProblem):
         if metric == "f1_micro":
             hits = 2 * both.sum(axis=1)
             return intervals.ratio_interval(hits, label.sum(axis=1) + prediction.sum(axis=1))
-        from scipy.sparse import csr_matrix
+        either = label + prediction
+        count = label.shape[1]
 
-        # Few of many labels are there: as sparse matrices, [labels, rows].
-        right, either = csr_matrix(2 * both.T), csr_matrix((label + prediction).T)
-        return intervals.weighted_interval(
-            len(label),
-            lambda w: ((right @ w.T) / np.maximum(either @ w.T, 1)).mean(axis=0),
-        )
+        def mean_f1(weights: NDArray[Any]) -> NDArray[Any]:
+            # Some labels at a time: as fractions, all of them take eight times their bytes.
+            parts = [slice(start, start + _AT_ONCE) for start in range(0, count, _AT_ONCE)]
+            sums = [
+                (weights @ (2.0 * both[:, part]) / np.maximum(weights @ either[:, part], 1)).sum(-1)
+                for part in parts
+            ]
+            return np.asarray(sum(sums) / count)
+
+        return intervals.weighted_interval(len(label), mean_f1)
 
     def untuned(self, train: datasets.Dataset, held_out: datasets.Dataset) -> RowScores:
         """Each label for all rows or for none, by the majority of train."""

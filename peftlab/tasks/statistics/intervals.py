@@ -63,14 +63,13 @@ def confusion_interval(
     cells, counts = np.unique(
         labels.astype(np.int64) * classes + predictions.astype(np.int64), return_counts=True
     )
-    right, either = _of_cells(cells, classes)
     generator = np.random.default_rng(_SEED)
     at_once = max(1, _ELEMENTS_AT_ONCE // max(classes, len(cells)))
     values = []
     for start in range(0, RESAMPLES, at_once):
         size = min(at_once, RESAMPLES - start)
         drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=size)
-        values.append(metric((right @ drawn.T).T, (either @ drawn.T).T))
+        values.append(metric(*_margins(drawn, cells, classes)))
     return _middle(np.concatenate(values))
 
 
@@ -78,22 +77,25 @@ def confusion_counts(labels: Array, predictions: Array, classes: int) -> tuple[A
     """The rows that are right, and predictions plus rows, of each class: [1, classes] each."""
     cells = labels.astype(np.int64) * classes + predictions.astype(np.int64)
     found, counts = np.unique(cells, return_counts=True)
-    right, either = _of_cells(found, classes)
-    return (right @ counts)[None], (either @ counts)[None]
+    return _margins(counts[None], found, classes)
 
 
-def _of_cells(cells: Array, classes: int) -> tuple[Any, Any]:
-    """Sparse matrices [classes, cells] that sum cells into hits, and into both margins."""
-    from scipy.sparse import csr_matrix
-
+def _margins(counts: Array, cells: Array, classes: int) -> tuple[Array, Array]:
+    """Counts of cells [resamples, cells] as hits, and as the sum of both margins."""
     label, prediction = cells // classes, cells % classes
-    at = np.arange(len(cells))
-    shape = (classes, len(cells))
-    hits = label == prediction
-    right = csr_matrix((np.ones(int(hits.sum()), np.int64), (label[hits], at[hits])), shape)
-    rows = np.concatenate([label, prediction])
-    either = csr_matrix((np.ones(len(rows), np.int64), (rows, np.concatenate([at, at]))), shape)
-    return right, either
+    same = label == prediction
+    hits = np.zeros((len(counts), classes), dtype=np.int64)
+    hits[:, label[same]] = counts[:, same]
+    return hits, _sums(counts, label, classes) + _sums(counts, prediction, classes)
+
+
+def _sums(counts: Array, of: Array, classes: int) -> Array:
+    """Counts [resamples, cells] summed by the class of each cell."""
+    order = np.argsort(of, kind="stable")
+    present, starts = np.unique(of[order], return_index=True)
+    sums = np.zeros((len(counts), classes), dtype=np.int64)
+    sums[:, present] = np.add.reduceat(counts[:, order], starts, axis=1)
+    return sums
 
 
 def f1_macro(hits: Array, either: Array) -> Array:

@@ -78,11 +78,19 @@ def chosen_of(value: dict[str, Any]) -> tuple[Any, ...] | None:
     return tuple(inside) if isinstance(inside, list | tuple) else (inside,)
 
 
-def flags_of(value: Any) -> dict[str, Any] | None:
-    """An object of labels with yes or no for each, or None."""
+def object_of(value: Any) -> dict[str, Any] | None:
+    """An object with a value for each of some names, or None."""
     if isinstance(value, str):
         value = parse_object(value)
     if not isinstance(value, dict) or not value or chosen_of(value) is not None:
+        return None
+    return value
+
+
+def flags_of(value: Any) -> dict[str, Any] | None:
+    """An object of labels with yes or no for each, or None."""
+    value = object_of(value)
+    if value is None:
         return None
     known = all(inside is None or flag_of(inside) is not None for inside in value.values())
     return value if known else None

@@ -70,9 +70,11 @@ def _columns(
     whole: Sequence[Any], values: Sequence[Any], request: LabelRequest, missing: frozenset[Any]
 ) -> LabelForm | None:
     """A column a label, or an object with yes or no for each label."""
+    objects = [forms.object_of(value) for value in (*whole, *values)]
     flags = [forms.flags_of(value) for value in (*whole, *values)]
     kept = [each for each in flags if each is not None]
-    if not kept or len(kept) < len(flags):
+    # Objects with other values among them are bad rows.
+    if not kept or None in objects or len(kept) < len(flags) / 2:
         return None
     names = tuple(dict.fromkeys(name for each in kept for name in each))
     exclusive = request.kind == "one" or (
