@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -189,13 +190,21 @@ def separated_form(separator: str, missing: frozenset[Any]) -> LabelForm:
     return LabelForm("many", f"labels separated by {shown}", read, missing)
 
 
+_BITS = re.compile(r"[01](?:([ ,;|/\t])\s*[01](?:\1\s*[01])*)?|[01]+", re.ASCII)
+
+
+def bits_of(text: str) -> tuple[str, ...] | None:
+    """The bits of a text such as 101, or 1 0 1 with one separator; None for any other."""
+    return tuple(re.findall("[01]", text)) if _BITS.fullmatch(text) else None
+
+
 def places_form(
     names: Sequence[str], *, exclusive: bool, bits: bool, missing: frozenset[Any]
 ) -> LabelForm:
     """0 or 1 for each label, in lists or as a string of bits; `exclusive`: exactly one 1 a row."""
 
     def read(value: Any) -> Any:
-        items = tuple(value) if bits and isinstance(value, str) else listed(value)
+        items = bits_of(value) if bits and isinstance(value, str) else listed(value)
         if items is None or len(items) != len(names):
             held = f"{value!r:.40}" if items is None else f"a list of {len(items)}"
             raise ValueError(

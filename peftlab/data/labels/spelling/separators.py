@@ -6,6 +6,7 @@ A cell is a list only where its parts are seen elsewhere: alone, or in another c
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ def evidence(cells: Sequence[str], separator: str) -> Evidence | None:
     if not combined:
         return None
     parts = {part for several in combined.values() for part in several}
-    if any(not any(map(str.isalnum, part)) for part in parts):
-        return None
+    if separator in _WEAK and any(map(_is_punctuation, parts)):
+        return None  # Arts & Crafts
     alone = {several[0] for several in divided.values() if len(several) == 1}
     if separator == " " and any(part.lower() in _PHRASES for part in parts - alone):
         return None
@@ -62,6 +63,10 @@ def evidence(cells: Sequence[str], separator: str) -> Evidence | None:
     if separator in _WEAK:
         likely &= share == 1 and len(sets) >= 3 and max(times.values()) > 1
     return Evidence(separator, tuple(combined), likely)
+
+
+def _is_punctuation(part: str) -> bool:
+    return all(unicodedata.category(mark)[0] == "P" or mark in "+=" for mark in part)
 
 
 def _parts(cell: str, separator: str) -> list[str]:

@@ -42,8 +42,14 @@ def understand(counts: Mapping[Any, int], request: LabelRequest, place: Place) -
         or _bits(values, request, missing_here, place)
         or separated(values, request, missing_here, place)
         or numbers(values, request, missing_here, place)
+        or _singles(request, missing_here)
         or forms.plain_form(request.hint, integral_floats=True, missing=missing_here)
     )
+
+
+def _singles(request: LabelRequest, missing: frozenset[Any]) -> LabelForm | None:
+    """Names alone where several are asked for: one label a row."""
+    return forms.lists_form(missing, single_words=True) if request.kind == "many" else None
 
 
 class Whole:
@@ -174,18 +180,25 @@ def _bits(
 ) -> LabelForm | None:
     """Strings of 0 and 1, all of one width."""
     texts = [value for value in values if isinstance(value, str)]
-    width = len(texts[0]) if texts else 0
+    bits = [forms.bits_of(text) for text in texts]
+    width = len(bits[0]) if bits and bits[0] is not None else 0
     if (
         request.kind not in ("auto", "many")
         or len(texts) < max(len(values), 2)
         or width < 2
-        or any(len(text) != width or text.strip("01") for text in texts)
+        or any(each is None or len(each) != width for each in bits)
     ):
+        return None
+    # Two places with a separator are two labels, or a number. Three are neither.
+    apart = all(len(text) > width for text in texts)
+    if not apart and any(len(text) > width for text in texts):
+        return None
+    if apart and width < 3:
         return None
     declared = request.declared
     if declared is not None and set(texts) <= set(declared):
         return None
-    if request.kind == "auto" and (declared is None or len(declared) != width):
+    if not apart and request.kind == "auto" and (declared is None or len(declared) != width):
         raise place.question(
             f"holds {some(texts)}: 0 or 1 for each of {width} labels (set "
             "task.problem=multi_label), or a class each (set task.problem=single_label)?"
@@ -196,4 +209,7 @@ def _bits(
             f"{len(declared)}; name {width} labels."
         )
     names = declared or tuple(map(str, range(width)))
-    return forms.places_form(names, exclusive=False, bits=True, missing=missing)
+    ones = request.kind == "auto" and all(
+        each is not None and each.count("1") == 1 for each in bits
+    )
+    return forms.places_form(names, exclusive=ones, bits=True, missing=missing)

@@ -83,6 +83,12 @@ READ: dict[str, tuple[list[Any], bool, str, list[Any]]] = {
     "NumPy's 0. and 1.": (places(lambda row: str(np.array(row, float))), True, "auto", PLACES),
     "NumPy's True and False": (places(lambda row: str(np.array(row, bool))), True, "auto", PLACES),
     "bits": (places(lambda row: "".join(map(str, row))), True, "many", PLACES),
+    "bits with spaces": (places(lambda row: " ".join(map(str, row))), True, "auto", PLACES),
+    "bits with commas": (places(lambda row: ",".join(map(str, row))), True, "auto", PLACES),
+    "names, where several are asked for": (ONES, True, "many", [[name] for name in ONES]),
+    "emoji": (["\U0001f600,\U0001f602", "\U0001f600", "\U0001f602", "\u2764,\U0001f600"], True,
+              "auto", [["\U0001f600", "\U0001f602"], ["\U0001f600"], ["\U0001f602"],
+                       ["\u2764", "\U0001f600"]]),
     "objects of true and false": (
         [dict(zip(NAMES, map(bool, row), strict=True)) for row in HOT], False, "auto", SEVERAL,
     ),
