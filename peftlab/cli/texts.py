@@ -30,7 +30,7 @@ def show_plan(screen: Screen, plan: Mapping[str, Any]) -> None:
     _splits(screen, plan["data"])
     _dropped(screen, plan.get("dropped", {}))
     _labels(screen, plan["labels"])
-    if plan["understood"]:
+    if plan.get("understood"):
         screen.line(plan["understood"])
     screen.heading("Trained parameters")
     rows = plan["coverage"]["rows"]
@@ -68,7 +68,7 @@ def show_data(screen: Screen, preview: Mapping[str, Any]) -> None:
     _splits(screen, preview["splits"])
     _dropped(screen, preview.get("dropped", {}))
     _labels(screen, preview["labels"])
-    if preview["understood"]:
+    if preview.get("understood"):
         screen.line(preview["understood"])
 
 
