@@ -16,15 +16,7 @@ from peftlab.config.label_names import LabelNames
 from peftlab.config.methods.options import METHODS, MethodOptions
 from peftlab.config.reader import Column, ReaderConfig
 from peftlab.config.regularization import RegularizationConfig
-from peftlab.config.section import (
-    AutoCount,
-    Count,
-    Names,
-    OneOf,
-    ReadBy,
-    Section,
-    Seed,
-)
+from peftlab.config.section import AutoCount, Count, Names, OneOf, ReadBy, Section, Seed
 from peftlab.config.tasks.options import TaskOptions
 
 __all__ = [
