@@ -191,7 +191,7 @@ def is_archive(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return not set(_DOCUMENT_PARTS) & set(archive.namelist())
     except zipfile.BadZipFile:
-        return True
+        return path.suffix.lower() == ".zip"
 
 
 def members(path: Path) -> list[DataFile]:

@@ -35,6 +35,16 @@ def open_json(file: DataFile, options: ReaderConfig) -> RawSplit | Mapping[str, 
     return splits if len(names) > 1 else next(iter(splits.values()))
 
 
+def is_json_lines(file: DataFile) -> bool:
+    """Whether the first lines of a file, whatever its name, are each an object."""
+    start = file.start().split(b"\n")
+    filled = [line for line in start[: None if len(start) == 1 else -1] if line.strip()][:5]
+    try:
+        return bool(filled) and all(isinstance(json.loads(line), dict) for line in filled)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _is_lines(file: DataFile, options: ReaderConfig) -> bool:
     """Whether each line is a value of its own; of a document that is one line, it is not."""
     filled = ((n, line) for n, line in decoded_lines(file, options) if line.strip())

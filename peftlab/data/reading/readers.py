@@ -14,7 +14,7 @@ from typing import cast
 
 from peftlab.config.reader import ReaderConfig
 from peftlab.config.registry import import_name
-from peftlab.data.reading.data_file import DataFile, data_file
+from peftlab.data.reading.data_file import DataFile, data_file, is_archive, members
 from peftlab.data.reading.raw_splits import RawSplit
 from peftlab.errors import ConfigError, DataError, did_you_mean
 
@@ -58,6 +58,12 @@ READERS: dict[str, Reader] = {
         Reader("csv", f"{_HERE}.separated.table:open_csv", (".csv",)),
         Reader("tsv", f"{_HERE}.separated.table:open_tsv", (".tsv", ".tab")),
         Reader("json", f"{_HERE}.json_files:open_json", (".json", ".jsonl", ".ndjson")),
+        Reader(
+            "jsonl",
+            f"{_HERE}.json_files:open_json",
+            (".txt",),
+            recognises=f"{_HERE}.json_files:is_json_lines",
+        ),
         Reader("txt", f"{_HERE}.text_files:open_txt", (".txt",)),
         Reader("parquet", f"{_HERE}.arrow_files:open_parquet", (".parquet",), (b"PAR1",)),
         Reader(
@@ -104,9 +110,11 @@ def find_reader(file: DataFile, options: ReaderConfig) -> Reader:
         return reader_named(options.format)
     if file.path.is_dir():
         return _only([r for r in READERS.values() if r.folder and r.knows(file)], file, ())
-    start = file.start(16)
+    start = file.start(512)
     if not start:
         raise DataError(f"{file.where} is empty (0 bytes).")
+    if start[257:262] == b"ustar":
+        raise DataError(f"{file.where} is a tar archive; unpack it, or pack its files as zip.")
     for reader in READERS.values():
         if start.startswith(reader.starts) and reader.starts:
             return reader
@@ -142,6 +150,12 @@ def _only(known: list[Reader], file: DataFile, others: Iterable[Reader]) -> Read
 
 def open_path(path: Path, options: ReaderConfig | None = None) -> RawSplit:
     """The rows of one file. Raises `DataError`, also where it holds several splits."""
+    if is_archive(path):
+        inside = [f for f in members(path) if f.suffix in extensions()]
+        if len(inside) != 1:
+            names = ", ".join(file.name for file in inside[:8]) or "none"
+            raise DataError(f"{path} holds several data files or none ({names}); unpack it.")
+        return open_one(inside[0], options or ReaderConfig())
     return open_one(data_file(path), options or ReaderConfig())
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import json
 import lzma
 import sys
+import tarfile
 import types
 import zipfile
 from collections.abc import Callable
@@ -127,6 +129,32 @@ def test_readers_that_do_not_exist_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.docx").write_text(TABLE)
     with pytest.raises(DataError, match=r"does not read '.docx'; it reads .csv"):
         rows_of(tmp_path / "rows.docx")
+
+
+def test_objects_in_a_text_file_are_rows(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert rows_of(tmp_path / "rows.txt") == ROWS
+    (tmp_path / "rows.txt").write_text("{one}\n{two}\n")
+    assert len(rows_of(tmp_path / "rows.txt")) == 2
+
+
+def test_a_tar_archive_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(TABLE)
+    with tarfile.open(tmp_path / "rows.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "rows.csv", "rows.csv")
+    with pytest.raises(DataError, match=r"rows\.tar\.gz is a tar archive; unpack it"):
+        rows_of(tmp_path / "rows.tar.gz")
+
+
+def test_one_file_in_an_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
+        archive.writestr("some rows.csv", TABLE)
+        archive.writestr("notes.md", "words")
+    assert rows_of(tmp_path / "rows.zip") == ROWS
+    with zipfile.ZipFile(tmp_path / "rows.zip", "a") as archive:
+        archive.writestr("more.csv", TABLE)
+    with pytest.raises(DataError, match=r"several data files .*more\.csv, some rows\.csv"):
+        rows_of(tmp_path / "rows.zip")
 
 
 def test_a_member_of_an_archive_is_a_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 
@@ -13,6 +14,8 @@ from peftlab.data.reading.separated.dialect import Dialect, find_dialect
 from peftlab.data.reading.separated.fields import Fault, rows_of
 from peftlab.data.reading.separated.header import Header, named, numbered
 from peftlab.errors import DataError
+
+_SAID = re.compile(r"sep=([^\r\n])\s*", re.IGNORECASE)
 
 
 def open_csv(file: DataFile, options: ReaderConfig) -> RawSplit:
@@ -26,10 +29,17 @@ def open_tsv(file: DataFile, options: ReaderConfig) -> RawSplit:
 
 
 def _open(file: DataFile, options: ReaderConfig, usual: str) -> RawSplit:
+    begin = options.header if type(options.header) is int else 1
+    _, opening = next(decoded_lines(file, options, every_end=True), (0, ""))
+    if (said := _SAID.fullmatch(opening)) and begin == 1:
+        # What Excel writes and reads: the separator, on a line of its own.
+        begin = 2
+        if options.delimiter == "auto":
+            options = options.model_copy(update={"delimiter": said[1]})
+
     def lines() -> Iterator[tuple[int, str]]:
         numbered_lines = decoded_lines(file, options, every_end=True)
-        first = options.header if type(options.header) is int else 1
-        return ((n, line) for n, line in numbered_lines if n >= first)
+        return ((n, line) for n, line in numbered_lines if n >= begin)
 
     has_header = options.header is not False
     if not any(line.strip() for _, line in lines()):

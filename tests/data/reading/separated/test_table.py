@@ -186,6 +186,12 @@ def test_headers(tmp_path: Path) -> None:
     question(path, "text,text\na,b\n", "rows.csv:1", "'text' twice")
 
 
+def test_a_separator_that_excel_writes_ahead(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    assert texts(path, "sep=;\r\ntext;label\r\na, b;c\r\n") == [["a, b", "c"]]
+    assert open_path(path).location(3) == f"{path}:3"
+
+
 def test_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     for end in ("\n", "\r\n", "\r"):
