@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 from encodings.aliases import aliases
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from peftlab.config.section import Section
+from peftlab.config.checks import problem_at
+from peftlab.config.section import Section, Written
 from peftlab.errors import did_you_mean
 
 _SPELT_DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
@@ -24,22 +24,13 @@ def _character(value: Any) -> Any:
     return value
 
 
-def _encoding(name: str) -> str:
-    """The name of an encoding of text that Python knows."""
-    try:
-        known = codecs.lookup(name)
-    except LookupError:
-        hint = did_you_mean(name, {*aliases, *aliases.values()}) or ", as in cp1252 or shift_jis"
-        raise PydanticCustomError(
-            "encoding", "the name of an encoding{hint}", {"hint": hint.rstrip("?")}
-        ) from None
-    if not known._is_text_encoding:
-        raise PydanticCustomError("encoding", "the name of an encoding of text, as cp1252")
-    return name
-
-
-Character = Annotated[str, Field(min_length=1, max_length=1), BeforeValidator(_character)]
-Encoding = Annotated[str, Field(min_length=1), AfterValidator(_encoding)]
+Character = Annotated[
+    str,
+    Field(min_length=1, max_length=1),
+    BeforeValidator(_character),
+    Written("a single character, tab, comma, semicolon or pipe"),
+]
+Encoding = Annotated[str, Field(min_length=1), Written("the name of an encoding, as cp1252")]
 
 
 def _column(value: Any) -> Any:
@@ -73,3 +64,18 @@ class ReaderConfig(Section):
     sheet: str | Annotated[int, Field(ge=1)] | None = Field(
         None, description="Name or number, from 1, of a workbook's sheet."
     )
+
+    @model_validator(mode="after")
+    def _known_encoding(self) -> Self:
+        if self.encoding != "auto":
+            try:
+                "".encode(self.encoding)
+            except LookupError:
+                names = [*aliases, *aliases.values(), "latin-1", "cp1252"]
+                hint = did_you_mean(self.encoding, names)
+                raise problem_at(
+                    "encoding",
+                    f"is {self.encoding!r}{hint or ';'} allowed: auto, or an encoding of text that "
+                    "Python knows, as cp1252 or shift_jis",
+                ) from None
+        return self
