@@ -48,6 +48,7 @@ def open_source(
 
 def _inside(source: Source, only: Opener) -> dict[str, Opener]:
     """The splits within one file: those that it holds, or those that a column of it names."""
+    check_one_format(only.split, only.files)
     file = data_file(only.files[0].path, only.files[0].member)
     splits: Mapping[str, RawSplit] = open_splits(file, source.reader)
     if len(splits) == 1:

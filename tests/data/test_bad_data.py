@@ -147,6 +147,8 @@ def test_two_names_for_one_split(tmp_path: Path) -> None:
 def test_incomplete_shards(tmp_path: Path) -> None:
     source = write(tmp_path, train__00000__of__00003_jsonl=GOOD, train__00002__of__00003_jsonl=GOOD)
     refused(source, "shards", "are incomplete")
+    (tmp_path / "train-00002-of-00003.jsonl").unlink()
+    refused(source, "shards", "are incomplete")
 
 
 def test_labels_that_train_lacks(tmp_path: Path) -> None:

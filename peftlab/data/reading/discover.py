@@ -51,7 +51,8 @@ def find_split_files(source: str, subset: str | None = None) -> Files:
             found = {"train": next(iter(found.values()))}
         if subset is None and found:
             return found
-        return _of_subset(source, subsets, subset, list(_files(path)))
+        listed = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
+        return _of_subset(source, subsets, subset, listed)
     if subset is not None:
         raise _no_subset(source, subset)
     if is_archive(path):
