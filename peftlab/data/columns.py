@@ -12,6 +12,11 @@ from peftlab.errors import ConfigError, DataError, did_you_mean
 
 logger = logging.getLogger("peftlab")
 
+UNLABELLED = (
+    "Nothing can be measured on rows without answers: leave them out with data.splits.test=null "
+    "(or data.splits.validation), and answer them with peftlab predict --file."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -147,9 +152,11 @@ def columns_of_split(layout: Layout, available: Sequence[str], where: str) -> di
         if column in available:
             present[role] = column
         elif layout.format.lacking({r: c for r, c in layout.columns.items() if r != role}):
+            hint = f" {UNLABELLED}" if role in layout.format.targets else ""
             raise DataError(
                 f"{where} has no column {column!r}, which train has as {role}"
                 + describe_available(column, available)
+                + hint
             )
     for role, column in layout.format.find(available, present, where).items():
         if role in layout.roles and not layout.format.roles[role]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from peftlab.data.bad_rows import LEAVE_OUT, Causes
 from peftlab.data.column_file import Columns, new_columns
-from peftlab.data.columns import Layout
+from peftlab.data.columns import UNLABELLED, Layout
 from peftlab.data.formats.cells import Cells, arrow_type, stored
 from peftlab.data.labels.spelling.form import LabelForm
 from peftlab.data.labels.spelling.request import LabelRequest
@@ -120,8 +120,10 @@ def check_rows(
     if drop is not None and not read.numbers:
         raise DataError("\n".join(["every row is bad, and none would be left:",
                                    *read.problems.causes.lines()]))  # fmt: skip
-    if labels is not None and may_lack_labels and labels.all_missing():
-        return None
+    if labels is not None and label_form is not None and labels.all_missing():
+        if may_lack_labels:
+            return None
+        raise DataError(f"{raw.where}: no row has a label. {UNLABELLED}")
     checked = CheckedSplit(
         raw, {}, None, "one", role == "tags", read.numbers, len(read.numbers)
     )  # fmt: skip

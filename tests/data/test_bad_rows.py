@@ -171,6 +171,17 @@ class TestDropping:
             assert one.cause.startswith(BAD[kinds[line - 1]][1])
 
 
+def test_a_test_file_without_labels_names_the_way_out(tmp_path: Path) -> None:
+    write(tmp_path, "train", [good(0), good(1)])
+    for rows in ([{"text": "a"}], [{"text": "a", "label": None}, {"text": "b", "label": ""}]):
+        write(tmp_path, "test", rows)
+        with pytest.raises(DataError, match=r"test\.jsonl.*label.*data\.splits\.test=null"):
+            load(tmp_path, test="test")
+    assert load(tmp_path).test is None
+    write(tmp_path, "test", [{"text": "a"}])
+    assert load(tmp_path, test=None).test is None
+
+
 def test_splits_without_rows(tmp_path: Path) -> None:
     write(tmp_path, "train", [good(at) for at in range(6)])
     splits = load(tmp_path)
