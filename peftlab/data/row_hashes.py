@@ -78,8 +78,9 @@ def folded(column: pyarrow.ChunkedArray) -> list[str]:
     unfolded = pc.or_(
         pc.invert(pc.string_is_ascii(column)), pc.match_substring_regex(column, _UNFOLDED)
     )
-    for index in np.flatnonzero(pc.fill_null(unfolded, False).to_numpy()).tolist():
-        texts[index] = fold(column[index].as_py())
+    at = np.flatnonzero(pc.fill_null(unfolded, False).to_numpy())
+    for index, text in zip(at.tolist(), column.take(at).to_pylist(), strict=True):
+        texts[index] = fold(text)
     return texts
 
 
