@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from peftlab.data.formats import FORMATS, RowFormat
@@ -20,11 +20,22 @@ UNLABELLED = (
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A format, the roles that the task reads, and their columns in train."""
+    """A format, the roles that the task reads, and their columns in train.
+
+    `given` and `source` are the format's name and the columns of the source's rows, where they were
+    reshaped.
+    """
 
     format: RowFormat
     roles: Sequence[str]
     columns: Mapping[str, str]
+    given: str = ""
+    source: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of the source's format."""
+        return self.given or self.format.name
 
 
 def choose_layout(
@@ -34,11 +45,11 @@ def choose_layout(
     where: str,
     *,
     roles: Sequence[str],
-    first: Callable[[Sequence[str]], Mapping[str, Any]],
+    first: Callable[[Sequence[str]], Sequence[Mapping[str, Any]]],
 ) -> Layout:
-    """The first of `formats` whose columns are available and which the first row fits.
+    """The first of `formats` whose columns are available and which the first rows fit.
 
-    `roles` are those that the task reads; `first` reads columns of the first row. Raises
+    `roles` are those that the task reads; `first` reads columns of the first rows. Raises
     `ConfigError` for roles that no format has, `DataError` for missing columns.
     """
     _check_explicit(available, explicit, roles, where)
@@ -55,9 +66,11 @@ def choose_layout(
         tried.append((candidate, by_name))
         if candidate.lacking(by_name) is not None:
             continue
-        values = first(list(by_name.values()))
-        by_role = {role: values.get(column) for role, column in by_name.items()}
-        if len(formats) == 1 or candidate.fits(by_role):
+        by_role = [
+            {role: values.get(column) for role, column in by_name.items()}
+            for values in first(list(by_name.values()))
+        ]
+        if len(formats) == 1 or candidate.fits_rows(by_role):
             columns = {role: by_name[role] for role in candidate.roles if role in by_name}
             columns = {role: name for role, name in columns.items() if role in roles}
             _log_layout(candidate, columns, explicit, where)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from peftlab.data.labels.values import LabelKind
 from peftlab.data.opening import choose_splits, open_source
 from peftlab.data.reading.raw_splits import RawSplit
 from peftlab.data.reading.views import with_paths
+from peftlab.data.reshaping import reshape
 from peftlab.data.rows import CheckedSplit, check_rows
 from peftlab.data.slices import open_parts
 from peftlab.data.source import Source
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("peftlab")
 
 DEFAULT_VALIDATION_FRACTION = 0.1
+_LOOKED_AT = 20
+"""Rows that a format is recognised by."""
 
 
 def load_splits(
@@ -86,25 +90,26 @@ def load_splits(
     opened = {split: with_paths(part, paths) for split, part in open_parts(raw, chosen).items()}
     limits = {"train": max_train_samples, "validation": max_eval_samples, "test": max_eval_samples}
     fraction = DEFAULT_VALIDATION_FRACTION if isinstance(validation, str) else validation
+    opened, explicit = with_label_columns(opened, source.columns, label_kind)
+    train_part = opened["train"]
+    layout = choose_layout(
+        train_part.columns, explicit,
+        formats if source.format == "auto" else (source.format,), train_part.where, roles=roles,
+        first=partial(_first_rows, train_part),
+    )  # fmt: skip
+    opened, layout = reshape(opened, layout)
     if streaming:
         # The validation share of train comes on top of the training rows.
         taken = 0.0 if "validation" in opened else fraction
         wanted = None if max_train_samples is None else ceil(max_train_samples / (1 - taken))
         first_rows = limits | {"train": wanted}
         opened = {split: part.head(first_rows[split]) for split, part in opened.items()}
-    opened, explicit = with_label_columns(opened, source.columns, label_kind)
-    train_part = opened["train"]
-    layout = choose_layout(
-        train_part.columns, explicit,
-        formats if source.format == "auto" else (source.format,), train_part.where, roles=roles,
-        first=partial(_first_row, train_part),
-    )  # fmt: skip
     request = LabelRequest(
         label_kind, label_separator, none_is_class=layout.format.name == "relation",
         tags=layout.format.labels == "tags",
     )  # fmt: skip
     request, layout = named_labels(opened, layout, request, label_names, in_file, file)
-    mapping = dict(layout.columns)
+    mapping = {**layout.source, **layout.columns}
     checked: dict[str, CheckedSplit] = {}
     dropped = Dropped() if on_bad_rows == "drop" else None
     for split, part in opened.items():
@@ -157,7 +162,7 @@ def load_splits(
         _check_train(built["train"], names["train"])
     splits = Splits(
         built["train"], built.get("validation"), built.get("test"), source.place, names, mapping,
-        names_in_order, layout.format.name, kind, origins=origins,
+        names_in_order, layout.name, kind, origins=origins,
         dropped=() if dropped is None else tuple(dropped.rows),
         names_declared=request.declared is not None
         or (form is not None and form.names is not None),
@@ -188,8 +193,8 @@ def _name_labels(
             checked[split] = rows.without(bad.reasons)
 
 
-def _first_row(part: RawSplit, columns: Sequence[str]) -> Mapping[str, Any]:
-    return next((record for _, record in part.rows(columns)), {})
+def _first_rows(part: RawSplit, columns: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+    return [record for _, record in islice(part.rows(columns), _LOOKED_AT)] or [{}]
 
 
 def _kept(

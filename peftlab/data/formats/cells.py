@@ -46,6 +46,17 @@ def stored(kind: Kind, values: Sequence[Any]) -> Sequence[Any]:
     return [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
 
 
+class Unreadable(str):
+    """A cell of a row that cannot be used: the text that is shown of it, and why."""
+
+    why: str
+
+    def __new__(cls, shown: object, why: str) -> Unreadable:
+        made = super().__new__(cls, f"{shown!s:.200}")
+        made.why = why
+        return made
+
+
 class Cells:
     """One row's values by role. Readers collect problems and return a placeholder for them.
 
@@ -68,11 +79,13 @@ class Cells:
         self.from_text = from_text
         self.to_predict = to_predict
         self.own_keys = own_keys
-        self.problems: list[str] = []
+        unreadable = (value.why for value in values.values() if isinstance(value, Unreadable))
+        self.problems: list[str] = list(dict.fromkeys(unreadable))
+        self._complete = bool(self.problems)
 
     def wrong(self, what: str) -> None:
-        """Add a problem of the row, once."""
-        if what not in self.problems:
+        """Add a problem of the row, once; none to those of a cell that is unreadable."""
+        if not self._complete and what not in self.problems:
             self.problems.append(what)
 
     def raise_any(self) -> None:

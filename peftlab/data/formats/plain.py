@@ -14,11 +14,11 @@ logger = logging.getLogger("peftlab")
 
 PROMPT_NAMES = (
     "prompt", "instruction", "input", "question", "query", "source", "article", "dialogue",
-    "document", "meaning_representation", "mr",
+    "document", "meaning_representation", "mr", "input_text", "source_text", "src",
 )  # fmt: skip
 COMPLETION_NAMES = (
     "completion", "output", "response", "answer", "target", "chosen", "summary", "highlights",
-    "human_reference", "ref",
+    "human_reference", "ref", "target_text", "tgt",
 )  # fmt: skip
 
 
@@ -63,6 +63,16 @@ class PromptCompletion(RowFormat):
         if cells.has("references"):
             row["references"] = cells.texts("references")
         return row
+
+
+class TextSummary(PromptCompletion):
+    """`text` and its `summary`: two columns that a language model could read otherwise."""
+
+    name: ClassVar[str] = "text-summary"
+    tasks: ClassVar[tuple[str, ...]] = ("seq2seq",)
+    usual: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "prompt": ("text",), "completion": ("summary",), "references": ("references",),
+    }  # fmt: skip
 
 
 class Text(RowFormat):

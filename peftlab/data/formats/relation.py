@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 from peftlab.data.formats.cells import Cells, Kind
 from peftlab.data.formats.row_format import Row, RowFormat
 
-_MARK = re.compile(r"<(/?)e([12])>")
+_MARK = re.compile(r"<(/?)e([12])>|\[(/?)E([12])\]")
 
 
 class Relation(RowFormat):
-    """Text that contains `<e1>..</e1>` and `<e2>..</e2>`, or text or tokens with span columns.
+    """Text that contains `<e1>..</e1>` and `<e2>..</e2>` or `[E1]..[/E1]` and `[E2]..[/E2]`; or
+    text or tokens with span columns.
 
     Gives the text without marks and the character spans of `head` (e1) and `tail` (e2). Spans of
     tokens count tokens; the text is the tokens joined by spaces. Ends are excluded.
@@ -47,7 +48,7 @@ class Relation(RowFormat):
     def fits(self, first: Mapping[str, Any]) -> bool:
         if first.get("head") is not None:
             return not isinstance(first.get("label"), list)
-        return isinstance(first.get("text"), str) and "<e1>" in str(first["text"])
+        return isinstance(first.get("text"), str) and bool(_MARK.search(str(first["text"])))
 
     def read(self, cells: Cells) -> Row:
         if not (cells.has("head") or cells.has("tail")):
@@ -83,13 +84,13 @@ def _tagged(cells: Cells) -> Row:
     plain, at, where = "", 0, dict[str, list[int]]()
     for mark in _MARK.finditer(text):
         plain += text[at : mark.start()]
-        where.setdefault(mark[1] + mark[2], []).append(len(plain))
+        where.setdefault("".join(mark.groups(default="")), []).append(len(plain))
         at = mark.end()
     plain += text[at:]
     if any(len(where.get(mark, [])) != 1 for mark in ("1", "/1", "2", "/2")):
         cells.wrong(
-            f"column {cells.column('text')!r} must have <e1>..</e1> and <e2>..</e2> exactly once "
-            "each, or the row needs spans in the columns head and tail"
+            f"column {cells.column('text')!r} must have <e1>..</e1> and <e2>..</e2> (or [E1].. "
+            "and [E2]..) exactly once each, or the row needs spans in the columns head and tail"
         )
         return _row(cells, plain, (0, 0), (0, 0))
     return _row(cells, plain, (where["1"][0], where["/1"][0]), (where["2"][0], where["/2"][0]))

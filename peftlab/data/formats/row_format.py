@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from peftlab.data.formats.cells import Cells, Kind
+from peftlab.data.reading.raw_splits import RawSplit
 
 Row = dict[str, Any]
 
@@ -37,6 +38,9 @@ class RowFormat(ABC):
     labels: ClassVar[str | None] = None
     """The role of labels, one per row or per token, in columns and checked rows."""
 
+    becomes: ClassVar[type[RowFormat] | None] = None
+    """The format of the rows that `reshape` makes of these; None: rows are read as they are."""
+
     @property
     def search_order(self) -> tuple[str, ...]:
         """The order in which roles choose columns; earlier ones take ambiguous columns."""
@@ -63,6 +67,18 @@ class RowFormat(ABC):
     def fits(self, first: Mapping[str, Any]) -> bool:
         """Whether the first row's values, by role, match this format."""
         return True
+
+    def fits_rows(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the first rows' values, by role, match this format; there is at least one."""
+        return self.fits(rows[0])
+
+    def reshape(self, raw: RawSplit, columns: Mapping[str, str]) -> RawSplit:
+        """A split of the rows that `becomes` reads: its roles are the names of their columns.
+
+        `columns` are those of this format's roles in the split. Rows may be joined or left out;
+        one that cannot be used holds `Unreadable`. Raises `DataError`.
+        """
+        return raw
 
     @abstractmethod
     def read(self, cells: Cells) -> Row:

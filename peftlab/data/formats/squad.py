@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from peftlab.data.formats.cells import Cells, Kind
+from peftlab.data.formats.conversion import parsed
 from peftlab.data.formats.row_format import Row, RowFormat
 
 
@@ -34,9 +35,9 @@ class Squad(RowFormat):
     }  # fmt: skip
 
     def fits(self, first: Mapping[str, Any]) -> bool:
-        answers = first.get("answers")
-        return isinstance(answers, dict | list) or (
-            isinstance(answers, str) and answers[:1] in ("{", "[")
+        answers = parsed(first.get("answers"))
+        return isinstance(answers, Mapping) or (
+            isinstance(answers, list) and all(isinstance(answer, Mapping) for answer in answers)
         )
 
     def read(self, cells: Cells) -> Row:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from peftlab.data.formats.cells import Cells, Kind
+from peftlab.data.formats.conversion import parsed
 from peftlab.data.formats.row_format import Row, RowFormat
 
 
@@ -24,8 +25,9 @@ class TokensTags(RowFormat):
     labels: ClassVar[str | None] = "tags"
 
     def fits(self, first: Mapping[str, Any]) -> bool:
-        tokens = first.get("tokens")
-        return isinstance(tokens, list) or (isinstance(tokens, str) and tokens[:1] == "[")
+        tokens = parsed(first.get("tokens"))
+        # Lists of objects are Prodigy's, beside spans.
+        return isinstance(tokens, list) and not any(isinstance(t, Mapping) for t in tokens)
 
     def read(self, cells: Cells) -> Row:
         if cells.to_predict and isinstance(cells.values.get("tokens"), str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -268,6 +269,10 @@ def _words(row: Mapping[str, Any], number: int) -> Words:
     if isinstance(given, str) and given.strip():
         return Words.split(given)
     if isinstance(given, list) and given and all(isinstance(w, str) and w.strip() for w in given):
+        text = row.get("text")
+        with contextlib.suppress(ValueError):
+            if isinstance(text, str):
+                return Words.located(text, given)
         return Words.joined(given)
     raise DataError(
         f"row {number} to predict has no 'tokens': give a text, or a list of non-empty words."

@@ -29,6 +29,15 @@ class Words:
         return cls(" ".join(words), tuple(words), places)
 
     @classmethod
+    def located(cls, text: str, words: Sequence[str]) -> Words:
+        """Words of a text in their order. Raises `ValueError` for one that is not there."""
+        places: list[Characters] = []
+        for word in words:
+            at = text.index(word, places[-1][1] if places else 0)
+            places.append((at, at + len(word)))
+        return cls(text, tuple(words), tuple(places))
+
+    @classmethod
     def split(cls, text: str) -> Words:
         """The words of a text, separated by white space."""
         words = text.split()

@@ -1,0 +1,1 @@
+"""Published forms of relations, each read as rows of `relation`."""

@@ -1,0 +1,1 @@
+"""Texts with marked spans: entities as annotation tools export them."""
