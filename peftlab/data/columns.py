@@ -104,7 +104,13 @@ def _nothing_fits(
     tried: Sequence[tuple[RowFormat, dict[str, str]]], available: Sequence[str], where: str
 ) -> DataError:
     """An error on what is missing of the best matching format; of several, the plainest."""
-    form, columns = max(reversed(tried), key=lambda pair: len(pair[1]))
+
+    def matches(pair: tuple[RowFormat, dict[str, str]]) -> tuple[int, int]:
+        form, columns = pair
+        missing = [role for role, needed in form.roles.items() if needed and role not in columns]
+        return len(columns), -len(missing) if columns else 0
+
+    form, columns = max(reversed(tried), key=matches)
     role = form.lacking(columns)
     if role is None:
         named = ", ".join(f"{role} = {column!r}" for role, column in columns.items())

@@ -74,6 +74,17 @@ class TextSummary(PromptCompletion):
         "prompt": ("text",), "completion": ("summary",), "references": ("references",),
     }  # fmt: skip
 
+    def find(
+        self, available: Sequence[str], explicit: Mapping[str, str], where: str
+    ) -> dict[str, str]:
+        # Other prompts, and those that are configured, are prompt-completion's.
+        if explicit or by_usual_name(PROMPT_NAMES, available, []):
+            return dict(explicit)
+        return super().find(available, explicit, where)
+
+    def lacking(self, columns: Mapping[str, str]) -> str | None:
+        return "prompt" if columns.get("prompt") != "text" else super().lacking(columns)
+
 
 class Text(RowFormat):
     name: ClassVar[str] = "text"

@@ -32,12 +32,12 @@ class Translation(RowFormat):
 
     def fits_rows(self, rows: Sequence[Mapping[str, Any]]) -> bool:
         values = [parsed(row.get("translation")) for row in rows]
-        return all(isinstance(value, Mapping) and len(value) > 1 for value in values)
+        return any(isinstance(value, Mapping) and len(value) > 1 for value in values)
 
     def reshape(self, raw: RawSplit, columns: Mapping[str, str]) -> RawSplit:
         column = columns["translation"]
-        first: Any = next((parsed(record[column]) for _, record in raw.rows([column])), {})
-        languages = list(first) if isinstance(first, Mapping) else []
+        given = (parsed(record.get(column)) for _, record in raw.rows([column]))
+        languages = list(next((value for value in given if isinstance(value, Mapping)), {}))
         chosen = {
             role: columns[role].partition(".")[2]
             for role in ("prompt", "completion")

@@ -81,6 +81,48 @@ READERS: dict[str, Reader] = {
         Reader(
             "saved", f"{_HERE}.saved:open_saved", recognises=f"{_HERE}.saved:is_saved", folder=True
         ),
+        Reader(
+            "conll",
+            f"{_HERE}.annotated.conll:open_conll",
+            (
+                ".conll",
+                ".conllu",
+                ".conll03",
+                ".iob",
+                ".iob2",
+                ".bio",
+                ".bioes",
+                ".bilou",
+                ".txt",
+                ".tsv",
+            ),
+            recognises=f"{_HERE}.annotated.conll:recognises",
+        ),
+        Reader(
+            "semeval-relations",
+            f"{_HERE}.annotated.marked_blocks:open_blocks",
+            (".txt",),
+            recognises=f"{_HERE}.annotated.marked_blocks:recognises",
+        ),
+        Reader(
+            "relations-txt",
+            f"{_HERE}.json_files:open_json",
+            (".txt",),
+            recognises=f"{_HERE}.annotated.json_text:recognises",
+        ),
+        Reader("docbin", f"{_HERE}.annotated.docbin:open_docbin", (".spacy",)),
+        Reader(
+            "parallel",
+            f"{_HERE}.annotated.parallel:open_parallel",
+            recognises=f"{_HERE}.annotated.parallel:recognises",
+            folder=True,
+        ),
+        Reader(
+            "brat",
+            f"{_HERE}.annotated.brat:open_brat",
+            recognises=f"{_HERE}.annotated.brat:recognises",
+            folder=True,
+        ),
     )
 }
 """Every reader by the name that `data.reader.format` takes."""

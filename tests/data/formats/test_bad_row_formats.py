@@ -97,12 +97,10 @@ BAD: dict[str, tuple[str, list[Any], str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_row_is_named_with_its_line_and_cause(case: str, tmp_path: Path) -> None:
     task, rows, what = BAD[case]
-    twenty = rows[:-1] * 24
     with pytest.raises(DataError) as error:
-        load(tmp_path, [*twenty, rows[-1]], task)
+        load(tmp_path, rows, task)
     assert what in str(error.value)
-    if case != "a token's tag":
-        assert f"rows.jsonl:{len(twenty) + 1}" in str(error.value)
+    assert f"rows.jsonl:{len(rows)}" in str(error.value)
 
 
 def test_bad_rows_of_spans_can_be_left_out(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ class OpenNRE(RowFormat):
         return super().lacking(columns)
 
     def fits_rows(self, rows: Sequence[Mapping[str, Any]]) -> bool:
-        entities = [parsed(row.get(role)) for row in rows for role in ("head", "tail")]
-        return all(_position(entity) is not None for entity in entities)
+        heads = [_position(parsed(row.get("head"))) for row in rows]
+        return any(position is not None for position in heads)
 
     def reshape(self, raw: RawSplit, columns: Mapping[str, str]) -> RawSplit:
         gives = tuple(role for role in self.roles if role in columns)

@@ -31,7 +31,7 @@ class Tacred(RowFormat):
     becomes: ClassVar[type[RowFormat] | None] = Relation
 
     def fits_rows(self, rows: Sequence[Mapping[str, Any]]) -> bool:
-        return all(isinstance(parsed(row.get("tokens")), list) for row in rows)
+        return any(isinstance(parsed(row.get("tokens")), list) for row in rows)
 
     def reshape(self, raw: RawSplit, columns: Mapping[str, str]) -> RawSplit:
         return converted(raw, columns, ("tokens", "head", "tail", "label"), _row,

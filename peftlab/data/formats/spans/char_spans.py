@@ -37,12 +37,9 @@ class CharSpans(RowFormat):
     becomes: ClassVar[type[RowFormat] | None] = TokensTags
 
     def fits_rows(self, rows: Sequence[Mapping[str, Any]]) -> bool:
-        spans = [parsed(row.get("spans")) for row in rows]
-        lists = [value for value in spans if value is not None]
-        return (
-            bool(lists)
-            and all(_is_spans(value) for value in lists)
-            and all(isinstance(row.get("text"), str) for row in rows)
+        spans = [parsed(row.get("spans")) for row in rows if isinstance(row.get("text"), str)]
+        return any(value and _is_spans(value) for value in spans) or (
+            bool(spans) and all(value == [] for value in spans)
         )
 
     def reshape(self, raw: RawSplit, columns: Mapping[str, str]) -> RawSplit:
@@ -51,6 +48,8 @@ class CharSpans(RowFormat):
         def convert(values: Mapping[str, Any]) -> Row:
             check(values)
             column = columns["spans"]
+            if isinstance(values["spans"], Unreadable):
+                return {"tokens": values["spans"], "tags": []}
             return tagged_row(values["text"], lambda text: spans_of(values["spans"], text, column))
 
         return converted(raw, columns, ("tokens", "tags"), convert, nested=("spans",))

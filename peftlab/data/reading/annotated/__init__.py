@@ -1,0 +1,1 @@
+"""Files of annotated text: tagged tokens, marked relations, standoff spans, parallel lines."""
