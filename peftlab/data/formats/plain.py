@@ -36,6 +36,15 @@ class PromptCompletion(RowFormat):
     gives: ClassVar[Mapping[str, Kind]] = {
         "prompt": "text", "completion": "text", "references": "texts",
     }  # fmt: skip
+    unread: ClassVar[Mapping[str, str]] = {
+        "rejected": "answers that are to be avoided are not trained on",
+        **dict.fromkeys(("system", "system_prompt"), "only conversations have a system turn; "
+                        "write the rows as messages"),
+        **dict.fromkeys(("reasoning", "thinking", "reasoning_content", "thoughts"),
+                        "thoughts are read from conversations alone; write the rows as messages, "
+                        "or put them into the completion"),
+        **dict.fromkeys(("images", "image", "videos", "audios"), "only text is read"),
+    }  # fmt: skip
 
     def find(
         self, available: Sequence[str], explicit: Mapping[str, str], where: str

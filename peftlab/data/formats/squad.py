@@ -30,6 +30,9 @@ class Squad(RowFormat):
         "is_impossible": ("is_impossible",),
     }
     targets: ClassVar[frozenset[str]] = frozenset({"answers", "is_impossible"})
+    unread: ClassVar[Mapping[str, str]] = {
+        "plausible_answers": "a question that the context does not answer has none",
+    }
     gives: ClassVar[Mapping[str, Kind]] = {
         "id": "text", "question": "text", "context": "text", "answers": "answers",
     }  # fmt: skip

@@ -169,6 +169,16 @@ def test_a_path_leads_into_objects(tmp_path: Path) -> None:
         load(tmp_path, rows, TC, columns={"text": "meta.body", "label": "meta.tag.of"})
 
 
+def test_columns_that_are_not_read_are_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"prompt": "a", "completion": "b", "rejected": "c", "reasoning": "d", "id": 1}
+    load(tmp_path, [row] * 3, S2S)
+    assert caplog.text.count("column 'rejected' is not read: answers that are to be avoided") == 1
+    assert caplog.text.count("column 'reasoning' is not read: thoughts") == 1
+    assert "'id'" not in caplog.text
+
+
 def test_sentences_that_do_not_stand_together(tmp_path: Path) -> None:
     rows = [{"sentence_id": i, "word": "a", "tag": "O"} for i in (1, 2, 1)]
     with pytest.raises(DataError, match=r"rows\.jsonl:3: the rows of sentence 1 .* sort the file"):

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from peftlab.config.formats import FORMATS
 from peftlab.config.tasks.options import TASKS
 from peftlab.data.loading import load_splits
 from peftlab.data.splits import Splits
@@ -123,8 +122,3 @@ def test_a_format_reads_as_it_was_written(case: str, tmp_path: Path) -> None:
     splits = load(file, task, **settings)
     assert splits.format == form
     assert plain(splits, WANTED[task]) == WANTED[task]
-
-
-def test_every_format_beside_conversations_has_a_case() -> None:
-    elsewhere = {"pair", "messages", "sharegpt", "alpaca", "text"}
-    assert {form for form, *_ in CASES.values()} | elsewhere == set(FORMATS)

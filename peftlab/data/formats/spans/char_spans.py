@@ -34,6 +34,10 @@ class CharSpans(RowFormat):
     }
     targets: ClassVar[frozenset[str]] = frozenset({"spans", "answer"})
     gives: ClassVar[Mapping[str, Kind]] = {"tokens": "texts"}
+    unread: ClassVar[Mapping[str, str]] = {
+        "relations": "tags mark entities, and not how they are related",
+        "_is_binary": "a word that no span marks is tagged O, whatever labels were asked for",
+    }
     becomes: ClassVar[type[RowFormat] | None] = TokensTags
 
     def fits_rows(self, rows: Sequence[Mapping[str, Any]]) -> bool:
