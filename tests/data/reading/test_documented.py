@@ -119,10 +119,10 @@ CASES: dict[str, Callable[[Path], Source]] = {
 }  # fmt: skip
 
 
-def documented() -> list[list[str]]:
-    """The cells of the table of files in docs/data.md."""
+def documented(heading: str = "## Files") -> list[list[str]]:
+    """The cells of a table of files in docs/data.md."""
     text = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
-    section = text.split("\n## Files\n")[1].split("\n### ")[0]
+    section = text.split(f"\n{heading}\n")[1].split("\n#")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -130,6 +130,7 @@ def documented() -> list[list[str]]:
 def test_the_table_and_the_cases_are_the_same() -> None:
     rows = documented()
     assert [row[0] for row in rows] == list(CASES)
+    rows += documented("### Annotated text")
     ends = {end.strip("` ") for row in rows for end in row[1].split(",") if end.strip()}
     assert set(extensions()) <= ends
     named = {name.strip("` ") for row in rows for name in row[2].split(",") if name.strip()}
