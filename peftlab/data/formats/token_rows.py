@@ -35,11 +35,13 @@ class TokenRows(RowFormat):
         return ("tag", "token", "sentence")
 
     def fits_rows(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        tokens = [str(row.get("token") or "") for row in rows]
         return (
             all(not isinstance(row.get(r), list | dict) for row in rows for r in self.roles)
             and not is_blank(rows[0].get("sentence"))
-            and all(len(str(row.get("token") or "").split()) <= 2 for row in rows)
-            and not any(str(row.get("token")).startswith("[") and len(rows) < 2 for row in rows)
+            and all(len(token.split()) <= 2 for token in tokens)
+            # Lists in cells are whole sentences.
+            and not all(token.startswith(("[", "(")) for token in tokens)
         )
 
     def reshape(self, raw: RawSplit, columns: Mapping[str, str]) -> RawSplit:

@@ -44,8 +44,8 @@ class Translation(RowFormat):
             if role in columns
         }
         rest = [language for language in languages if language not in chosen.values()]
-        if "prompt" in chosen and "completion" not in chosen and len(rest) == 1:
-            chosen["completion"] = rest[0]
+        if len(chosen) == 1 and len(rest) == 1:
+            chosen["completion" if "prompt" in chosen else "prompt"] = rest[0]
         if chosen.keys() != {"prompt", "completion"}:
             raise ConfigError(
                 f"{raw.where}: column {column!r} has {' and '.join(languages)}: which is "

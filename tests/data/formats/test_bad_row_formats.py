@@ -151,6 +151,16 @@ def test_rows_that_look_like_another_format(case: str, tmp_path: Path) -> None:
     assert load(tmp_path, rows, task).format == form
 
 
+def test_lists_in_cells_are_no_tokens_a_row(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    row = 'a b,"[""a"", ""b""]","[""O"", ""O""]"\n'
+    file.write_text(f"sentence,words,tags\n{row}{row.replace('a', 'c')}")
+    kind = TASKS[NER]
+    splits = load_splits(str(file), formats=kind.formats, roles=kind.roles, validation=0.0)
+    assert splits.format == "tokens-tags"
+    assert splits.train["tokens"][:] == [["a", "b"], ["c", "b"]]
+
+
 def test_a_direction_is_asked_for(tmp_path: Path) -> None:
     rows = [{"translation": {"en": "a", "de": "b"}}] * 3
     with pytest.raises(ConfigError, match=r"which is translated into which\? Set data\.columns"):

@@ -86,6 +86,9 @@ CASES: dict[str, tuple[str, str, str, Callable[[], str], dict[str, Any]]] = {
     "translation": ("translation", "seq2seq", "a.jsonl", lambda: jsonl(
         [{"translation": {"en": a, "de": b}} for a, b in PAIRS]),
         {"columns": {"prompt": "translation.en"}}),
+    "translation, into": ("translation", "seq2seq", "a.csv", lambda: table(
+        [{"translation": json.dumps({"en": a, "de": b})} for a, b in PAIRS]),
+        {"columns": {"completion": "translation.de"}}),
     "translation, both named": ("translation", "seq2seq", "a.jsonl", lambda: jsonl(
         [{"translation": {"de": b, "en": a, "fr": "x"}} for a, b in PAIRS]),
         {"columns": {"prompt": "translation.en", "completion": "translation.de"}}),
