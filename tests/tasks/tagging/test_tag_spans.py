@@ -107,6 +107,10 @@ def test_words_keep_their_places() -> None:
     assert words.words == ("Émile", "Zola", ",", "Paris")
     assert [words.text[a:b] for a, b in words.places] == list(words.words)
     assert Words.joined(["a", "bc"]).places == ((0, 1), (2, 4))
+    located = Words.located("O'Neil, O.", ["O", "'", "Neil", ",", "O", "."])
+    assert located.places == ((0, 1), (1, 2), (2, 6), (6, 7), (8, 9), (9, 10))
+    with pytest.raises(ValueError, match="substring not found"):
+        Words.located("a b", ["b", "a"])
 
 
 def test_the_piece_that_bears_a_tag() -> None:
