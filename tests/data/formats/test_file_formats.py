@@ -191,6 +191,22 @@ def test_parallel_lines_that_do_not_agree(tmp_path: Path) -> None:
         load(tmp_path, S2S)
 
 
+def test_what_parallel_lines_are_not(tmp_path: Path) -> None:
+    for name in ("train.en", "train.de", "test.en", "notes.doc"):
+        (tmp_path / name).write_text("a\nb\n")
+    columns = {"prompt": "en", "completion": "de"}
+    with pytest.raises(DataError, match="test has the sides en; parallel lines are in two files"):
+        load(tmp_path, S2S, columns=columns)
+    (tmp_path / "test.de").write_text("x\ny\n")
+    assert load(tmp_path, S2S, columns=columns).test is not None
+    for name in ("train.png", "train.jpg"):
+        (tmp_path / name).write_text("a")
+    with pytest.raises(DataError, match="train has the sides de, en, jpg, png"):
+        load(tmp_path, S2S, columns=columns)
+    (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 2)
+    assert load(tmp_path, S2S).train["prompt"][:] == ["a", "a"]
+
+
 def write_brat(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for at, (text, spans, _) in enumerate(ENTITIES):

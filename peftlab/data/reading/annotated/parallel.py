@@ -10,6 +10,8 @@ from peftlab.config.reader import ReaderConfig
 from peftlab.data.reading.annotated.lines import lines_of
 from peftlab.data.reading.data_file import DataFile, data_file
 from peftlab.data.reading.raw_splits import Numbered, RawSplit, from_records
+from peftlab.data.reading.readers import extensions
+from peftlab.data.reading.split_names import splits_in
 from peftlab.errors import DataError
 
 _SIDES = {"src", "tgt", "source", "target"}
@@ -23,16 +25,27 @@ _DIRECTION = re.compile(r"\.[a-z]{2,3}-[a-z]{2,3}$")
 
 def recognises(folder: DataFile) -> bool:
     """Whether the files of the folder are pairs, named by languages or by source and target."""
-    pairs = _pairs(folder)
-    return bool(pairs) and all(len(sides) == 2 for sides in pairs.values())
+    known = extensions()
+    if any(DataFile(path).suffix in known for path in folder.path.iterdir() if path.is_file()):
+        return False
+    return any("train" in splits_in(split) for split in _pairs(folder))
 
 
 def open_parallel(folder: DataFile, options: ReaderConfig) -> Mapping[str, RawSplit]:
     """The splits, each with a column a side, called as the files' extensions.
 
-    Raises `DataError` where one file of a pair has more lines.
+    Raises `DataError` where one file of a pair has more lines, or a file of a split stands alone.
     """
-    return {split: _open(split, sides, options) for split, sides in _pairs(folder).items()}
+    pairs = _pairs(folder)
+    for split, sides in pairs.items():
+        if len(sides) != 2 and splits_in(split):
+            raise DataError(
+                f"{folder.where}: {split} has the sides {', '.join(sides)}; parallel lines are in "
+                "two files, one a side."
+            )
+    return {
+        split: _open(split, sides, options) for split, sides in pairs.items() if len(sides) == 2
+    }
 
 
 def _pairs(folder: DataFile) -> dict[str, dict[str, DataFile]]:
