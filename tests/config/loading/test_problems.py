@@ -167,7 +167,7 @@ BY_OVERRIDE = {
     "task={name: causal-lm, problem: auto}": [
         "task.problem is read by task text-classification, not by causal-lm"
     ],
-    "data.format=squad": ["data.format is 'squad'; text-classification takes pair, text-label"],
+    "data.format=squad": ["data.format is 'squad'; text-classification takes prodigy-text, "],
     "data.format=text-lable": ["data.format is 'text-lable'", "did you mean text-label?"],
     "data.packing=true": ["data.packing is read by task causal-lm"],
     "data.packing=false": ["data.packing is read by task causal-lm"],
