@@ -104,12 +104,6 @@ READERS: dict[str, Reader] = {
             (".txt",),
             recognises=f"{_HERE}.annotated.marked_blocks:recognises",
         ),
-        Reader(
-            "relations-txt",
-            f"{_HERE}.json_files:open_json",
-            (".txt",),
-            recognises=f"{_HERE}.annotated.json_text:recognises",
-        ),
         Reader("docbin", f"{_HERE}.annotated.docbin:open_docbin", (".spacy",)),
         Reader(
             "parallel",

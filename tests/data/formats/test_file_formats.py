@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from peftlab.config.tasks.options import TASKS
 from peftlab.data.loading import load_splits
 from peftlab.data.splits import Splits
 from peftlab.errors import DataError
-from tests.data.formats.known import ENTITIES, PAIRS, RELATIONS, TAGGED, TOKENS, WANTED, marked
+from tests.data.formats.known import ENTITIES, PAIRS, TAGGED, TOKENS, WANTED, marked
 
 NER, RE, S2S = "token-classification", "relation-extraction", "seq2seq"
 
@@ -113,7 +112,6 @@ def test_conll_that_cannot_be_read(case: str, tmp_path: Path) -> None:
     [
         ("train.txt", "A line of text.\nAnother line.\n\nA third one.\n"),
         ("train.txt", "To be\nor not\n\nto be\n"),
-        ("train.txt", '{"a": 1}\n{"b": 2}\n'),
         ("train.txt", '1 "Quoted" is it\n2 "Twice"\n'),
     ],
 )
@@ -139,19 +137,9 @@ def semeval() -> str:
     )
 
 
-def nre_lines() -> str:
-    return "".join(
-        json.dumps({"token": words.split(), "relation": name,
-                    "h": {"name": "a", "pos": [a[0], a[1] + 1]},
-                    "t": {"name": "b", "pos": [b[0], b[1] + 1]}}) + "\n"
-        for words, a, b, name in RELATIONS
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("write", [semeval, nre_lines])
-def test_relations_in_text_files(write: Callable[[], str], tmp_path: Path) -> None:
+def test_relations_in_text_files(tmp_path: Path) -> None:
     file = tmp_path / "TRAIN_FILE.TXT"
-    file.write_text(write())
+    file.write_text(semeval())
     splits = load(file, RE)
     names = WANTED[RE][0]
     assert [{name: row[name] for name in names} for row in splits.train] == WANTED[RE]
