@@ -171,9 +171,9 @@ def test_a_run_that_talks(
         (talk(SAY), "begins with an assistant turn"),
         (talk(turn("system", "Be brief.")), "the conversation has no turn to answer"),
         (talk(ASK, turn("user", " ")), "turn 2 of column 'messages' is empty"),
-        (talk(LONG), "row 1 to predict: its last question takes"),
-        ({"text": "name"}, "row 1 to predict has no 'messages'"),
-        ({"messages": "name"}, "row 1 to predict has no 'messages'"),
+        (talk(LONG), "ask.jsonl:1: its last question takes"),
+        ({"text": "name"}, "ask.jsonl:1 has no 'messages'"),
+        ({"messages": "name"}, "ask.jsonl:1 has no 'messages'"),
     ):
         question.write_text(json.dumps(bad) + "\n")
         assert words in call("--file", str(question), code=3)

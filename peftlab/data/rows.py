@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,8 @@ from peftlab.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow
+
+logger = logging.getLogger("peftlab")
 
 _BATCH = 1000
 
@@ -167,6 +171,7 @@ def _read(
     form = layout.format
     kinds = dict(form.gives)
     read = _Read(Problems(raw), new_columns(), array("q"), set())
+    notes = Counter[str]()
     for batch in _batches(raw, columns):
         gathered: dict[str, list[Any]] = {}
         good = 0
@@ -174,6 +179,7 @@ def _read(
             values = {name: record.get(column) for name, column in columns.items()}
             cells = Cells(values, columns, from_text=raw.all_text, own_keys=raw.own_keys)
             row = form.read(cells)
+            notes.update(cells.notes)
             label = None
             if labels is not None:
                 label = values[str(form.labels)]
@@ -194,6 +200,8 @@ def _read(
             _add(read.columns, gathered, kinds, good, raw)
     if not read.numbers and not read.problems.causes:
         raise DataError(f"{raw.where} has no rows.")
+    for what, count in sorted(notes.items()):
+        logger.warning("%s: %s (%d rows)", raw.where, what, count)
     return read
 
 

@@ -156,3 +156,15 @@ def test_messages_to_predict_in_runs_of_every_conversation(name: str) -> None:
     for bad in ([3], ["hi"], [None], [{}], [{"role": ["user"]}], []):
         with pytest.raises(DataError):
             form.input_row({"messages": bad})
+
+
+def test_keys_that_no_template_is_given_are_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not those without a value, and no ids."""
+    load(tmp_path, "messages", say(toxic=True, language="en", model="", id="x", name="A"))
+    said = [message for message in caplog.messages if "no template" in message]
+    assert len(said) == 2
+    assert all(message.endswith("(2 rows)") for message in said)
+    assert "the key 'language'" in said[0]
+    assert "the key 'toxic'" in said[1]

@@ -82,11 +82,17 @@ class Cells:
         unreadable = (value.why for value in values.values() if isinstance(value, Unreadable))
         self.problems: list[str] = list(dict.fromkeys(unreadable))
         self._complete = bool(self.problems)
+        self.notes: set[str] = set()
+        """What is said once of all rows that share it: it is no problem."""
 
     def wrong(self, what: str) -> None:
         """Add a problem of the row, once; none to those of a cell that is unreadable."""
         if not self._complete and what not in self.problems:
             self.problems.append(what)
+
+    def note(self, what: str) -> None:
+        """Have something said once of all rows of which it holds."""
+        self.notes.add(what)
 
     def raise_any(self) -> None:
         """Raise `DataError` if there are problems."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from peftlab.data.formats.cells import Cells, Kind, json_problem, text_problem
-from peftlab.data.formats.chat_turns import Message, parsed, tools_of, turns_of, variables_of
+from peftlab.data.formats.chat_context import tools_of, variables_of
+from peftlab.data.formats.chat_turns import Message, parsed, turns_of
 from peftlab.data.formats.row_format import Row, RowFormat, by_usual_name
 
 _GIVES: dict[str, Kind] = {

@@ -31,10 +31,15 @@ _PARTS = frozenset({
     "text", "input_text", "output_text", "image", "image_url", "input_image", "audio", "audio_url",
     "input_audio", "video", "video_url",
 })  # fmt: skip
+_READ = frozenset({
+    "role", "from", "content", "value", "name", "tool_call_id", "tool_calls", "weight", "train",
+    "loss", *_CALLS, *_THOUGHTS,
+})  # fmt: skip
+_NOTHING_TO_SAY = frozenset({"id"})
 _MAY_BE_EMPTY = ("assistant", "tool", "system", "developer")
 
 
-def _own(cells: Cells, value: Any) -> Any:
+def own_keys(cells: Cells, value: Any) -> Any:
     """A value with the keys that its row gave it: Arrow's objects have the keys of all rows."""
     return value if cells.own_keys else without_nulls(value)
 
@@ -97,6 +102,10 @@ def _message(cells: Cells, turn: Any, here: str, column: str, role: str) -> Mess
         cells.wrong(f"{here} has no {said}")
         return None
     turn = _given(turn)
+    for key in turn.keys() - _READ - _NOTHING_TO_SAY:
+        if turn[key] not in ("", [], {}):
+            here_of_all = f"turns of column {cells.column(role)!r}"
+            cells.note(f"{here_of_all} have the key {key!r:.40}, which no template is given")
     who = turn.get(speaker)
     if not isinstance(who, str) or who not in ROLES:
         cells.wrong(f"{here} has the unknown {speaker} {who!r:.40}; known are {', '.join(ROLES)}")
@@ -225,7 +234,7 @@ def _set_calls(cells: Cells, message: Message, calls: list[Any]) -> str | None:
         )  # fmt: skip
         arguments = parsed(given_arguments) if given_arguments not in ("", None) else {}
         if arguments is given_arguments:
-            arguments = _own(cells, arguments)
+            arguments = own_keys(cells, arguments)
         if not isinstance(arguments, Mapping):
             return f"has a call of {name!r:.40} whose arguments are not an object in JSON"
         if (identity := _named(call.get("id"))) is None:
@@ -253,45 +262,3 @@ def _add_weights(message: Message, turn: Mapping[str, Any]) -> str | None:
         if message.setdefault("train", trained) != trained:
             return f"has train = {message['train']}, but loss = {trained}; give one of them"
     return None
-
-
-def tools_of(cells: Cells) -> list[dict[str, Any]] | None:
-    """The tools on offer, each as `{type, function: {name, ...}}`; None where there are none."""
-    value = cells.values.get("tools")
-    tools = _own(cells, parsed(value))
-    if tools is None or tools == [] or (isinstance(value, str) and not value.strip()):
-        return None
-    made = []
-    for given in tools if isinstance(tools, list) else [tools]:
-        tool = parsed(given)
-        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            cells.wrong(f"column {cells.column('tools')!r} holds {given!r:.40}, not a tool: an "
-                        "object with a name")  # fmt: skip
-            return None
-        made.append({**({} if function is tool else tool), "type": "function",
-                     "function": dict(function)})  # fmt: skip
-    return made
-
-
-RESERVED = frozenset({
-    "messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template",
-    "conversation", "tokenize", "padding", "truncation", "max_length", "return_tensors",
-    "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
-})  # fmt: skip
-"""Names that a chat template's variables cannot have."""
-
-
-def variables_of(cells: Cells) -> dict[str, Any] | None:
-    """Variables of the chat template for one row."""
-    value = cells.values.get("chat_template_kwargs")
-    variables = _own(cells, parsed(value))
-    if not variables:
-        return None
-    column = cells.column("chat_template_kwargs")
-    if not isinstance(variables, Mapping):
-        cells.wrong(f"column {column!r} holds {value!r:.40}, not an object")
-        return None
-    if taken := sorted(RESERVED & variables.keys()):
-        cells.wrong(f"column {column!r} sets {', '.join(taken)}, which the row itself gives")
-    return dict(variables)

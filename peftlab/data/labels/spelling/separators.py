@@ -50,6 +50,8 @@ def evidence(cells: Sequence[str], separator: str) -> Evidence | None:
     alone = {several[0] for several in divided.values() if len(several) == 1}
     if separator == " " and any(part.lower() in _PHRASES for part in parts - alone):
         return None
+    if separator == " " and not parts & alone and len(parts) > len(combined):
+        return None  # Phrases share words; labels that combine are fewer than their combinations.
     # The same labels in another order are no other combination.
     sets = {frozenset(several) for several in combined.values()}
     times = Counter(part for several in sets for part in several)

@@ -21,6 +21,8 @@ def test_parts_that_stand_alone_and_combine_are_labels(separator: str) -> None:
         (["World", "Sports", "Sci/Tech"], "/"),
         (["very positive", "positive", "very negative", "negative"], " "),
         (["Arts & Crafts", "Food & Drink", "Food"], " "),
+        (["student loan", "payday loan", "mortgage"], " "),
+        (["card arrival", "card linking", "lost card", "top up", "top up failed"], " "),
         (["Cause(e1,e2)", "Cause(e2,e1)", "Part(e1,e2)"], ","),
         (["a", "b"], ","),
         (["a,", "b"], ","),
@@ -35,7 +37,8 @@ def test_characters_of_names(cells: list[str], separator: str) -> None:
     [
         (["New York, NY", "Albany, NY", "Boston, MA"], ","),
         (["positive", "negative", "positive/negative"], "/"),
-        (["student loan", "payday loan", "mortgage"], " "),
+        (["student loan", "payday loan", "loan"], " "),
+        (["red blue", "blue green", "red green", "none"], " "),
         (["a,b", "a", "c,d"], ","),
         (["a,b", "b,a", "a"], ","),
         (["1,1", "1", "2,1", "2"], ","),

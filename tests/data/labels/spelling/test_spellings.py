@@ -149,7 +149,7 @@ def test_the_keys_of_the_questions_choose(tmp_path: Path) -> None:
     assert one.train["label"] == open_cells
     number = load(tmp_path, open_cells, cells=True, kind="number")
     assert number.train["label"] == [2.27, 27.0, 4.0, 2.27]
-    phrases = ["student loan", "payday loan", "mortgage"]
+    phrases = ["student loan", "payday loan", "loan"]
     whole = load(tmp_path, phrases, cells=True, label_separator=None)
     assert whole.train["label"] == phrases
 
@@ -163,6 +163,7 @@ TWINS: dict[str, list[str]] = {
     "a name in brackets": ["sport", "[OTHER]", "politics"],
     "names in brackets": ["[sport]", "[politics]"],
     "names in parentheses": ["(e1,e2)", "(e2,e1)"],
+    "phrases": ["student loan", "payday loan", "mortgage", "credit card"],
     "codes": ["01", "02", "10"],
     "hyphens": ["sci-fi", "fi", "sci"],
     "a quote": ['"good"', "bad, really", "worse"],
@@ -180,7 +181,7 @@ def test_a_single_label_that_looks_like_a_list(twin: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "values",
     [["New York, NY", "Albany, NY", "Boston, MA"], ["male", "female", "male/female"],
-     ["student loan", "payday loan", "mortgage"], ["a;b", "a", "c;d"], ["100", "101", "110"]],
+     ["student loan", "payday loan", "loan"], ["a;b", "a", "c;d"], ["100", "101", "110"]],
 )  # fmt: skip
 def test_a_twin_that_may_be_either_is_asked(values: list[str], tmp_path: Path) -> None:
     with pytest.raises(DataError, match=QUESTION):
