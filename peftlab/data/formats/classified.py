@@ -10,11 +10,11 @@ from peftlab.data.formats.row_format import Row, RowFormat, by_usual_name
 
 TEXT_NAMES = (
     "text", "sentence", "content", "review", "document", "body", "comment", "tweet", "story",
-    "sentence1", "premise", "question", "input",
+    "comment_text", "sentence1", "premise", "question", "input",
 )  # fmt: skip
 LABEL_NAMES = (
     "label", "labels", "class", "category", "target", "sentiment", "intent", "topic",
-    "coarse_label", "score", "similarity",
+    "coarse_label", "score", "similarity", "stars", "rating",
 )  # fmt: skip
 _USUAL_PAIRS = (
     ("sentence1", "sentence2"),

@@ -10,7 +10,7 @@ import pytest
 from peftlab.errors import CheckFailed, ConfigError, DataError
 from peftlab.tasks.language.causal_lm import CausalLM
 from peftlab.tasks.language.causal_rows import Chats
-from peftlab.tasks.language.chat.encoding import turn_end_ids
+from peftlab.tasks.language.chat.prompts import turn_end_ids
 from peftlab.tasks.language.chat.template import default_template, read_template
 from tests.tasks.language.chat.tokenizers import CHATML, tokenizer_of
 
