@@ -79,7 +79,7 @@ def test_a_test_row_with_two_where_train_has_one(tmp_path: Path) -> None:
 
 
 def test_other_columns_are_not_taken(tmp_path: Path) -> None:
-    write(tmp_path, stars="4")
+    write(tmp_path, votes="4")
     with pytest.raises(DataError, match="no column for 'label'"):
         load_splits(str(tmp_path), **READS)
     (tmp_path / "train.csv").write_text("text,a,b,label\nx,0,1,good\ny,1,1,bad\n")
