@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Row = str | Mapping[str, Any]
 
 LINES_OF_TEXT = ("", ".txt")
-"""Suffixes of files without columns: every line is one input, whatever the task."""
+"""Suffixes of files without columns, unless a reader knows their content: a line is an input."""
 
 _ROW = re.compile(r"\brow (\d+)( to predict)?\b")
 
@@ -82,7 +82,7 @@ def _from_file(path: Path, reader: ReaderConfig | None) -> Inputs:
     from peftlab.data.reading.text_files import read_txt
 
     try:
-        if path.suffix.lower() in LINES_OF_TEXT and path.is_file():
+        if path.suffix.lower() in LINES_OF_TEXT and path.is_file() and _has_lines(path, reader):
             lines = list(read_txt(data_file(path), reader or ReaderConfig()))
             return _located([row["text"] for _, row in lines], [n for n, _ in lines], f"{path}:")
         opened = open_path(path, reader)
@@ -94,6 +94,18 @@ def _from_file(path: Path, reader: ReaderConfig | None) -> Inputs:
         # Arrow gives objects the keys of those in all rows.
         rows = [{name: without_nulls(value) for name, value in row.items()} for row in rows]
     return Inputs(rows, lambda index: opened.location(numbered[index][0]))
+
+
+def _has_lines(path: Path, reader: ReaderConfig | None) -> bool:
+    """Whether a text file is none of the formats that are known by their content, as CoNLL's is."""
+    from peftlab.config.reader import ReaderConfig
+    from peftlab.data.reading.data_file import data_file
+    from peftlab.data.reading.readers import find_reader
+
+    try:
+        return find_reader(data_file(path), reader or ReaderConfig()).name == "txt"
+    except DataError:
+        return True  # reading it says what is wrong
 
 
 def _located(rows: Sequence[Row], numbers: Sequence[int], before: str) -> Inputs:

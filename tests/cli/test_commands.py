@@ -175,6 +175,11 @@ def test_sources_of_predicts_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     parquet.write_table(table, tmp_path / "a.parquet")
     for suffix in ("jsonl", "json", "csv", "tsv", "parquet"):
         assert inputs_of([], str(tmp_path / f"a.{suffix}")).rows == rows
+    sentences = tmp_path / "sentences.txt"
+    sentences.write_text("John B-PER\nlives O\n\nMary B-PER\n")
+    assert len(inputs_of([], str(sentences)).rows) == 2
+    (tmp_path / "rows.txt").write_text('{"text": "x, y"}\n')
+    assert inputs_of([], str(tmp_path / "rows.txt")).rows == [{"text": "x, y"}]
     bare = tmp_path / "lines"
     bare.write_text("x\n")
     assert inputs_of([], str(bare)).rows == ["x"]

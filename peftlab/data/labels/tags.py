@@ -17,6 +17,7 @@ logger = logging.getLogger("peftlab")
 
 _IGNORED = (-100, "-100")
 """What Transformers writes for a position without a tag."""
+_NUMBERED = re.compile(r"((?:[^\W\d]+[-_ ]?)?)(-?\d+)")
 _LETTERS = "BIESLUM"
 _STANDARD = re.compile(r"[BIESLU]-.+", re.DOTALL)
 _BEFORE = re.compile(r"([BIESLUMbieslum])[-_:./|](.+)", re.DOTALL)
@@ -61,13 +62,23 @@ def _refuse_numbers(values: Sequence[Any], place: Place) -> None:
             continue
         seen.update(dict.fromkeys(i for i in items or () if isinstance(i, int | str)))
     tags = [tag for tag in seen if not _is_ignored(tag)]
-    if tags and all(re.fullmatch(r"-?\d+", str(tag)) for tag in tags):
-        numbers = sorted({int(tag) for tag in tags})
-        shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
-        raise place.question(
-            f"holds tags without names ({shown}): which of them is no entity? Name 0, 1, ... in "
-            f"order, with data.label_names=[O, B-PER, ...] or a labels.json beside the data."
+    found = [_NUMBERED.fullmatch(str(tag)) for tag in tags]
+    parts = [(match[1], int(match[2])) for match in found if match is not None]
+    prefixes = {prefix for prefix, _ in parts}
+    if not tags or len(parts) < len(tags) or len(prefixes) > 1:
+        return
+    (prefix,) = prefixes
+    names = [f"{prefix}{number}" for number in sorted({number for _, number in parts})]
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    raise place.question(
+        f"holds tags without names ({shown}): which of them is no entity? "
+        + (
+            f"Write that one as O in the data; data.label_names=[{shown}] takes all as entities."
+            if prefix
+            else "Name 0, 1, ... in order, with data.label_names=[O, B-PER, ...] or a labels.json "
+            "beside the data."
         )
+    )
 
 
 def standard_tags(names: Sequence[str], where: str) -> dict[str, str]:

@@ -16,6 +16,8 @@ OUTSIDE = "O"
 _PREFIXED = re.compile(r"[BIESLU]-.+", re.DOTALL)
 _BIOES = {"L": "E", "U": "S"}
 _BARE = frozenset("BIESLU")
+_OUTSIDE_WORDS = frozenset({"0", "none", "outside", "out", "_", "nil", "null"})
+"""What some data sets write for `O`, in lower case."""
 _ANY = "span"
 """The type of spans whose tags name none."""
 
@@ -26,12 +28,19 @@ Span = tuple[str, int, int]
 def has_spans(tags: Sequence[str], scheme: str, origin: str) -> bool:
     """Whether tags mark spans by prefixes; `scheme` is auto, spans or plain.
 
-    Raises `DataError` where tags mark spans by option or by their prefixes, and one has no prefix.
+    Raises `DataError` where tags mark spans by option or by their prefixes, and one has no prefix;
+    and where no tag is `O` and one may stand for it.
     """
     named = [tag for tag in tags if tag != OUTSIDE]
     if scheme != "plain" and _bare(named):
         return True
     odd = [tag for tag in named if not _PREFIXED.fullmatch(tag)]
+    outside = [tag for tag in odd if tag.lower() in _OUTSIDE_WORDS and OUTSIDE not in tags]
+    if outside and scheme != "plain":
+        raise DataError(
+            f"{origin}: does the tag {outside[0]!r} mean no entity? Write it as O; or set "
+            "task.scheme=plain, which takes every tag but O as an entity."
+        )
     if scheme == "plain" or (scheme == "auto" and len(odd) == len(named)):
         return False
     if odd:

@@ -88,6 +88,16 @@ def test_numbers_need_names(tags: list[Any], tmp_path: Path) -> None:
     assert load(tmp_path, tags).train[0]["tags"] == wanted
 
 
+@pytest.mark.parametrize("prefix", ["LABEL_", "T", "tag-"])
+def test_numbers_behind_one_word_are_no_names(prefix: str, tmp_path: Path) -> None:
+    tags = [f"{prefix}{number}" for number in (1, 2, 0, 0, 3)]
+    with pytest.raises(DataError, match=rf"without names \({prefix}0, .*Write that one as O"):
+        load(tmp_path, tags)
+    named = load(tmp_path, tags, label_names=[f"{prefix}{number}" for number in range(4)])
+    assert named.train[0]["tags"] == tags
+    assert load(tmp_path, ["NN1", "NN2", "VB0", "VB0", "NN1"]).label_names == ("NN1", "NN2", "VB0")
+
+
 def test_positions_without_a_tag(tmp_path: Path) -> None:
     splits = load(tmp_path, ["B-PER", "-100", "O", -100, "B-LOC"])
     assert splits.train[0]["tags"] == ["B-PER", None, "O", None, "B-LOC"]

@@ -152,3 +152,14 @@ def test_a_byte_tokenizer_reads_words_as_in_running_text() -> None:
     assert result[0] == 0
     assert result[1] == 1
     assert result[-1] == 4
+
+
+@pytest.mark.parametrize("tag", ["0", "none", "Outside", "_"])
+def test_another_word_for_no_entity_is_asked_about(tag: str) -> None:
+    for others in (["PER", "LOC"], ["B-PER", "I-PER"]):
+        with pytest.raises(
+            DataError, match=rf"does the tag '{tag}' mean no entity\? Write it as O"
+        ):
+            has_spans([tag, *others], "auto", "file")
+    assert not has_spans([tag, "PER"], "plain", "file")
+    assert not has_spans(["O", "PER", "none"], "auto", "file")

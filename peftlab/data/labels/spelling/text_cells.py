@@ -107,8 +107,8 @@ def numbers(
                 "task.problem=single_label)?"
             )
         return None
-    if all("." not in text and "e" not in text.lower() for text in texts):
-        return None
+    if all("." not in text for text in texts) or any("e" in text.lower() for text in texts):
+        return None  # 1e3 is more often a code than a number of classes.
     if any(map(is_fraction, texts)):
         if request.kind != "auto":
             return _fractions_refused(texts, request, missing)

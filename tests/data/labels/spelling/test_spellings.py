@@ -163,6 +163,8 @@ TWINS: dict[str, list[str]] = {
     "a name in brackets": ["sport", "[OTHER]", "politics"],
     "names in brackets": ["[sport]", "[politics]"],
     "names in parentheses": ["(e1,e2)", "(e2,e1)"],
+    "codes with an e": ["5E1", "5E2", "1e3"],
+    "codes that are one number": ["1e3", "1000"],
     "phrases": ["student loan", "payday loan", "mortgage", "credit card"],
     "codes": ["01", "02", "10"],
     "hyphens": ["sci-fi", "fi", "sci"],
