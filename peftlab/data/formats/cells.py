@@ -46,6 +46,16 @@ def stored(kind: Kind, values: Sequence[Any]) -> Sequence[Any]:
     return [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
 
 
+def parsed(value: Any) -> Any:
+    """A list or object that a text file holds as JSON; other values as they are."""
+    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
 class Unreadable(str):
     """A cell of a row that cannot be used: the text that is shown of it, and why."""
 

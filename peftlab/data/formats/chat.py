@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from peftlab.data.formats.cells import Cells, Kind, json_problem, text_problem
+from peftlab.data.formats.cells import Cells, Kind, json_problem, parsed, text_problem
 from peftlab.data.formats.chat_context import tools_of, variables_of
-from peftlab.data.formats.chat_turns import Message, parsed, turns_of
+from peftlab.data.formats.chat_turns import Message, turns_of
 from peftlab.data.formats.row_format import Row, RowFormat, by_usual_name
 
 _GIVES: dict[str, Kind] = {

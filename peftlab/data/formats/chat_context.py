@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from peftlab.data.formats.cells import Cells
-from peftlab.data.formats.chat_turns import own_keys, parsed
+from peftlab.data.formats.cells import Cells, parsed
+from peftlab.data.formats.chat_turns import own_keys
 
 
 def tools_of(cells: Cells) -> list[dict[str, Any]] | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from peftlab.data.formats.cells import Cells, text_problem
+from peftlab.data.formats.cells import Cells, parsed, text_problem
 
 Message = dict[str, Any]
 
@@ -50,16 +50,6 @@ def without_nulls(value: Any) -> Any:
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return [without_nulls(item) for item in value]
-    return value
-
-
-def parsed(value: Any) -> Any:
-    """A list or object, also from JSON text; another value as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
     return value
 
 

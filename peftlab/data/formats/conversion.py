@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from peftlab.data.formats.cells import parsed
 from peftlab.data.reading.raw_splits import RawSplit
 from peftlab.errors import DataError
 
@@ -71,16 +71,6 @@ def converted(
         if column in raw.class_names and role in gives
     }
     return replace(raw, columns=tuple(gives), rows=rows, own_keys=True, class_names=names)
-
-
-def parsed(value: Any) -> Any:
-    """A list or object that a text file holds as JSON; other values as they are."""
-    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
 
 
 def accepted(raw: RawSplit, columns: Mapping[str, str]) -> Callable[[Values], None]:

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from peftlab.data.formats.cells import Cells, Kind, Unreadable, text_problem
-from peftlab.data.formats.conversion import converted, parsed
+from peftlab.data.formats.cells import Cells, Kind, Unreadable, parsed, text_problem
+from peftlab.data.formats.conversion import converted
 from peftlab.data.formats.row_format import Row, RowFormat
 from peftlab.data.formats.squad import Squad
 from peftlab.data.formats.token_rows import is_blank

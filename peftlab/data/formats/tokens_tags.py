@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from peftlab.data.formats.cells import Cells, Kind
-from peftlab.data.formats.conversion import parsed
+from peftlab.data.formats.cells import Cells, Kind, parsed
 from peftlab.data.formats.row_format import Row, RowFormat
 
 

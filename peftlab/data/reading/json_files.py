@@ -78,9 +78,7 @@ def _parse_document(file: DataFile, text: str) -> Any:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and (documents := _in_a_row(text)):
             return documents
-        raise DataError(
-            f"{file.where}:{error.lineno}: malformed JSON, {error.msg} at column {error.colno}."
-        ) from None
+        raise DataError(f"{file.where}:{error.lineno}: malformed JSON, {_what(error)}.") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file.where}:1: unreadable JSON ({str(error)[:80]}).") from None
 
@@ -138,8 +136,13 @@ def _parse_line(file: DataFile, number: int, line: str) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{file.where}:{number}: malformed JSON, {error.msg} at column {error.colno}. "
+            f"{file.where}:{number}: malformed JSON, {_what(error)}. "
             "A jsonl file has one complete object per line."
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file.where}:{number}: unreadable JSON ({str(error)[:80]}).") from None
+
+
+def _what(error: json.JSONDecodeError) -> str:
+    """What is wrong and where; some of the library's messages end in `at` already."""
+    return f"{error.msg.removesuffix(' at')} at column {error.colno}"

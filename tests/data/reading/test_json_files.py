@@ -108,4 +108,5 @@ def test_what_is_no_table(tmp_path: Path) -> None:
     refused(path, '[{"text": "b"}, ["a"]]', "row 2 is a list")
     refused(path, '[["a", 1], ["b"]]', "row 2 has 1 fields", header=False)
     refused(path, '{"text": 1} {"text": 2', "rows.json:1", "Extra data")
+    refused(path, '[{"text": "a', "Unterminated string starting at column 11")
     refused(path, "3", "holds the value 3")

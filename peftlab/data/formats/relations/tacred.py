@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from peftlab.data.formats.cells import Cells, Kind
-from peftlab.data.formats.conversion import converted, parsed
+from peftlab.data.formats.cells import Cells, Kind, parsed
+from peftlab.data.formats.conversion import converted
 from peftlab.data.formats.relation import Relation
 from peftlab.data.formats.row_format import Row, RowFormat
 from peftlab.data.reading.raw_splits import RawSplit

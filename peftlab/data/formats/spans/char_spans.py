@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeGuard
 
-from peftlab.data.formats.cells import Cells, Kind, Unreadable
-from peftlab.data.formats.conversion import accepted, converted, parsed
+from peftlab.data.formats.cells import Cells, Kind, Unreadable, parsed
+from peftlab.data.formats.conversion import accepted, converted
 from peftlab.data.formats.row_format import Row, RowFormat
 from peftlab.data.formats.spans.words import Span, tagged_words, words_of
 from peftlab.data.formats.tokens_tags import TokensTags

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from peftlab.data.formats.cells import Cells, Kind, Unreadable
+from peftlab.data.formats.cells import Cells, Kind, Unreadable, parsed
 from peftlab.data.formats.classified import TextLabel
-from peftlab.data.formats.conversion import LeftOut, converted, parsed
+from peftlab.data.formats.conversion import LeftOut, converted
 from peftlab.data.formats.row_format import Row, RowFormat
 from peftlab.data.formats.spans.char_spans import checked_offsets, input_words, tagged_row
 from peftlab.data.formats.spans.words import Span
@@ -44,8 +45,9 @@ class _Export(RowFormat):
         assert self.becomes is not None
         return converted(raw, columns, tuple(self.becomes.roles), self._row, nested=columns)
 
+    @abstractmethod
     def _row(self, values: Mapping[str, Any]) -> Row:
-        raise NotImplementedError
+        """The row that `becomes` reads, of one task's `data` and `annotations`."""
 
     def _results(self, values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """The values of the annotation that counts. Raises `LeftOut`, `ValueError`."""

@@ -23,6 +23,10 @@ _CLASS_COLUMNS = ("class", "category", "intent", "topic", "version")
 def separated(
     values: Sequence[Any], request: LabelRequest, missing: frozenset[Any], place: Place
 ) -> LabelForm | None:
+    """The form of cells that hold several labels each; None where each is one label.
+
+    Raises `DataError`, a question, where the different texts of the column allow both readings.
+    """
     if request.separator is None or request.kind not in ("auto", "many"):
         return None
     if request.separator != "auto":
